@@ -1,0 +1,217 @@
+"""Every configuration key that bpkd adds to Detectron2's, with its meaning above it."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_bpkd_config(cfg: CN) -> None:
+    """Adds bpkd's keys to a Detectron2 config, and sets the paper's recipe where Detectron2's default breaks it."""
+    _add_data(cfg)
+    _add_model(cfg)
+    _add_distillation(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def _add_data(cfg: CN) -> None:
+    # Folder that holds the built-in data sets (camvid/, ...). Empty: $DETECTRON2_DATASETS, else ./datasets.
+    cfg.DATASETS.ROOT = ""
+
+    # Your own data, from YAML alone: images in one folder, masks (single-channel PNG of ids) in another.
+    # A non-empty NAME registers `<NAME>_train` and `<NAME>_val`; use these in DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.FOLDER = CN()
+    cfg.DATASETS.FOLDER.NAME = ""
+    # Root of the four folders below; empty: DATASETS.ROOT.
+    cfg.DATASETS.FOLDER.ROOT = ""
+    cfg.DATASETS.FOLDER.TRAIN_IMAGES = "train/images"
+    cfg.DATASETS.FOLDER.TRAIN_MASKS = "train/masks"
+    cfg.DATASETS.FOLDER.VAL_IMAGES = "val/images"
+    cfg.DATASETS.FOLDER.VAL_MASKS = "val/masks"
+    # An image belongs to the mask whose path is the same after these suffixes are cut off.
+    cfg.DATASETS.FOLDER.IMAGE_SUFFIXES = [".jpg", ".jpeg", ".png"]
+    cfg.DATASETS.FOLDER.MASK_SUFFIX = ".png"
+    # Class names in the order of the trained ids 0..K-1.
+    cfg.DATASETS.FOLDER.CLASSES = []
+    # Mask value that means "ignore", beside 255 which always does.
+    cfg.DATASETS.FOLDER.IGNORE_INDEX = 255
+    # Pairs [mask value, trained id]; empty: mask values are trained ids. A trained id of 255 ignores the value.
+    cfg.DATASETS.FOLDER.ID_MAP = []
+
+    # Built-in scenes `procedural_train` and `procedural_val`: drawn from a seed, no download.
+    cfg.DATASETS.PROCEDURAL = CN()
+    # (height, width) of a scene in pixels.
+    cfg.DATASETS.PROCEDURAL.SIZE = [96, 128]
+    # Number of scenes per split.
+    cfg.DATASETS.PROCEDURAL.NUM_TRAIN = 512
+    cfg.DATASETS.PROCEDURAL.NUM_VAL = 96
+    cfg.DATASETS.PROCEDURAL.SEED = 0
+
+    # Files of the training and test sets are checked before the first iteration: "full" decodes every mask and
+    # image, "fast" checks that partners exist, "off" checks nothing.
+    cfg.DATASETS.CHECK = "full"
+
+    # The paper's augmentation. Resize: the image is fitted into RESIZE_BOX (width, height) times a factor drawn
+    # from U(SCALE_RANGE), aspect kept. [0, 0] means the image's own size.
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.RESIZE_BOX = [0, 0]
+    cfg.INPUT.SCALE_RANGE = [0.5, 2.0]
+    # Crop (height, width). Training pads to exactly this size.
+    cfg.INPUT.CROP_SIZE = [512, 512]
+    # A crop is redrawn (10 draws at most) while one class holds this share of its valid pixels, or more.
+    cfg.INPUT.CROP_MAX_CLASS_SHARE = 0.75
+    cfg.INPUT.FLIP_PROB = 0.5
+    # Photometric distortion (brightness, contrast, saturation, hue).
+    cfg.INPUT.PHOTOMETRIC = True
+    # Test images are fitted into this (width, height) box, aspect kept; [0, 0] means the image's own size.
+    cfg.INPUT.TEST_BOX = [0, 0]
+
+
+def _add_model(cfg: CN) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "BPKDSemanticSegmentor"
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+
+    # Dilated ResNet of OpenMMLab's segmentation networks (`build_resnet_v1c_backbone`).
+    cfg.MODEL.RESNET_V1C = CN()
+    # 18, 34, 50, 101 or 152.
+    cfg.MODEL.RESNET_V1C.DEPTH = 50
+    # All channel counts times this; 1.0 is the paper's network, less gives small ones for CPUs and tests.
+    cfg.MODEL.RESNET_V1C.WIDTH_MULTIPLIER = 1.0
+    # True: three 3x3 convolutions ("V1c"); False: one 7x7 (OpenMMLab's "r18b").
+    cfg.MODEL.RESNET_V1C.DEEP_STEM = True
+    # 8 or 16 or 32.
+    cfg.MODEL.RESNET_V1C.OUTPUT_STRIDE = 8
+    # "BN", "SyncBN" or "FrozenBN".
+    cfg.MODEL.RESNET_V1C.NORM = "BN"
+    # Start each residual block at the identity (last BN weight 0) where no weights are loaded.
+    cfg.MODEL.RESNET_V1C.ZERO_INIT_RESIDUAL = True
+
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "PSPHead"
+    # Backbone stage that enters the decode head.
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["layer4"]
+    cfg.MODEL.SEM_SEG_HEAD.CHANNELS = 512
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
+    cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255
+    cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
+    cfg.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
+    cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS = False
+    cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES = [1, 2, 3, 6]
+    # Mean of the pixel cross entropy over "all" pixels, ignored ones included (OpenMMLab, the paper's numbers),
+    # or over the "valid" ones (torch's own mean).
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR = "all"
+
+    # Auxiliary FCN head, used in training only. Weight 0 builds none.
+    cfg.MODEL.AUX_HEAD = CN()
+    cfg.MODEL.AUX_HEAD.LOSS_WEIGHT = 0.4
+    cfg.MODEL.AUX_HEAD.IN_FEATURE = "layer3"
+    cfg.MODEL.AUX_HEAD.CHANNELS = 256
+
+    # `ModuleSegmentor`: any torch.nn.Module that maps [N, 3, H, W] to logits (a tensor, a dict with "out", or a
+    # SegOutput), as "package.module:callable" with keyword arguments as pairs [name, value].
+    cfg.MODEL.MODULE = CN()
+    cfg.MODEL.MODULE.FACTORY = ""
+    cfg.MODEL.MODULE.KWARGS = []
+
+
+def _add_distillation(cfg: CN) -> None:
+    # The teacher is built from its own config file and weights; no other key of the student's config reaches it.
+    cfg.TEACHER = CN()
+    cfg.TEACHER.CONFIG_FILE = ""
+    cfg.TEACHER.WEIGHTS = ""
+    # KEY VALUE pairs merged into the teacher's config.
+    cfg.TEACHER.OPTS = []
+    # Entry t is the student's class for the teacher's class t, or -1 to drop it; empty: the lists are the same.
+    cfg.TEACHER.CLASS_MAP = []
+    # Autocast type of the teacher's forward pass: "off", "bf16" or "fp16".
+    cfg.TEACHER.AMP = "off"
+
+    # `MODEL.META_ARCHITECTURE: SemanticDistiller` wraps the student below and the teacher above.
+    cfg.DISTILL = CN()
+    # Meta-architecture of the student.
+    cfg.DISTILL.STUDENT = "BPKDSemanticSegmentor"
+    # "none" trains the student alone; else a name of bpkd.distillers.DISTILLERS. Its node below holds exactly
+    # the keyword arguments of that distiller.
+    cfg.DISTILL.METHOD = "none"
+
+    cfg.DISTILL.KD = CN()
+    cfg.DISTILL.KD.WEIGHT = 1.0
+    cfg.DISTILL.KD.TEMPERATURE = 1.0
+    # Leave out the pixels whose label is ignored (the published methods distil them too).
+    cfg.DISTILL.KD.MASK_IGNORED = False
+
+    cfg.DISTILL.CWD = CN()
+    cfg.DISTILL.CWD.WEIGHT = 5.0
+    cfg.DISTILL.CWD.TEMPERATURE = 1.0
+    # "logits" or a feature name of SegOutput.features.
+    cfg.DISTILL.CWD.TAP = "logits"
+
+    cfg.DISTILL.BPKD = CN()
+    # "safe": a scale that trains from scratch; "literal": the supplement's sums (edge 50, body 20) exactly.
+    # A preset fills only the keys left at -1 / "".
+    cfg.DISTILL.BPKD.PRESET = "safe"
+    cfg.DISTILL.BPKD.EDGE_WEIGHT = -1.0
+    cfg.DISTILL.BPKD.BODY_WEIGHT = -1.0
+    # Class weights alpha_c of the edge term: one number for all classes, or one per class.
+    cfg.DISTILL.BPKD.CLASS_WEIGHT = [2.0]
+    cfg.DISTILL.BPKD.TEMPERATURE = 1.0
+    # Edge width in label pixels (odd), and how often the window is applied.
+    cfg.DISTILL.BPKD.KERNEL_SIZE = 7
+    cfg.DISTILL.BPKD.ITERATIONS = 1
+    # "opaque" or "transparent" (docs/methods.md).
+    cfg.DISTILL.BPKD.IGNORE_MODE = "opaque"
+    # What the edge sum is divided by: "cells" (n_c, the literal form) or "classes" (n_c and the number of classes
+    # that have an edge in the image).
+    cfg.DISTILL.BPKD.NORMALIZER = ""
+    # Filter on the logits before the softmax: "soft" (times the mask), "hard" (times mask > 0) or "none".
+    cfg.DISTILL.BPKD.PRE_MASK = ""
+    # The edge weight grows linearly from 0 over this many iterations.
+    cfg.DISTILL.BPKD.RAMP_ITERS = -1
+
+
+def _add_solver(cfg: CN) -> None:
+    # The paper's recipe: SGD, poly schedule with a floor, no warm-up, weight decay on every parameter.
+    cfg.SOLVER.LR_SCHEDULER_NAME = "PolyLR"
+    cfg.SOLVER.BASE_LR = 0.01
+    cfg.SOLVER.MIN_LR = 1e-4
+    cfg.SOLVER.POLY_POWER = 0.9
+    cfg.SOLVER.MOMENTUM = 0.9
+    cfg.SOLVER.WEIGHT_DECAY = 5e-4
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 5e-4
+    cfg.SOLVER.WARMUP_ITERS = 0
+    # "sgd" or "adamw".
+    cfg.SOLVER.OPTIMIZER = "sgd"
+    # Learning rate of decode and auxiliary head over that of the backbone.
+    cfg.SOLVER.HEAD_LR_MULTIPLIER = 1.0
+    # Batches whose gradients are added up before a step; IMS_PER_BATCH counts one of them.
+    cfg.SOLVER.ACCUMULATE = 1
+    # Autocast type of the student when SOLVER.AMP.ENABLED: "bf16" or "fp16" (with a loss scaler).
+    cfg.SOLVER.AMP.DTYPE = "bf16"
+    # Checkpoints kept beside the last one; 0 keeps all.
+    cfg.SOLVER.KEEP_CHECKPOINTS = 2
+    # Iterations between lines of the log and rows of metrics.json.
+    cfg.SOLVER.LOG_PERIOD = 20
+    # Share of the task loss's gradient (at the logits) that one distillation term may reach, as a multiple, before
+    # a warning is printed, and for how many measured iterations in a row. 0 switches the measurement off.
+    cfg.SOLVER.GRADIENT_RATIO_LIMIT = 10.0
+    cfg.SOLVER.GRADIENT_RATIO_PATIENCE = 50
+    # fp32 matrix products in TF32 on GPUs that have it.
+    cfg.SOLVER.TF32 = True
+    cfg.SEED = 0
+
+
+def _add_test(cfg: CN) -> None:
+    # "whole" image or "slide" (windows of SLIDE_CROP at SLIDE_STRIDE, both (height, width)).
+    cfg.TEST.MODE = "whole"
+    cfg.TEST.SLIDE_CROP = [512, 512]
+    cfg.TEST.SLIDE_STRIDE = [341, 341]
+    # Scales of multi-scale testing and whether mirrored images are averaged in.
+    cfg.TEST.SCALES = [1.0]
+    cfg.TEST.FLIP = False
+    # Half-widths in pixels of the trimap bands: width w is the (2w+1) x (2w+1) window.
+    cfg.TEST.TRIMAP_WIDTHS = [1, 3, 5, 9, 15]
+    # Boundary IoU band as a share of the image's diagonal.
+    cfg.TEST.BOUNDARY_RATIO = 0.02
+    # A class that is predicted but occurs in no label: "zero" counts it as IoU 0 (OpenMMLab), "skip" leaves it out
+    # (Detectron2).
+    cfg.TEST.ABSENT_CLASS = "zero"
