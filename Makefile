@@ -1,0 +1,51 @@
+# One environment (.venv), a few verbs. `make help` lists them. Settings:
+#   ARGS="..."         passed to the verb's command
+#   PYTHON=python3.12  the interpreter to make the environment with
+#   PIP_ARGS="..."     extra pip options (an index, a proxy)
+#   D2_ARGS="..."      options of tools/install_detectron2.py
+SHELL := bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.bpkd-installed
+
+.PHONY: help env quickstart quickstart-full test test-slow lint type bench clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+quickstart: env ## distil a small student on procedural scenes (under 8 minutes on 2 cores)
+	@$(PY) tools/quickstart.py $(ARGS)
+
+quickstart-full: env ## the same with every method and 3 seeds
+	@$(PY) tools/quickstart.py --full $(ARGS)
+
+test: env ## the tests, without the slow ones
+	@$(PY) -m pytest -q $(ARGS)
+
+test-slow: env ## the slow tests: they train
+	@$(PY) -m pytest -q -m slow $(ARGS)
+
+lint: env ## ruff
+	@$(PY) -m ruff check . $(ARGS)
+
+type: env ## mypy
+	@$(PY) -m mypy $(ARGS)
+
+bench: env ## time the losses and the edge masks
+	@$(PY) tools/benchmark_losses.py $(ARGS)
+
+clean: ## remove the environment and the caches (results in output/ stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is complete, and it is this folder's: costs a few milliseconds.
+env: $(STAMP)
+	@$(PY) -c '' 2>/dev/null || { echo "make: $(VENV) exists but is broken ($(PY) does not run)." \
+	  "Run 'make clean', then this again."; exit 1; }
+	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { echo "make: $(VENV) was made for another folder" \
+	  "($$(cat $(STAMP))). Run 'make clean', then this again."; exit 1; }
+
+$(STAMP): requirements.txt setup.py tools/make_env.sh tools/install_detectron2.py
+	@tools/make_env.sh $(VENV)

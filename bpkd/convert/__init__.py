@@ -1,0 +1,6 @@
+"""Checkpoints from disk into networks, strictly. Pure PyTorch."""
+
+from .checkpoint import Checkpoint, read_checkpoint
+from .strict import CheckpointError, LoadedWeights, load_strict
+
+__all__ = ["Checkpoint", "CheckpointError", "LoadedWeights", "load_strict", "read_checkpoint"]

@@ -1,0 +1,7 @@
+"""Training runs: the only room that knows every other one."""
+
+from .evaluate import evaluate
+from .launch import argument_parser, cli, load_config, main, run
+from .trainer import DistillationTrainer
+
+__all__ = ["DistillationTrainer", "argument_parser", "cli", "evaluate", "load_config", "main", "run"]

@@ -1,0 +1,133 @@
+"""Hooks of the training loop that Detectron2 does not have."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from typing import Any
+
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..functional import gradient_norm
+
+logger = logging.getLogger(__name__)
+
+
+class RunClock(HookBase):
+    """Counts the seconds spent in steps, over interruptions."""
+
+    def __init__(self) -> None:
+        """Starts at zero."""
+        self.seconds = 0.0
+        self._start = 0.0
+
+    def before_step(self) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        """Stops the clock."""
+        self.seconds += time.perf_counter() - self._start
+
+    def state_dict(self) -> dict[str, float]:
+        """Returns the seconds so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Continues from saved seconds."""
+        self.seconds = state_dict["seconds"]
+
+
+class StopOnSignal(HookBase):
+    """Ctrl-C or a scheduler's SIGTERM: finishes the step, saves a checkpoint, stops. A second signal stops at once."""
+
+    # Processes agree on stopping at the same iteration; asking on each one would cost a collective.
+    AGREE_PERIOD = 10
+
+    def __init__(self, checkpointer: Any) -> None:
+        """Remembers where to save."""
+        self.checkpointer = checkpointer
+        self._received = 0
+        self._previous: dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        """Takes over the signals."""
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        except ValueError:
+            logger.debug("Not in the main thread: signals are left alone.")
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = number
+        logger.warning("Signal %d: saving after this iteration. Again to stop at once.", number)
+
+    def after_step(self) -> None:
+        """Saves and stops if a signal came."""
+        stop = bool(self._received)
+        if comm.get_world_size() > 1:
+            if (self.trainer.iter + 1) % self.AGREE_PERIOD:
+                return
+            stop = any(comm.all_gather(stop))
+        if stop and self.trainer.iter + 1 < self.trainer.max_iter:
+            self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+            comm.synchronize()
+            raise KeyboardInterrupt(f"stopped after iteration {self.trainer.iter}; --resume goes on")
+
+    def after_train(self) -> None:
+        """Gives the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class GradientMonitor(HookBase):
+    """Logs each distillation term's gradient at the logits over the task loss's, and warns when one dominates."""
+
+    PERIOD = 10
+
+    def __init__(self, model: nn.Module, *, limit: float, patience: int) -> None:
+        """Watches ``model.gradient_probe``.
+
+        Args:
+            model: the unwrapped SemanticDistiller.
+            limit: ratio above which a term counts as dominating.
+            patience: iterations it may do so without a break before the warning.
+        """
+        self.model, self.limit, self.patience = model, limit, patience
+        self.ratios: dict[str, float] = {}
+        self._since: dict[str, int] = {}
+        self._warned: set[str] = set()
+
+    def before_step(self) -> None:
+        """Measures every tenth iteration: each measurement walks back from the losses to the logits."""
+        due = self.trainer.iter % self.PERIOD == 0
+        self.model.gradient_probe = self._measure if due else None
+
+    def _measure(self, losses: dict[str, Tensor], logits: Tensor) -> None:
+        task = float(gradient_norm(losses["loss_ce"], logits))
+        for name, loss in losses.items():
+            if name.startswith("loss_kd"):
+                self.ratios[name] = float(gradient_norm(loss, logits)) / max(task, 1e-12)
+
+    def after_step(self) -> None:
+        """Writes the ratios and warns."""
+        if self.model.gradient_probe is None:
+            return
+        for name, ratio in self.ratios.items():
+            self.trainer.storage.put_scalar(name.replace("loss_", "gradient_ratio_", 1), ratio)
+            if ratio <= self.limit:
+                self._since.pop(name, None)
+                continue
+            start = self._since.setdefault(name, self.trainer.iter)
+            if self.trainer.iter - start >= self.patience and name not in self._warned:
+                self._warned.add(name)
+                logger.warning(
+                    "%s: its gradient at the logits has been over %g times the task loss's for %d iterations "
+                    "(now %.1f times). It drowns the task: lower its weight or use the safe preset.",
+                    name, self.limit, self.trainer.iter - start, ratio,
+                )  # fmt: skip

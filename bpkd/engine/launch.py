@@ -1,0 +1,142 @@
+"""From command line to a run: arguments, config, processes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+
+from ..config import get_bpkd_cfg
+from ..convert import load_strict
+from ..data import check_dataset, register_datasets
+from ..modeling import build_student, build_teacher_model
+from .evaluate import evaluate
+from .trainer import DistillationTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Returns Detectron2's parser with bpkd's options."""
+    parser = default_argument_parser(
+        epilog="KEY VALUE pairs at the end change the config, e.g. SOLVER.BASE_LR 0.005 DISTILL.METHOD CWD."
+    )
+    parser.add_argument(
+        "--evaluate",
+        choices=("student", "teacher"),
+        default="student",
+        help="with --eval-only: which of the two networks to evaluate",
+    )
+    return parser
+
+
+def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
+    """Reads a config file, applies KEY VALUE pairs, chooses the device, registers the data sets and freezes.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a key is unknown (the message lists its siblings) or a value has the wrong type.
+    """
+    if not os.path.isfile(config_file):
+        raise FileNotFoundError(
+            f"--config-file: expected a YAML file, got {config_file!r}. See configs/ and projects/BPKD/configs/."
+        )
+    cfg = get_bpkd_cfg()
+    try:
+        cfg.merge_from_file(config_file)
+        cfg.merge_from_list(opts or [])
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"{config_file}: {explain_unknown_key(cfg, str(error))}") from error
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    register_datasets(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def explain_unknown_key(cfg: CfgNode, message: str) -> str:
+    """Adds the known keys beside an unknown one to a config error."""
+    name = message.replace("Non-existent config key:", "").strip(" '\"\\")
+    node: Any = cfg
+    for part in name.split(".")[:-1]:
+        node = node.get(part, node) if isinstance(node, CfgNode) else node
+    known = ", ".join(sorted(node)) if isinstance(node, CfgNode) else ""
+    return f"{message.strip(chr(34))}. Known keys there: {known}." if known else message
+
+
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs training or evaluation in this process; every process of a launch calls it."""
+    cfg = load_config(args.config_file, args.opts)
+    default_setup(cfg, args)
+    # Detectron2 configures only its own logger.
+    for handler in logging.getLogger("detectron2").handlers:
+        logging.getLogger("bpkd").addHandler(handler)
+    logging.getLogger("bpkd").setLevel(logging.INFO)
+    torch.backends.cuda.matmul.allow_tf32 = cfg.SOLVER.TF32
+    torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32
+    if args.eval_only:
+        return evaluate_only(cfg, args.evaluate)
+    if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            check_dataset(name, mode=cfg.DATASETS.CHECK)
+    comm.synchronize()
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
+    """Evaluates the student (MODEL.WEIGHTS, else the last checkpoint in OUTPUT_DIR) or the teacher.
+
+    Raises:
+        FileNotFoundError: there are no weights to evaluate.
+    """
+    if which == "teacher":
+        model = build_teacher_model(cfg)
+    else:
+        weights = cfg.MODEL.WEIGHTS
+        pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+        if not weights and os.path.isfile(pointer):
+            with open(pointer) as f:
+                weights = os.path.join(cfg.OUTPUT_DIR, f.read().strip())
+        if not weights:
+            raise FileNotFoundError(
+                f"--eval-only: expected MODEL.WEIGHTS or a checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}), got "
+                "neither. Add MODEL.WEIGHTS path/to/model_final.pth."
+            )
+        model = build_student(cfg)
+        load_strict(model, weights)
+    results = evaluate(cfg, model, folder=f"inference_{which}")
+    for key, value in results.get("sem_seg", {}).items():
+        if not key.startswith(("IoU-", "Acc-")):
+            logger.info("%s %s: %.2f", which, key, value)
+    return results
+
+
+def cli(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status (130 after Ctrl-C, with the run saved)."""
+    args = argument_parser().parse_args(argv)
+    try:
+        run(args)
+    except KeyboardInterrupt as stop:
+        logger.warning("Stopped (%s). The same command with --resume goes on.", stop)
+        return 130
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Starts ``args.num_gpus`` processes on this machine (GPUs, or CPU processes with gloo) and runs ``main``."""
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )

@@ -1,0 +1,46 @@
+"""Predictions of finished runs on a few test images, for the picture panels of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..convert import load_strict
+from ..data import build_test_loader
+from ..modeling import build_student
+from .launch import load_config
+from .matrix import Job
+
+
+def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
+    """Runs a complete job's network on images of its first test set.
+
+    Args:
+        job: complete run.
+        indices: positions in the test set.
+
+    Returns:
+        One dict per image: ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers.
+    """
+    cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
+    model = build_student(cfg)
+    load_strict(model, str(job.weights))
+    model.eval()
+    wanted, rows = set(indices), []
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
+    for i, batch in enumerate(loader):
+        if i not in wanted:
+            continue
+        with torch.inference_mode():
+            scores = model(batch)[0]["sem_seg"]
+        rows.append(
+            {
+                "image": batch[0]["image"].numpy(),
+                "label": batch[0]["sem_seg"].numpy(),
+                "prediction": scores.argmax(0).cpu().numpy().astype(np.int64),
+            }
+        )
+    return rows

@@ -1,0 +1,136 @@
+"""One training step: mixed precision, gradient accumulation, and a stop before a bad loss can harm the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.engine.train_loop import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss term is NaN or infinite; the message names term, iteration and files."""
+
+
+def seed_iteration(seed: int, step: int, rank: int) -> None:
+    """Seeds torch for one step, so that dropout depends on (seed, step, rank) alone and a resumed run repeats it."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
+
+
+class StepTrainer(SimpleTrainer):
+    """Detectron2's SimpleTrainer with autocast, a loss scaler for fp16, and ``accumulate`` batches per step.
+
+    Every term is checked before the weights change, on every iteration.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict[str, Any]]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        accumulate: int = 1,
+        amp: str = "off",
+        seed: int = 0,
+        log_period: int = 20,
+    ) -> None:
+        """Sets up the step.
+
+        Args:
+            model: returns a dict of scalar losses for a batch.
+            data_loader: endless batches.
+            optimizer: over the model's parameters.
+            accumulate: batches whose gradients are averaged before a step.
+            amp: "off", "bf16" or "fp16".
+            seed: of the step's random numbers.
+            log_period: iterations between gathered values.
+
+        Raises:
+            ValueError: ``amp`` is unknown or ``accumulate`` is below 1.
+        """
+        if amp != "off" and amp not in AMP_DTYPES:
+            raise ValueError(f"SOLVER.AMP.DTYPE: expected 'bf16' or 'fp16', got {amp!r}.")
+        if accumulate < 1:
+            raise ValueError(f"SOLVER.ACCUMULATE: expected at least 1, got {accumulate}.")
+        super().__init__(model, data_loader, optimizer, gather_metric_period=log_period)
+        self.accumulate, self.amp, self.seed = accumulate, amp, seed
+        self.device = next(model.parameters()).device
+        # bf16 has float32's range: only fp16 needs scaling.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+
+    def run_step(self) -> None:
+        """Runs one optimizer step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {}
+        data_time = 0.0
+        for micro in range(self.accumulate):
+            start = time.perf_counter()
+            batch = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            seed_iteration(self.seed, self.iter * self.accumulate + micro, comm.get_rank())
+            with self._sync(last=micro + 1 == self.accumulate):
+                with self._autocast():
+                    losses = self.model(batch)
+                values = self._check(losses, batch)
+                self.scaler.scale(sum(losses.values()) / self.accumulate).backward()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value / self.accumulate
+        self.scaler.unscale_(self.optimizer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._log(sums, data_time)
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.amp == "off":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=AMP_DTYPES[self.amp])
+
+    def _sync(self, *, last: bool) -> contextlib.AbstractContextManager:
+        if last or not hasattr(self.model, "no_sync"):
+            return contextlib.nullcontext()
+        return self.model.no_sync()  # DDP adds gradients up locally until the last batch
+
+    def _check(self, losses: Mapping[str, Tensor], batch: list[dict[str, Any]]) -> dict[str, float]:
+        names = sorted(losses)
+        numbers = torch.stack([losses[n].detach().float() for n in names]).tolist()
+        values = dict(zip(names, numbers, strict=True))
+        bad = [n for n in names if not np.isfinite(values[n])]
+        if bad:
+            files = ", ".join(str(d.get("file_name", "?")) for d in batch)
+            raise NonFiniteLossError(
+                f"{', '.join(bad)} became non-finite at iteration {self.iter} (terms: {values}); files of the batch: "
+                f"{files}. The weights were not changed by this batch. Lower SOLVER.BASE_LR or the term's weight, "
+                "or set SOLVER.AMP.ENABLED False, and continue from the last checkpoint with --resume."
+            )
+        return values
+
+    def _log(self, values: dict[str, float], data_time: float) -> None:
+        storage = get_event_storage()
+        if (self.iter + 1) % self.gather_metric_period and self.iter:
+            return
+        gathered = comm.gather({**values, "data_time": data_time})
+        if comm.is_main_process():
+            mean = {k: float(np.mean([g[k] for g in gathered])) for k in gathered[0]}
+            storage.put_scalar("data_time", max(g["data_time"] for g in gathered))
+            mean.pop("data_time")
+            storage.put_scalar("total_loss", sum(mean.values()))
+            storage.put_scalars(**mean)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns optimizer and loss scaler."""
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores optimizer and loss scaler."""
+        state = dict(state_dict)
+        self.scaler.load_state_dict(state.pop("scaler"))
+        super().load_state_dict(state)

@@ -1,0 +1,239 @@
+"""DistillationTrainer: the training run, assembled on one screen."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import weakref
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+
+from .. import __version__
+from ..analysis.records import environment
+from ..convert import load_strict
+from ..data import build_train_loader
+from .checkpoint import StudentCheckpointer
+from .evaluate import evaluate
+from .hooks import GradientMonitor, RunClock, StopOnSignal
+from .optim import build_optimizer, parameter_groups, poly_schedule
+from .step import StepTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def student_of(model: nn.Module) -> nn.Module:
+    """Returns the network that is deployed: the student of a distillation wrapper, else the model itself."""
+    return getattr(model, "student", model)
+
+
+def method_of(cfg: CfgNode) -> str:
+    """Returns the distiller's name, "none" for plain training."""
+    return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE == "SemanticDistiller" else "none"
+
+
+class DistillationTrainer(DefaultTrainer):
+    """Detectron2's DefaultTrainer for a student with or without a teacher, on GPUs or CPU processes."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Builds model, optimizer, loader, checkpointer and hooks from a config."""
+        TrainerBase.__init__(self)  # DefaultTrainer's own assembly is replaced as a whole
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        model = self.build_model(cfg)
+        self.student = student_of(model)
+        self.distiller: nn.Module | None = getattr(model, "distiller", None)
+        self._wrapper = model if self.distiller is not None else None
+        optimizer = self.build_optimizer(cfg, model)
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        ddp = create_ddp_model(
+            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
+        )
+        self._trainer = StepTrainer(
+            ddp,
+            self.build_train_loader(cfg),
+            optimizer,
+            accumulate=cfg.SOLVER.ACCUMULATE,
+            amp=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "off",
+            seed=cfg.SEED,
+            log_period=cfg.SOLVER.LOG_PERIOD,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        parts = {} if self.distiller is None else {"distiller": self.distiller}
+        self.checkpointer = StudentCheckpointer(
+            self.student,
+            cfg.OUTPUT_DIR,
+            metadata=checkpoint_metadata(cfg),
+            trainer=weakref.proxy(self),
+            **parts,
+        )
+        self.clock = RunClock()
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Builds the meta-architecture; the student's initial weights depend on cfg.SEED alone."""
+        torch.manual_seed(cfg.SEED)
+        model = build_model(cfg)
+        count = sum(p.numel() for p in student_of(model).parameters())
+        logger.info("Student: %.2f M parameters; method: %s", count / 1e6, method_of(cfg))
+        logger.debug("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Builds the optimizer over the student and the distiller's own parts."""
+        groups = parameter_groups(
+            model,
+            lr=cfg.SOLVER.BASE_LR,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            head_lr_multiplier=cfg.SOLVER.HEAD_LR_MULTIPLIER,
+        )
+        return build_optimizer(
+            groups, name=cfg.SOLVER.OPTIMIZER, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM
+        )
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Builds the poly schedule.
+
+        Raises:
+            ValueError: another schedule is named.
+        """
+        if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
+            raise ValueError(
+                f"SOLVER.LR_SCHEDULER_NAME: expected 'PolyLR', got {cfg.SOLVER.LR_SCHEDULER_NAME!r}."
+            )
+        return poly_schedule(
+            optimizer,
+            max_iter=cfg.SOLVER.MAX_ITER,
+            power=cfg.SOLVER.POLY_POWER,
+            min_lr=cfg.SOLVER.MIN_LR,
+            warmup_iters=cfg.SOLVER.WARMUP_ITERS,
+            warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
+        )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> Any:
+        """Builds the endless loader, positioned at ``start_iter``."""
+        return build_train_loader(
+            cfg, start_iter=start_iter, rank=comm.get_rank(), world_size=comm.get_world_size()
+        )
+
+    def build_hooks(self) -> list[Any]:
+        """Lists the hooks in the order in which they act."""
+        cfg = self.cfg
+        chain: list[Any] = [hooks.IterationTimer(), self.clock, hooks.LRScheduler()]
+        if self._wrapper is not None and cfg.SOLVER.GRADIENT_RATIO_LIMIT > 0:
+            chain.append(
+                GradientMonitor(
+                    self._wrapper,
+                    limit=cfg.SOLVER.GRADIENT_RATIO_LIMIT,
+                    patience=cfg.SOLVER.GRADIENT_RATIO_PATIENCE,
+                )
+            )
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            loader = self.build_train_loader(cfg)
+            n = cfg.TEST.PRECISE_BN.NUM_ITER
+            chain.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, n))
+        if comm.is_main_process():
+            keep = cfg.SOLVER.KEEP_CHECKPOINTS or None
+            period = cfg.SOLVER.CHECKPOINT_PERIOD
+            chain.append(hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=keep))
+        chain.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate))
+        if comm.is_main_process():
+            chain.append(hooks.PeriodicWriter(self.build_writers(), period=cfg.SOLVER.LOG_PERIOD))
+        chain.append(StopOnSignal(self.checkpointer))
+        return chain
+
+    def build_writers(self) -> list[Any]:
+        """Console with ETA, metrics.json and TensorBoard."""
+        out = self.cfg.OUTPUT_DIR
+        period = self.cfg.SOLVER.LOG_PERIOD
+        return [
+            CommonMetricPrinter(self.max_iter, window_size=period),
+            JSONWriter(os.path.join(out, "metrics.json"), window_size=period),
+            TensorboardXWriter(out, window_size=period),
+        ]
+
+    def _evaluate(self) -> dict[str, Any]:
+        self._last_eval_results = evaluate(self.cfg, self.student)
+        return self._last_eval_results
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues the run in OUTPUT_DIR, or starts one from MODEL.WEIGHTS or from scratch.
+
+        Raises:
+            RuntimeError: OUTPUT_DIR holds a run and ``resume`` is False, or the checkpoint does not fit.
+        """
+        if self.checkpointer.has_checkpoint():
+            if not resume:
+                raise RuntimeError(
+                    f"{self.cfg.OUTPUT_DIR} already holds a run ({self.checkpointer.get_checkpoint_file()}). "
+                    "Pass --resume to continue it, or choose another OUTPUT_DIR."
+                )
+            self.checkpointer.resume()
+            self.start_iter = self.iter + 1
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
+            )
+        elif self.cfg.MODEL.WEIGHTS:
+            load_strict(self.student, self.cfg.MODEL.WEIGHTS)
+
+    def train(self) -> dict[str, Any]:
+        """Trains to the end, evaluates, and writes ``run.json``, the record that tables are made from.
+
+        Returns:
+            The last evaluation's results; empty on all but the main process.
+        """
+        if self.start_iter >= self.max_iter:
+            logger.info("The run is complete at iteration %d.", self.max_iter)
+            self._evaluate()
+        else:
+            TrainerBase.train(self, self.start_iter, self.max_iter)
+            if not hasattr(self, "_last_eval_results"):
+                self._evaluate()
+        if comm.is_main_process():
+            self._write_record()
+        return self._last_eval_results
+
+    def _write_record(self) -> None:
+        cfg, seconds = self.cfg, self.clock.seconds
+        record = {
+            "dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
+            "method": method_of(cfg),
+            "seed": cfg.SEED,
+            "iterations": self.max_iter,
+            "metrics": self._last_eval_results.get("sem_seg", {}),
+            "seconds": seconds,
+            "seconds_per_iteration": seconds / self.max_iter,
+            "config": cfg.dump(),
+            **environment(),
+        }
+        path = os.path.join(cfg.OUTPUT_DIR, "run.json")
+        with open(path + ".tmp", "w") as f:
+            json.dump(record, f, indent=1)
+        os.replace(path + ".tmp", path)
+
+
+def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:
+    """Returns what a checkpoint says about itself; plain values only, so that it loads without pickle."""
+    return {
+        "version": __version__,
+        "method": method_of(cfg),
+        "classes": list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes),
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        "input_format": cfg.INPUT.FORMAT,
+    }

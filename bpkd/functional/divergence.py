@@ -1,0 +1,95 @@
+"""Kullback-Leibler terms on logits, over classes (pixel mean) and over positions (channel mean)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns both [N, C, h, w] maps in float32, the teacher detached.
+
+    Raises:
+        ValueError: shapes differ, or are not four-dimensional.
+    """
+    if student.ndim != 4 or student.shape != teacher.shape:
+        raise ValueError(
+            f"expected student and teacher of one shape [N, C, h, w], got {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}. Match sizes and channels first (bpkd.distillers.adapters)."
+        )
+    return student.float(), teacher.detach().float()
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)), summed over ``dim``; finite for any finite logits."""
+    log_q = F.log_softmax(student, dim)
+    log_p = F.log_softmax(teacher, dim)
+    return (log_p.exp() * (log_p - log_q)).sum(dim)
+
+
+def pixel_kd(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, *, valid: Tensor | None = None
+) -> Tensor:
+    """Mean over pixels of T^2 KL(teacher || student) over the classes.
+
+    Args:
+        student: [N, K, h, w] logits.
+        teacher: [N, K, h, w] logits; gets no gradient.
+        temperature: T.
+        valid: bool [N, h, w]; the mean is over its true pixels, an exact zero if there is none. Default: all.
+
+    Returns:
+        Scalar float32.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source:
+        Hinton et al. 2015, per pixel; the normaliser is CIRKD's (CVPR 2022, eq. 1).
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        s, t = check_pair(student, teacher)
+        kl = kl_divergence(s / temperature, t / temperature, 1)
+        if valid is None:
+            return kl.mean() * temperature**2 if kl.numel() else s.sum() * 0.0
+        return masked_mean(kl, valid) * temperature**2
+
+
+def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over images and channels of T^2 KL(teacher || student) over the positions of a channel.
+
+    Args:
+        student: [N, C, h, w] logits or features.
+        teacher: [N, C, h, w]; gets no gradient.
+        temperature: T.
+
+    Returns:
+        Scalar float32.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source:
+        Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, eq. 5.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        s, t = check_pair(student, teacher)
+        if not s.numel():
+            return s.sum() * 0.0
+        kl = kl_divergence(s.flatten(2) / temperature, t.flatten(2) / temperature, 2)
+        return kl.mean() * temperature**2
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` where ``mask`` is true; a zero that keeps the graph where it is true nowhere."""
+    mask = mask.to(values.dtype)
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def gradient_norm(loss: Tensor, logits: Tensor) -> Tensor:
+    """L2 norm of d loss / d logits; zero where the loss does not depend on them. The graph is kept."""
+    if not loss.requires_grad:
+        return logits.new_zeros(())
+    (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
+    return logits.new_zeros(()) if gradient is None else gradient.float().norm()

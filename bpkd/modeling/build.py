@@ -1,0 +1,33 @@
+"""Builds the plain network that a config describes, wrapped or not."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from bpkd.modeling.dense import DenseModel
+from bpkd.modeling.foreign import as_dense
+
+
+def student_architecture(cfg: CfgNode) -> str:
+    """Returns the registered name of the network that is trained, without the distillation wrapper."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return cfg.DISTILL.STUDENT if name == "SemanticDistiller" else name
+
+
+def build_student(cfg: CfgNode) -> DenseModel:
+    """Builds the plain student of a config, with random weights, on MODEL.DEVICE.
+
+    Raises:
+        ValueError: the architecture is not registered; the message lists those that are.
+        TypeError: it does not yield dense logits.
+    """
+    name = student_architecture(cfg)
+    if name not in META_ARCH_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in META_ARCH_REGISTRY))
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected one of {known}, got {name!r}."
+        )
+    model = as_dense(META_ARCH_REGISTRY.get(name)(cfg), cfg)
+    return model.to(torch.device(cfg.MODEL.DEVICE))

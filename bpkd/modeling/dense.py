@@ -1,0 +1,216 @@
+"""DenseModel: the contract between a segmentation network and everything that trains, distils or tests it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from bpkd.modeling.losses import segmentation_loss
+from bpkd.modeling.pixels import check_format, file_names, normalised, stack_padded
+from bpkd.structures import SegOutput
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How a network is tested; the keys are those of cfg.TEST."""
+
+    mode: str = "whole"
+    crop: tuple[int, int] = (512, 512)
+    stride: tuple[int, int] = (341, 341)
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+
+class DenseModel(nn.Module):
+    """A network with one score per class and pixel.
+
+    A subclass implements `predict` (images -> `SegOutput`) and, where it has more than a cross entropy, `losses`.
+    This class adds what is the same for all: pixel statistics, padding, the task loss, inference and the batch
+    format of Detectron2 (a list of dicts with ``image`` and ``sem_seg``).
+
+    Attributes:
+        source_format: colour order of the images that the loader delivers; they are reversed if it is not
+            ``input_format``. An item's own ``image_format`` comes first.
+        output_map: applied to the logits by `scores`; a teacher with other classes gets its class map here.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str = "RGB",
+        ignore_index: int = 255,
+        train_size: tuple[int, int] | None = None,
+        loss_denominator: str = "all",
+        align_corners: bool = False,
+        inference: InferenceOptions | None = None,
+    ) -> None:
+        """Stores what all networks need.
+
+        Args:
+            num_classes: K.
+            pixel_mean: per channel, in the order of ``input_format``.
+            pixel_std: per channel.
+            input_format: colour order that the network expects.
+            ignore_index: label that is not learned from.
+            train_size: (height, width) that training batches are padded to; None: the largest of the batch.
+            loss_denominator: "all" or "valid" (`bpkd.modeling.losses`).
+            align_corners: of the resizes after the network.
+            inference: test protocol; None: the whole image, one scale.
+        """
+        super().__init__()
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.input_format = self.source_format = check_format(input_format)
+        self.train_size, self.loss_denominator = train_size, loss_denominator
+        self.align_corners = align_corners
+        self.inference = inference or InferenceOptions()
+        self.output_map: Callable[[Tensor], Tensor] | None = None
+        # Not in the checkpoint: its keys are the network's alone.
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            stats = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
+            self.register_buffer(name, stats, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return self.pixel_mean.device
+
+    def feature_channels(self) -> dict[str, int]:
+        """Returns the channels of `SegOutput.features` by name, as far as they are known before the first image."""
+        return {}
+
+    def drop_auxiliary(self) -> None:
+        """Removes what only training needs. A frozen teacher calls it before its weights are loaded."""
+
+    def predict(self, images: Tensor) -> SegOutput:
+        """Maps normalised images [N, 3, H, W] to raw scores; ``aux`` in training only."""
+        raise NotImplementedError
+
+    def scores(self, images: Tensor) -> SegOutput:
+        """Like `predict`, with the class map applied to the logits.
+
+        Raises:
+            ValueError: the network delivers another number of classes than it was declared with.
+        """
+        output = self.predict(images)
+        if output.logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"{type(self).__name__}: expected logits of {self.num_classes} classes "
+                f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES), got {output.logits.shape[1]}. Make the two agree."
+            )
+        if self.output_map is None:
+            return output
+        return SegOutput(self.output_map(output.logits), output.aux, output.features)
+
+    def images(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Returns the batch's images [N, 3, H, W]: colour order, normalisation, then padding with 0 to ``size``."""
+        rows = [
+            normalised(
+                item["image"],
+                self.pixel_mean,
+                self.pixel_std,
+                swap=item.get("image_format", self.source_format) != self.input_format,
+            )
+            for item in batch
+        ]
+        return stack_padded(rows, size, 0.0, file_names(batch))
+
+    def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
+        """Returns (images [N, 3, H, W], target [N, H, W] or None).
+
+        In training both are padded to ``train_size``, the target with ``ignore_index``. In evaluation labels have
+        the original image's size and stay with the evaluator: target is None.
+
+        Raises:
+            ValueError: in training, labels are missing or differ in size from their image.
+        """
+        if not self.training:
+            return self.images(batch), None
+        for item, name in zip(batch, file_names(batch), strict=True):
+            image, label = item["image"], item.get("sem_seg")
+            if label is None or label.shape[-2:] != image.shape[-2:]:
+                got = "none" if label is None else tuple(label.shape)
+                raise ValueError(
+                    f"{name}: expected a label map ('sem_seg') of size {tuple(image.shape[-2:])} for training, "
+                    f"got {got}. Return it from the mapper."
+                )
+        labels = [i["sem_seg"].to(self.device, non_blocking=True).long() for i in batch]
+        target = stack_padded(labels, self.train_size, self.ignore_index, file_names(batch))
+        return self.images(batch, self.train_size), target
+
+    def losses(self, output: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        """Returns the task's loss terms, weights applied."""
+        return {"loss_ce": self.pixel_loss(output.logits, target)}
+
+    def pixel_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Returns the mean cross entropy of [N, K, h, w] logits at the target's size."""
+        return segmentation_loss(
+            logits,
+            target,
+            ignore_index=self.ignore_index,
+            denominator=self.loss_denominator,
+            align_corners=self.align_corners,
+        )
+
+    def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
+        """Runs one batch in Detectron2's format.
+
+        Returns:
+            In training a dict of losses. In evaluation one dict per image with ``sem_seg`` [K, height, width]:
+            scores at the original size, to be read by argmax.
+        """
+        if not self.training:
+            return [{"sem_seg": self._infer(item)} for item in batch]
+        images, target = self.preprocess(batch)
+        assert target is not None
+        return self.losses(self.scores(images), target)
+
+    def _infer(self, item: Mapping[str, Any]) -> Tensor:
+        # Imported here: training and distillation need nothing of it.
+        from bpkd.modeling.inference import predict_logits
+
+        image = self.images([dict(item)])
+        height, width = image.shape[-2:]
+        options = self.inference
+        return predict_logits(
+            lambda x: self.scores(x).logits,
+            image,
+            (int(item.get("height", height)), int(item.get("width", width))),
+            mode=options.mode,
+            crop=options.crop,
+            stride=options.stride,
+            scales=options.scales,
+            flip=options.flip,
+            align_corners=self.align_corners,
+        )[0]
+
+
+def dense_options(cfg: CfgNode) -> dict[str, Any]:
+    """Reads the arguments of `DenseModel` from a config."""
+    head, test = cfg.MODEL.SEM_SEG_HEAD, cfg.TEST
+    return {
+        "num_classes": head.NUM_CLASSES,
+        "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": list(cfg.MODEL.PIXEL_STD),
+        "input_format": cfg.INPUT.FORMAT,
+        "ignore_index": head.IGNORE_VALUE,
+        "train_size": tuple(cfg.INPUT.CROP_SIZE),
+        "loss_denominator": head.LOSS_DENOMINATOR,
+        "align_corners": head.ALIGN_CORNERS,
+        "inference": InferenceOptions(
+            mode=test.MODE,
+            crop=tuple(test.SLIDE_CROP),
+            stride=tuple(test.SLIDE_STRIDE),
+            scales=tuple(test.SCALES),
+            flip=test.FLIP,
+        ),
+    }

@@ -1,0 +1,100 @@
+"""SemanticDistiller: the coat that a student wears while it learns from a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+from bpkd.distillers import DISTILLERS
+from bpkd.modeling.build import build_student
+from bpkd.modeling.dense import DenseModel
+from bpkd.modeling.teacher import FrozenTeacher, build_teacher
+
+
+@META_ARCH_REGISTRY.register()
+class SemanticDistiller(nn.Module):
+    """In training the student's losses plus the distiller's; in evaluation the student.
+
+    Attributes:
+        student: the network that is trained, tested and saved.
+        distiller: module with the distillation terms, None when the student trains alone.
+        gradient_probe: called with (losses, student logits) in every training forward if set.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        student: DenseModel,
+        teacher: FrozenTeacher | None = None,
+        distiller: nn.Module | None = None,
+    ) -> None:
+        """Joins the parts.
+
+        Raises:
+            ValueError: only one of teacher and distiller is given.
+        """
+        super().__init__()
+        if (teacher is None) != (distiller is None):
+            raise ValueError(
+                "SemanticDistiller: expected a teacher and a distiller, or neither, got one."
+            )
+        self.student = student
+        self.distiller = distiller
+        self._teacher = teacher  # a plain object: neither parameters() nor state_dict() sees it
+        self.gradient_probe: Callable[[dict[str, Tensor], Tensor], None] | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
+        student = build_student(cfg)
+        if cfg.DISTILL.METHOD == "none":
+            return {"student": student}
+        check_method(cfg.DISTILL.METHOD)
+        teacher = build_teacher(cfg)
+        distiller = build_distiller(cfg, student, teacher)
+        return {"student": student, "teacher": teacher, "distiller": distiller}
+
+    def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
+        """Returns the dict of losses in training, else what the student returns."""
+        if not self.training:
+            return self.student(batch)
+        images, target = self.student.preprocess(batch)
+        output = self.student.scores(images)
+        losses = self.student.losses(output, target)
+        if self.distiller is not None:
+            answer = self._teacher(batch, images.shape[-2:], images.device)
+            losses.update(self.distiller(output, answer, target, current_iteration()))
+        if self.gradient_probe is not None:
+            self.gradient_probe(losses, output.logits)
+        return losses
+
+
+def check_method(name: str) -> None:
+    """Raises ValueError, with the known names, if there is no distiller ``name``."""
+    if name not in DISTILLERS:
+        known = ", ".join(["none", *DISTILLERS])
+        raise ValueError(f"DISTILL.METHOD: expected one of {known}, got {name!r}.")
+
+
+def build_distiller(cfg: CfgNode, student: DenseModel, teacher: FrozenTeacher) -> nn.Module:
+    """Builds the distiller DISTILL.METHOD from its node and from what the two networks say about themselves."""
+    name = cfg.DISTILL.METHOD
+    arguments = {key.lower(): value for key, value in cfg.DISTILL[name].items()}
+    return DISTILLERS[name](
+        **arguments,
+        num_classes=student.num_classes,
+        ignore_index=student.ignore_index,
+        student_channels=student.feature_channels(),
+        teacher_channels=teacher.feature_channels(),
+    )
+
+
+def current_iteration() -> int:
+    """Returns the training loop's iteration, 0 outside of one."""
+    return get_event_storage().iter if has_event_storage() else 0

@@ -1,0 +1,141 @@
+"""Networks from elsewhere behind the `DenseModel` contract: any nn.Module, and Detectron2's own segmentors."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bpkd.modeling.dense import DenseModel, dense_options
+from bpkd.structures import SegOutput
+
+
+@META_ARCH_REGISTRY.register()
+class ModuleSegmentor(DenseModel):
+    """Any nn.Module that maps normalised images [N, 3, H, W] to logits.
+
+    The module returns a tensor [N, K, h, w], a mapping with ``out`` (and ``aux``, used in training), as torchvision's
+    segmentation networks do, or a `SegOutput`. Any h, w will do.
+    """
+
+    @configurable
+    def __init__(self, *, network: nn.Module, auxiliary_weight: float = 0.4, **options: Any) -> None:
+        """Wraps ``network``; ``options`` are those of `DenseModel`."""
+        super().__init__(**options)
+        self.network = network
+        self.auxiliary_weight = auxiliary_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Calls MODEL.MODULE.FACTORY with MODEL.MODULE.KWARGS."""
+        factory = load_factory(cfg.MODEL.MODULE.FACTORY)
+        return {
+            "network": factory(**{name: value for name, value in cfg.MODEL.MODULE.KWARGS}),
+            "auxiliary_weight": cfg.MODEL.AUX_HEAD.LOSS_WEIGHT,
+            **dense_options(cfg),
+        }
+
+    def predict(self, images: Tensor) -> SegOutput:
+        """Maps normalised images [N, 3, H, W] to scores.
+
+        Raises:
+            TypeError: the module returns something else than the class describes.
+        """
+        output = self.network(images)
+        if isinstance(output, SegOutput):
+            return output
+        if isinstance(output, Tensor):
+            return SegOutput(output)
+        if isinstance(output, Mapping) and "out" in output:
+            return SegOutput(output["out"], output.get("aux") if self.training else None)
+        got = list(output) if isinstance(output, Mapping) else type(output).__name__
+        raise TypeError(
+            f"MODEL.MODULE.FACTORY: expected a module that returns a tensor, a mapping with 'out' or a SegOutput, got "
+            f"{got}. Wrap it in a module that picks its logits."
+        )
+
+    def losses(self, output: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        """Returns ``loss_ce`` and, where the module has an auxiliary output, ``loss_aux`` times its weight."""
+        terms = super().losses(output, target)
+        if output.aux is not None and self.auxiliary_weight:
+            terms["loss_aux"] = self.auxiliary_weight * self.pixel_loss(output.aux, target)
+        return terms
+
+
+class Detectron2Segmentor(DenseModel):
+    """Detectron2's own `SemanticSegmentor`, or any model with ``backbone`` and ``sem_seg_head.layers``.
+
+    Its state dict has the wrapped model's keys.
+    """
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        """Takes over backbone and head of ``model``; ``options`` are those of `DenseModel`.
+
+        Raises:
+            TypeError: the model has no dense head.
+        """
+        head = getattr(model, "sem_seg_head", None)
+        if not hasattr(model, "backbone") or not hasattr(head, "layers"):
+            raise TypeError(
+                f"{type(model).__name__}: expected a bpkd DenseModel, or a Detectron2 model with `backbone` and "
+                "`sem_seg_head.layers(features)`, got neither. Subclass bpkd.modeling.DenseModel and implement `predict`."
+            )
+        super().__init__(**options)
+        self.backbone, self.sem_seg_head = model.backbone, head
+        for name in ("pixel_mean", "pixel_std"):
+            self.register_buffer(name, getattr(model, name).clone(), persistent=False)
+
+    def feature_channels(self) -> dict[str, int]:
+        """Returns the channels of the backbone's stages."""
+        return {name: shape.channels for name, shape in self.backbone.output_shape().items()}
+
+    def predict(self, images: Tensor) -> SegOutput:
+        """Maps normalised images [N, 3, H, W] to scores.
+
+        A backbone with a size divisibility gets the image padded at the right and the bottom; the scores of the
+        padding are cut off.
+        """
+        height, width = images.shape[-2:]
+        divisor = max(self.backbone.size_divisibility, 1)
+        padded = F.pad(images, (0, -width % divisor, 0, -height % divisor))
+        features = self.backbone(padded)
+        logits = self.sem_seg_head.layers(features)
+        logits = _cut(logits, images.shape[-2:], padded.shape[-2:])
+        return SegOutput(logits, None, dict(features))
+
+
+def load_factory(path: str) -> Callable[..., nn.Module]:
+    """Imports ``package.module:callable``.
+
+    Raises:
+        ValueError: the path has another form, or names nothing that exists.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"MODEL.MODULE.FACTORY: expected 'package.module:callable', got {path!r} ({error}). It must be importable "
+            "from the working directory or an installed package."
+        ) from error
+    if not callable(factory):
+        raise ValueError(f"MODEL.MODULE.FACTORY: expected a callable, got {path!r}.")
+    return factory
+
+
+def as_dense(model: nn.Module, cfg: CfgNode) -> DenseModel:
+    """Returns ``model`` itself if it is a `DenseModel`, else Detectron2's model behind that contract."""
+    if isinstance(model, DenseModel):
+        return model
+    return Detectron2Segmentor(model, **dense_options(cfg))
+
+
+def _cut(logits: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
+    rows = -(-logits.shape[-2] * size[0] // padded[0])
+    columns = -(-logits.shape[-1] * size[1] // padded[1])
+    return logits[..., :rows, :columns]

@@ -1,0 +1,129 @@
+"""Normalisation layers and the convolution block that every head is made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from detectron2.layers import FrozenBatchNorm2d
+from fvcore.nn.distributed import differentiable_all_reduce
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over all processes, for CPU tensors, which `torch.nn.SyncBatchNorm` refuses.
+
+    Statistics weigh every value alike, whatever each process's batch size, so training with P processes equals
+    training with one process on the joint batch. In evaluation and with one process it is plain batch norm.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises [N, C, H, W] by the joint batch's mean and variance per channel."""
+        if not self.training or _world_size() == 1:
+            return super().forward(input)
+        x = input.float()
+        count = differentiable_all_reduce(x.new_tensor([float(x.numel() // x.shape[1])]))
+        mean = differentiable_all_reduce(x.sum(dim=(0, 2, 3))) / count
+        centred = x - mean[:, None, None]
+        # Two passes: E[x^2] - E[x]^2 would lose digits where the mean is large.
+        var = differentiable_all_reduce((centred * centred).sum(dim=(0, 2, 3))) / count
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        self._track(mean.detach(), (var * count / (count - 1)).detach())
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+    def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased_var, self.momentum)
+
+
+NORMS: dict[str, type[nn.Module]] = {
+    "BN": nn.BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+    "CpuSyncBN": CpuSyncBatchNorm,
+    "FrozenBN": FrozenBatchNorm2d,
+}
+
+
+def make_norm(name: str, channels: int) -> nn.Module:
+    """Returns a batch norm with eps 1e-5 and momentum 0.1.
+
+    Args:
+        name: "BN", "SyncBN", "CpuSyncBN" or "FrozenBN".
+        channels: number of channels.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in NORMS:
+        raise ValueError(f"NORM: expected one of {', '.join(NORMS)}, got {name!r}.")
+    return NORMS[name](channels)
+
+
+def norm_for_device(name: str, device: str) -> str:
+    """Returns the norm that does the same on ``device``: torch's SyncBN exists for GPUs only."""
+    return "CpuSyncBN" if name == "SyncBN" and torch.device(device).type == "cpu" else name
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, batch norm, ReLU; the parameter names are `conv` and `bn`."""
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel_size: int, *, norm: str, dilation: int = 1
+    ) -> None:
+        """Builds the block; padding keeps the size.
+
+        Args:
+            in_channels: channels of the input.
+            channels: channels of the output.
+            kernel_size: odd.
+            norm: name for `make_norm`.
+            dilation: of the convolution.
+        """
+        super().__init__()
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(
+            in_channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False
+        )
+        self.bn = make_norm(norm, channels)
+        init_convolutions(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [N, in_channels, H, W] to [N, channels, H, W].
+
+        Raises:
+            RuntimeError: batch norm in training sees one value per channel and cannot normalise it.
+        """
+        x = self.conv(x)
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            self._refuse_single_value()
+        return F.relu(self.bn(x), inplace=True)
+
+    def _refuse_single_value(self) -> None:
+        alone = isinstance(self.bn, nn.BatchNorm2d) and not isinstance(self.bn, CpuSyncBatchNorm)
+        synced = isinstance(self.bn, (nn.SyncBatchNorm, CpuSyncBatchNorm))
+        if alone or (synced and _world_size() == 1):
+            raise RuntimeError(
+                "Batch norm in training expected at least 2 values per channel, got 1: this process holds one image "
+                "and the layer pools it to 1x1 (bin 1 of the pyramid). Give each process 2 images or more "
+                "(SOLVER.IMS_PER_BATCH), or set NORM: SyncBN and train with several processes, or NORM: FrozenBN."
+            )
+
+
+def init_convolutions(module: nn.Module) -> None:
+    """Kaiming normal (fan_out, ReLU gain) for convolutions, 1 and 0 for batch norms, in place.
+
+    Source: OpenMMLab's initialisation of segmentation networks without pretrained weights.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d):
+            nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm):
+            nn.init.ones_(child.weight)
+            nn.init.zeros_(child.bias)
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

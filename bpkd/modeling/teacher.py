@@ -1,0 +1,188 @@
+"""FrozenTeacher: a trained network that is only asked, never trained, saved or synchronised."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import Tensor
+
+from bpkd.config import get_bpkd_cfg
+from bpkd.convert import load_strict
+from bpkd.distillers.adapters import map_classes
+from bpkd.modeling.build import build_student
+from bpkd.modeling.dense import DenseModel
+from bpkd.structures import SegOutput
+
+logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class FrozenTeacher:
+    """Answers a raw batch with detached scores.
+
+    Deliberately no nn.Module: as a plain object it enters neither the student's parameters, nor its checkpoint, nor
+    DistributedDataParallel. It normalises the raw images with its own statistics and colour order.
+    """
+
+    def __init__(self, model: DenseModel, *, amp: str = "off") -> None:
+        """Freezes ``model``.
+
+        Args:
+            model: with its weights loaded.
+            amp: autocast type of the forward pass, "off", "bf16" or "fp16".
+
+        Raises:
+            ValueError: ``amp`` is unknown.
+        """
+        if amp not in AMP_DTYPES:
+            raise ValueError(f"TEACHER.AMP: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+        self.model, self.amp = model.eval().requires_grad_(False), amp
+
+    def feature_channels(self) -> dict[str, int]:
+        """Returns the channels of the teacher's features by name."""
+        return self.model.feature_channels()
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device
+    ) -> SegOutput:
+        """Runs the teacher.
+
+        Args:
+            batch: what the loader delivers, uint8 images.
+            size: (height, width) that the student's images were padded to.
+            device: where the student is.
+
+        Returns:
+            Its output in float32, without graph.
+        """
+        if self.model.device != device:
+            self.model.to(device)
+        self.model.eval()  # whoever called train() on it, it is asked in eval mode
+        images = self.model.images(batch, size)
+        with torch.autocast(
+            device.type, dtype=AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False
+        ):
+            output = self.model.scores(images)
+        features = {name: value.float() for name, value in output.features.items()}
+        return SegOutput(output.logits.float(), None, features)
+
+
+def build_teacher(cfg: CfgNode) -> FrozenTeacher:
+    """Builds the teacher that cfg.TEACHER names, with its weights; see `build_teacher_model`."""
+    return FrozenTeacher(build_teacher_model(cfg), amp=cfg.TEACHER.AMP)
+
+
+def build_teacher_model(cfg: CfgNode) -> DenseModel:
+    """Builds the teacher's network from its own config file and loads its weights strictly.
+
+    Args:
+        cfg: the student's config. Only its TEACHER node, device, image order and classes are used.
+
+    Raises:
+        FileNotFoundError: config file or weights do not exist.
+        ValueError: no weights are given, keys are missing or left over, or the classes differ and no class map says
+            how they correspond.
+    """
+    node = cfg.TEACHER
+    if not node.WEIGHTS:
+        raise ValueError(
+            "TEACHER.WEIGHTS: expected a checkpoint, got nothing. A teacher with random weights teaches noise: train "
+            "one with TEACHER.CONFIG_FILE first and name its model_final.pth."
+        )
+    teacher_cfg = load_teacher_cfg(cfg)
+    with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
+        model = build_student(teacher_cfg)
+    model.drop_auxiliary()
+    info = load_strict(model, node.WEIGHTS, source="TEACHER.WEIGHTS", drop=("auxiliary_head.",))
+    names = info.classes or class_names(teacher_cfg)
+    _match_classes(model, names, class_names(cfg), cfg)
+    model.source_format = cfg.INPUT.FORMAT
+    return model.eval().requires_grad_(False)
+
+
+def load_teacher_cfg(cfg: CfgNode) -> CfgNode:
+    """Reads the teacher's own config: TEACHER.CONFIG_FILE and TEACHER.OPTS over the defaults, on the student's device.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: it holds an unknown key.
+    """
+    path = cfg.TEACHER.CONFIG_FILE
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"TEACHER.CONFIG_FILE: expected the YAML file that the teacher was trained with, got {path!r}."
+        )
+    teacher_cfg = get_bpkd_cfg()
+    try:
+        teacher_cfg.merge_from_file(path)
+        teacher_cfg.merge_from_list(list(cfg.TEACHER.OPTS))
+    except (KeyError, AssertionError) as error:
+        raise ValueError(f"TEACHER.CONFIG_FILE {path} (with TEACHER.OPTS): {error}") from error
+    teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
+    teacher_cfg.freeze()
+    return teacher_cfg
+
+
+def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
+    """Returns the class names of the training set, None where it is not registered or has none."""
+    if not cfg.DATASETS.TRAIN:
+        return None
+    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("stuff_classes")
+    return tuple(names) if names else None
+
+
+def _match_classes(
+    model: DenseModel,
+    teacher_names: Sequence[str] | None,
+    student_names: Sequence[str] | None,
+    cfg: CfgNode,
+) -> None:
+    """Installs the class map, or makes sure that none is needed."""
+    count, class_map = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, list(cfg.TEACHER.CLASS_MAP)
+    if class_map:
+        _check_class_map(class_map, model.num_classes, count)
+        model.output_map = partial(_mapped, class_map=class_map, num_classes=count)
+        return
+    if model.num_classes != count:
+        raise ValueError(
+            f"Teacher and student: expected the same classes, got {model.num_classes} and {count}. Give "
+            f"TEACHER.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the teacher's "
+            "class t, or -1."
+        )
+    if teacher_names is None or student_names is None:
+        logger.warning("Class names of teacher or student are unknown: only their number was compared.")
+        return
+    different = [
+        f"{i}: {a!r} / {b!r}"
+        for i, (a, b) in enumerate(zip(teacher_names, student_names, strict=False))
+        if a.lower() != b.lower()
+    ]
+    if different or len(teacher_names) != len(student_names):
+        shown = ", ".join(different[:8]) or f"{len(teacher_names)} / {len(student_names)} names"
+        raise ValueError(
+            f"Teacher and student: expected the same class list, got differences (teacher / student): {shown}. Give "
+            "TEACHER.CLASS_MAP, or train the teacher on the same classes."
+        )
+
+
+def _check_class_map(class_map: list[int], teacher_count: int, student_count: int) -> None:
+    bad = [c for c in class_map if not -1 <= c < student_count]
+    if len(class_map) != teacher_count or bad:
+        raise ValueError(
+            f"TEACHER.CLASS_MAP: expected {teacher_count} entries (the teacher's classes), each from -1 to "
+            f"{student_count - 1}, got {len(class_map)} entries"
+            + (f" with {bad[:8]} out of range." if bad else ".")
+        )
+
+
+def _mapped(logits: Tensor, *, class_map: list[int], num_classes: int) -> Tensor:
+    return map_classes(logits, class_map, num_classes)

@@ -1,0 +1,51 @@
+"""Packaging of bpkd. Detectron2 is on no registry: see tools/install_detectron2.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+INIT = (ROOT / "bpkd" / "__init__.py").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+
+# The pure rooms need torch and numpy only; the rest is for data and for Detectron2, whose
+# upstream bounds on iopath and omegaconf are repeated so that a later install changes nothing.
+REQUIRES = [
+    "torch>=2.1",
+    "torchvision>=0.16",
+    "numpy>=1.23,<2",
+    "opencv-python-headless>=4.8,<4.12",
+    "Pillow>=9",
+    "pyyaml",
+    "fvcore>=0.1.5,<0.1.6",
+    "iopath>=0.1.9,<0.1.10",
+    "omegaconf>=2.1,<2.4",
+    "hydra-core>=1.1",
+    "pycocotools>=2.0.2",
+    "yacs>=0.1.8",
+    "tabulate",
+    "cloudpickle",
+    "termcolor>=1.1",
+    "tqdm>4.29",
+    "packaging",
+    "matplotlib",
+    "tensorboard",
+    "setuptools<81",
+]
+DEV = ["pytest>=8", "pytest-cov", "ruff", "mypy", "cityscapesscripts"]
+
+setup(
+    name="bpkd",
+    version=re.search(r'__version__ = "([^"]+)"', INIT).group(1),
+    description="Boundary privileged knowledge distillation for segmentation, on Detectron2",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["bpkd", "bpkd.*"]),
+    install_requires=REQUIRES,
+    extras_require={"dev": DEV},
+)

@@ -1,0 +1,240 @@
+"""The engine, driven with real configs on tiny procedural scenes: what a user's run must survive."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bpkd.engine import DistillationTrainer, load_config
+from bpkd.engine.optim import parameter_groups, poly_schedule
+from bpkd.engine.step import NonFiniteLossError
+
+GOLDEN = Path(__file__).parent / "golden" / "networks"
+
+TINY = """
+MODEL:
+  DEVICE: cpu
+  RESNET_V1C: {DEPTH: 18, WIDTH_MULTIPLIER: 0.125, NORM: SyncBN}
+  SEM_SEG_HEAD: {CHANNELS: 16, NUM_CLASSES: %d, NORM: SyncBN, DROPOUT: 0.1}
+  AUX_HEAD: {CHANNELS: 8}
+DATASETS:
+  TRAIN: ["procedural_train"]
+  TEST: ["procedural_val"]
+  PROCEDURAL: {SIZE: [48, 64], NUM_TRAIN: 12, NUM_VAL: 3}
+DATALOADER: {NUM_WORKERS: 0}
+INPUT: {CROP_SIZE: [48, 48]}
+SOLVER: {IMS_PER_BATCH: 4, MAX_ITER: 4, CHECKPOINT_PERIOD: 2, LOG_PERIOD: 1, BASE_LR: 0.02}
+TEST: {TRIMAP_WIDTHS: [1, 3]}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with teacher.yaml, student.yaml, pair.yaml and a trained teacher.pth."""
+    from bpkd.data.procedural import CLASSES
+
+    root = tmp_path_factory.mktemp("tiny")
+    text = TINY % len(CLASSES)
+    (root / "teacher.yaml").write_text(text)
+    (root / "student.yaml").write_text(text)
+    (root / "pair.yaml").write_text(
+        "_BASE_: student.yaml\nMODEL: {META_ARCHITECTURE: SemanticDistiller}\nDISTILL: {METHOD: BPKD}\n"
+        f"TEACHER: {{CONFIG_FILE: {root}/teacher.yaml, WEIGHTS: {root}/teacher/model_final.pth}}\n"
+    )
+    train(root / "teacher.yaml", root / "teacher", "SEED", "7")
+    return root
+
+
+def train(config: Path, out: Path, *opts: str, resume: bool = False) -> DistillationTrainer:
+    cfg = load_config(str(config), ["OUTPUT_DIR", str(out), *opts])
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def command(config: Path, out: Path, *opts: str, flags: tuple[str, ...] = ()) -> list[str]:
+    start = [sys.executable, "-m", "bpkd.engine", "--config-file", str(config), *flags]
+    return [*start, "OUTPUT_DIR", str(out), *opts]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path / "model_final.pth", weights_only=True)["model"]
+
+
+def losses(path: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (path / "metrics.json").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if "loss" in k} for r in rows if "total_loss" in r]
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k].double() - b[k].double()).abs().max()) for k in a)
+
+
+def test_poly_schedule_equals_the_papers_numbers() -> None:
+    recipe = json.loads((GOLDEN / "recipe.json").read_text())
+    for case in recipe["poly_lr"]:
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], lr=case["base_lr"])
+        schedule = poly_schedule(
+            optimizer, max_iter=case["max_iters"], power=case["power"], min_lr=case["min_lr"]
+        )
+        for t, expected in case["lr_at_iter"].items():
+            assert case["base_lr"] * schedule.lr_lambdas[0](int(t)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_parameter_groups_cover_everything_once() -> None:
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    model.decode_head = torch.nn.Conv2d(4, 2, 1)
+    groups = parameter_groups(
+        model, lr=0.1, weight_decay=1e-2, weight_decay_norm=0.0, head_lr_multiplier=10.0
+    )
+    table = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in groups}
+    assert table == {(0.1, 1e-2): 2, (0.1, 0.0): 2, (1.0, 1e-2): 2}
+
+
+def test_checkpoint_is_a_plain_student(tiny: Path, tmp_path: Path) -> None:
+    trainer = train(tiny / "pair.yaml", tmp_path)
+    saved = weights(tmp_path)
+    assert saved.keys() == weights(tiny / "teacher").keys()  # same network alone: no wrapper, no teacher
+    row = losses(tmp_path)[-1]
+    assert {"loss_ce", "loss_aux", "loss_kd_edge", "loss_kd_body"} <= row.keys()
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["method"] == "BPKD" and record["metrics"]["mIoU"] >= 0
+    assert trainer.student.training
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_resume_equals_no_interruption(tiny: Path, tmp_path: Path, workers: str) -> None:
+    opts = ("DATALOADER.NUM_WORKERS", workers)
+    train(tiny / "pair.yaml", tmp_path / "whole", *opts)
+    (tmp_path / "parts").mkdir()
+    cfg = load_config(str(tiny / "pair.yaml"), ["OUTPUT_DIR", str(tmp_path / "parts"), *opts])
+    first = DistillationTrainer(cfg)
+    first.resume_or_load(resume=False)
+    first.after_step = stop_after(first, 2)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    train(tiny / "pair.yaml", tmp_path / "parts", *opts, resume=True)
+    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "parts")) == 0.0
+
+
+def stop_after(trainer: DistillationTrainer, iterations: int):  # noqa: ANN201
+    """Breaks a run off as a killed process would, after its hooks wrote a checkpoint."""
+    original = trainer.after_step
+
+    def after_step() -> None:
+        original()
+        if trainer.iter + 1 == iterations:
+            raise KeyboardInterrupt
+
+    return after_step
+
+
+def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tiny: Path, tmp_path: Path) -> None:
+    same = ("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0", "SOLVER.MAX_ITER", "2")
+    frozen = ("MODEL.RESNET_V1C.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "FrozenBN")
+    train(tiny / "student.yaml", tmp_path / "a", *same, *frozen)
+    train(
+        tiny / "student.yaml", tmp_path / "b", *same, *frozen, "SOLVER.IMS_PER_BATCH", "2", "SOLVER.ACCUMULATE", "2"
+    )  # fmt: skip
+    assert largest_difference(weights(tmp_path / "a"), weights(tmp_path / "b")) < 1e-6
+
+
+def run_parallel(commands: list[list[str]]) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    running = [
+        subprocess.Popen(c, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for c in commands
+    ]
+    for process in running:
+        out, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, out[-3000:]
+
+
+def test_processes_and_machines_equal_one_process(tiny: Path, tmp_path: Path) -> None:
+    opts = ("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0", "SOLVER.MAX_ITER", "3", "DATASETS.CHECK", "off")
+    url = f"tcp://127.0.0.1:{29500 + os.getpid() % 1000}"
+    run_parallel([command(tiny / "pair.yaml", tmp_path / "one", *opts)])
+    run_parallel([command(tiny / "pair.yaml", tmp_path / "two", *opts, flags=("--num-gpus", "2"))])
+    machines = [
+        command(tiny / "pair.yaml", tmp_path / f"machine{rank}", *opts, flags=(
+            "--num-gpus", "1", "--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url))
+        for rank in (0, 1)
+    ]  # fmt: skip
+    run_parallel(machines)
+    for other in ("two", "machine0"):
+        # float32 sums in another order: the losses agree to 1e-4, the weights to 1e-4 of their scale
+        for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / other), strict=True):
+            assert a == pytest.approx(b, rel=1e-4)
+        assert largest_difference(weights(tmp_path / "one"), weights(tmp_path / other)) < 1e-4
+
+
+def test_non_finite_loss_names_term_iteration_and_files(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match=r"loss_kd_body.*iteration 0.*procedural://"):
+        train(tiny / "pair.yaml", tmp_path, "DISTILL.BPKD.BODY_WEIGHT", "inf")
+    assert not (tmp_path / "last_checkpoint").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_mixed_precision_trains(tiny: Path, tmp_path: Path, dtype: str) -> None:
+    opts = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype, "TEACHER.AMP", dtype)
+    train(tiny / "pair.yaml", tmp_path, *opts, "SOLVER.MAX_ITER", "2")
+    assert all(v.isfinite().all() for v in weights(tmp_path).values())
+
+
+def test_a_run_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:
+    train(tiny / "student.yaml", tmp_path, "SOLVER.MAX_ITER", "1")
+    with pytest.raises(RuntimeError, match="already holds a run.*--resume"):
+        train(tiny / "student.yaml", tmp_path, "SOLVER.MAX_ITER", "1")
+    with pytest.raises(RuntimeError, match="method 'none'.*'BPKD'"):
+        train(tiny / "pair.yaml", tmp_path, "SOLVER.MAX_ITER", "1", resume=True)
+
+
+def test_unknown_key_lists_the_known_ones(tiny: Path) -> None:
+    with pytest.raises(ValueError, match=r"DISTILL.METOD.*Known keys.*METHOD"):
+        load_config(str(tiny / "student.yaml"), ["DISTILL.METOD", "CWD"])
+
+
+def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:
+    opts = ("SOLVER.MAX_ITER", "5000", "SOLVER.CHECKPOINT_PERIOD", "100000")
+    process = subprocess.Popen(
+        command(tiny / "student.yaml", tmp_path, *opts),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (tmp_path / "metrics.json").exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, out[-3000:]
+    name = (tmp_path / "last_checkpoint").read_text()
+    iteration = int(re.findall(r"\d+", name)[0])
+    state = torch.load(tmp_path / name, weights_only=True)
+    assert state["trainer"]["iteration"] == iteration
+    assert state["iteration"] == iteration
+
+
+def test_gradient_monitor_warns_of_a_drowning_term(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opts = ("DISTILL.BPKD.PRESET", "literal", "DISTILL.BPKD.EDGE_WEIGHT", "5000.0", "SOLVER.BASE_LR", "1e-6")
+    opts += ("SOLVER.MIN_LR", "1e-7", "SOLVER.MAX_ITER", "21", "SOLVER.GRADIENT_RATIO_PATIENCE", "20")
+    with caplog.at_level("WARNING", logger="bpkd"):
+        train(tiny / "pair.yaml", tmp_path, *opts)
+    assert any("loss_kd_edge" in r.message and "times the task loss" in r.message for r in caplog.records)
+
+

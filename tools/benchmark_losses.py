@@ -1,0 +1,198 @@
+"""Time the losses and the edge masks: interleaved rounds in one process, median and spread.
+
+Every round runs each variant once, in an order that rotates, so that drift of the machine hits
+all alike; a ratio is the median of the rounds' own ratios. `make bench`, or
+`python tools/benchmark_losses.py --classes 19 150 --rounds 9 --json bench.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd
+
+IGNORE = 255
+LITERAL = "edge mask, one-hot max-pool (literal)"
+Variants = dict[str, Callable[[], None]]
+
+
+def make_labels(batch: int, size: int, num_classes: int, seed: int = 0) -> torch.Tensor:
+    """Scene-like labels [N,H,W]: a dozen overlapping boxes and discs per image, some ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    labels = torch.zeros(batch, size, size, dtype=torch.long)
+    for image in labels:
+        for _ in range(14):
+            cy, cx, h, w = (torch.rand(4, generator=generator) * size).tolist()
+            inside = ((y - cy).abs() < h / 3) & ((x - cx).abs() < w / 3)
+            if torch.rand(1, generator=generator) < 0.5:
+                inside = (y - cy) ** 2 + (x - cx) ** 2 < (h / 3) ** 2
+            image[inside] = torch.randint(num_classes, (1,), generator=generator)
+        image[: size // 40, : size // 3] = IGNORE
+    return labels
+
+
+def literal_edge_mask(labels: torch.Tensor, num_classes: int, k: int, size: int) -> torch.Tensor:
+    """The definition as it is written: per class, dilation minus erosion of the one-hot mask.
+
+    One image at a time, for memory: with 150 classes a batch of 4 would need gigabytes.
+    """
+    masks = []
+    for image in labels:
+        planes = (image[None] == torch.arange(num_classes)[:, None, None]).float()[None]
+        dilated = F.max_pool2d(planes, k, 1, k // 2)
+        eroded = -F.max_pool2d(-planes, k, 1, k // 2)
+        masks.append(F.adaptive_avg_pool2d(dilated - eroded, size))
+    return torch.cat(masks)
+
+
+def variants(args: argparse.Namespace, num_classes: int) -> Variants:
+    """The functions to time for one number of classes.
+
+    Raises:
+        RuntimeError: when the fast mask is not the literal one: its time would mean nothing.
+    """
+    labels = make_labels(args.batch, args.size, num_classes)
+    cells, k = args.size // 8, args.kernel_size
+    mask = class_edge_mask(labels, num_classes, k, (cells, cells), ignore_index=IGNORE)
+    if not torch.equal(mask, literal_edge_mask(labels, num_classes, k, cells)):
+        raise RuntimeError(f"class_edge_mask differs from the literal form ({num_classes} classes)")
+    generator = torch.Generator().manual_seed(1)
+    student = torch.randn(mask.shape, generator=generator).requires_grad_()
+    teacher = 3 * torch.randn(mask.shape, generator=generator)
+
+    def step(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def forward_backward() -> None:
+            student.grad = None
+            loss().backward()
+
+        return forward_backward
+
+    return {
+        LITERAL: lambda: void(literal_edge_mask(labels, num_classes, k, cells)),
+        "edge mask, class_edge_mask": lambda: void(
+            class_edge_mask(labels, num_classes, k, (cells, cells), ignore_index=IGNORE)
+        ),
+        "boundary_kd, forward + backward": step(lambda: sum(boundary_kd(student, teacher, mask))),
+        "channel_kd, forward + backward": step(lambda: channel_kd(student, teacher)),
+        "pixel_kd, forward + backward": step(lambda: pixel_kd(student, teacher)),
+    }
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+def measure(functions: Variants, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of every variant in every round, after one round that is thrown away."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    names = list(functions)
+    for index in range(-1, rounds):
+        turn = index % len(names)
+        for name in names[turn:] + names[:turn]:
+            start = time.perf_counter()
+            functions[name]()
+            if index >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def summarise(times: dict[str, list[float]], num_classes: int) -> list[dict[str, object]]:
+    """Rows of the table: median, quartiles and, for the masks, the paired ratio."""
+    rows: list[dict[str, object]] = []
+    for name, values in times.items():
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+        ratio = None
+        if name.startswith("edge mask") and name != LITERAL:
+            ratio = statistics.median(a / b for a, b in zip(times[LITERAL], values, strict=True))
+        rows.append(
+            {
+                "what": name,
+                "classes": num_classes,
+                "median_ms": statistics.median(values),
+                "quartiles_ms": [low, high],
+                "rounds": len(values),
+                "times_faster_than_literal": ratio,
+            }
+        )
+    return rows
+
+
+def environment() -> dict[str, object]:
+    """What a number depends on."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    except OSError:
+        commit = "unknown"
+    return {
+        "commit": commit,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.system()} {platform.machine()}, {cpu_name()}",
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), "unknown")
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| what | classes | median ms | quartiles ms | literal / this |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        low, high = row["quartiles_ms"]
+        ratio = row["times_faster_than_literal"]
+        cells = [row["what"], row["classes"], f"{row['median_ms']:.1f}", f"{low:.1f} - {high:.1f}"]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{ratio:.1f}" if ratio else ""])) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--classes", type=int, nargs="+", default=[19, 150])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=512, help="label size; logits are an eighth")
+    parser.add_argument("--kernel-size", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's choice")
+    parser.add_argument("--json", type=Path, help="also write environment and rows to this file")
+    args = parser.parse_args(argv)
+    if args.rounds < 2 or args.size < 8:
+        parser.error("--rounds must be at least 2 (a spread needs two) and --size at least 8")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    setting = {key: getattr(args, key) for key in ("batch", "size", "kernel_size", "rounds")}
+    record = {"environment": environment(), "setting": setting}
+    print("  ".join(f"{k} {v}" for part in record.values() for k, v in part.items()), flush=True)
+    rows: list[dict[str, object]] = []
+    for num_classes in args.classes:
+        rows += summarise(measure(variants(args, num_classes), args.rounds), num_classes)
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
