@@ -69,6 +69,7 @@ def _add_data(cfg: CN) -> None:
 
 def _add_model(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "BPKDSemanticSegmentor"
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_v1c_backbone"
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
 

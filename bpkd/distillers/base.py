@@ -1,0 +1,87 @@
+"""What every distiller is: a module that turns two outputs into named, weighted loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..structures import SegOutput
+from .adapters import match_size
+
+
+class Distiller(nn.Module):
+    """Base of all distillers.
+
+    A subclass takes its own keyword arguments (the keys of its config node, in lower case) plus ``**common`` for this
+    class, and implements ``terms``. ``taps`` names the maps that it compares, so that a missing one is an error when
+    the run starts and not a term that is silently absent.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 0,
+        ignore_index: int = 255,
+        student_channels: Mapping[str, int] | None = None,
+        teacher_channels: Mapping[str, int] | None = None,
+    ) -> None:
+        """Takes what the networks tell about themselves.
+
+        Args:
+            num_classes: K.
+            ignore_index: label that means "ignore".
+            student_channels: channels per feature name, for aligners.
+            teacher_channels: the same for the teacher.
+        """
+        super().__init__()
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.student_channels = dict(student_channels or {})
+        self.teacher_channels = dict(teacher_channels or {})
+
+    def forward(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int = 0
+    ) -> dict[str, Tensor]:
+        """Computes the loss terms.
+
+        Args:
+            student: the student's output.
+            teacher: the teacher's, over the same classes; it gets no gradient.
+            target: [N, H, W] labels.
+            iteration: of the training run, for ramps.
+
+        Returns:
+            ``{"loss_kd_<term>": scalar}``, weights applied.
+
+        Raises:
+            ValueError: class counts differ.
+        """
+        if student.logits.shape[1] != teacher.logits.shape[1]:
+            raise ValueError(
+                f"expected one class list, got {student.logits.shape[1]} student and {teacher.logits.shape[1]} "
+                "teacher classes. Say how they correspond with TEACHER.CLASS_MAP."
+            )
+        terms = self.terms(student, teacher, target, iteration)
+        return {f"loss_kd_{name}": term for name, term in terms.items()}
+
+    def terms(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int
+    ) -> dict[str, Tensor]:
+        """Returns the method's own terms, weights applied; names without prefix."""
+        raise NotImplementedError(f"{type(self).__name__} must implement terms().")
+
+    @staticmethod
+    def pair(student: SegOutput, teacher: SegOutput, tap: str) -> tuple[Tensor, Tensor]:
+        """Returns student and teacher map of one tap ("logits" or a feature name), at the teacher's size.
+
+        Raises:
+            KeyError: a network has no such map; the message names those it has.
+        """
+        maps = []
+        for role, output in (("student", student), ("teacher", teacher)):
+            found = output.logits if tap == "logits" else output.features.get(tap)
+            if found is None:
+                names = ", ".join(["logits", *output.features])
+                raise KeyError(f"tap {tap!r}: the {role} gives only {names}.")
+            maps.append(found)
+        return match_size(maps[0], maps[1]), maps[1].detach()

@@ -1,0 +1,50 @@
+"""Channel-wise distillation (Shu et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..functional import channel_kd
+from ..structures import SegOutput
+from .adapters import ChannelAdapter
+from .base import Distiller
+
+
+class CWD(Distiller):
+    """weight * T^2 / (N C) * sum of the channels' spatial KL, on logits or on a feature map."""
+
+    def __init__(
+        self, *, weight: float = 5.0, temperature: float = 1.0, tap: str = "logits", **common: Any
+    ) -> None:
+        """Sets the term.
+
+        Args:
+            weight: of the loss; 5 is the published weight at temperature 1 on logits.
+            temperature: T.
+            tap: "logits" or a feature name; features whose channels differ are aligned by a trained 1x1 convolution.
+            **common: see Distiller.
+
+        Raises:
+            ValueError: the channels of the tapped feature are unknown.
+        """
+        super().__init__(**common)
+        self.weight, self.temperature, self.tap = weight, temperature, tap
+        self.adapter: ChannelAdapter | None = None
+        if tap != "logits":
+            if tap not in self.student_channels or tap not in self.teacher_channels:
+                raise ValueError(
+                    f"tap {tap!r}: expected a feature of both networks, student has {sorted(self.student_channels)}, "
+                    f"teacher has {sorted(self.teacher_channels)}."
+                )
+            self.adapter = ChannelAdapter(self.student_channels[tap], self.teacher_channels[tap])
+
+    def terms(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int
+    ) -> dict[str, Tensor]:
+        """Returns {"channel"}."""
+        s, t = self.pair(student, teacher, self.tap)
+        if self.adapter is not None:
+            s = self.adapter(s)
+        return {"channel": self.weight * channel_kd(s, t, self.temperature)}
