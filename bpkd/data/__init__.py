@@ -1,0 +1,14 @@
+"""Data sets, augmentation and loaders."""
+
+from .catalog import register_datasets
+from .check import check_dataset
+from .files import DatasetError
+from .loader import build_test_loader, build_train_loader
+
+__all__ = [
+    "DatasetError",
+    "build_test_loader",
+    "build_train_loader",
+    "check_dataset",
+    "register_datasets",
+]

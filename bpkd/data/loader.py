@@ -1,0 +1,147 @@
+"""Loaders whose batches depend on seed and position alone: not on workers, processes or interruptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .mapper import TestMapper, TrainMapper
+
+
+class PositionSampler(Sampler[list[int]]):
+    """Endless batches of positions in the training stream, from any iteration on.
+
+    Batch b holds the positions [b B, (b + 1) B); process r of R takes the r-th R-th of it.
+    """
+
+    def __init__(self, *, batch_size: int, start: int, rank: int, world_size: int) -> None:
+        """Takes the total batch size B, the first batch, and this process's place.
+
+        Raises:
+            ValueError: B is not a multiple of the number of processes.
+        """
+        if batch_size % world_size:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH: expected a multiple of the {world_size} processes, got {batch_size}."
+            )
+        self.batch_size, self.start = batch_size, start
+        self.share = batch_size // world_size
+        self.offset = rank * self.share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yields this process's positions, batch after batch."""
+        batch = self.start
+        while True:
+            first = batch * self.batch_size + self.offset
+            yield list(range(first, first + self.share))
+            batch += 1
+
+
+class TrainStream(Dataset[dict[str, Any]]):
+    """The training stream: position p is item p mod n of epoch p // n's permutation, augmented from (seed, p)."""
+
+    def __init__(self, items: list[dict[str, Any]], mapper: TrainMapper, seed: int) -> None:
+        """Takes the dataset dicts, the mapper and the seed."""
+        self.items, self.mapper, self.seed = items, mapper, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """Returns the sample at a position."""
+        epoch, place = divmod(position, len(self.items))
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self.seed, 1, epoch))
+            self._epoch, self._order = epoch, rng.permutation(len(self.items))
+        item = self.items[self._order[place]]
+        return self.mapper(item, np.random.default_rng((self.seed, 2, position)))
+
+
+class TestItems(Dataset[dict[str, Any]]):
+    """Test images of one process."""
+
+    __test__ = False
+
+    def __init__(self, items: list[dict[str, Any]], mapper: TestMapper) -> None:
+        """Takes dataset dicts and mapper."""
+        self.items, self.mapper = items, mapper
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns one image."""
+        return self.mapper(self.items[index])
+
+
+def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return batch
+
+
+def _one_thread(worker: int) -> None:
+    # Each worker is a process of its own: threads inside would fight over the cores.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def build_train_loader(
+    cfg: CfgNode, *, start_iter: int = 0, rank: int = 0, world_size: int = 1
+) -> DataLoader[dict[str, Any]]:
+    """Builds the endless training loader.
+
+    Args:
+        cfg: DATASETS.TRAIN, INPUT, SOLVER.IMS_PER_BATCH (over all processes), SOLVER.ACCUMULATE, SEED,
+            DATALOADER.NUM_WORKERS.
+        start_iter: iteration to start at.
+        rank: this process.
+        world_size: number of processes.
+
+    Returns:
+        Loader of lists of dicts.
+
+    Raises:
+        ValueError: the batch does not divide, or the training sets have different classes.
+    """
+    names = cfg.DATASETS.TRAIN
+    items = [item for name in names for item in DatasetCatalog.get(name)]
+    tables = [MetadataCatalog.get(name).label_table for name in names]
+    if any(table != tables[0] for table in tables):
+        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes and ids, got {list(names)}.")
+    sampler = PositionSampler(
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        start=start_iter * cfg.SOLVER.ACCUMULATE,
+        rank=rank,
+        world_size=world_size,
+    )
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        TrainStream(items, TrainMapper.from_config(cfg, tables[0]), cfg.SEED),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_as_list,
+        worker_init_fn=_one_thread,
+        persistent_workers=workers > 0,
+        pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
+    )
+
+
+def build_test_loader(
+    cfg: CfgNode, name: str, *, rank: int = 0, world_size: int = 1
+) -> DataLoader[dict[str, Any]]:
+    """Builds the loader over this process's share of a test set, one image a batch."""
+    items = DatasetCatalog.get(name)[rank::world_size]
+    box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])
+    mapper = TestMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box)
+    return DataLoader(
+        TestItems(items, mapper),
+        batch_size=1,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+        worker_init_fn=_one_thread,
+    )

@@ -1,0 +1,81 @@
+"""From dataset dict to what a model takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from numpy.typing import NDArray
+
+from .augment import TrainAugmentation, fitted_size, resize
+from .files import DatasetError, read_image, read_label
+
+
+def as_tensor(bgr: NDArray[np.uint8], fmt: str) -> torch.Tensor:
+    """Returns uint8 [3, H, W] in the colour order ``fmt``."""
+    ordered = bgr[..., ::-1] if fmt == "RGB" else bgr
+    return torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1)))
+
+
+class TrainMapper:
+    """Reads, augments, converts; not padded: the model pads after normalisation."""
+
+    def __init__(self, augmentation: TrainAugmentation, fmt: str, table: list[int]) -> None:
+        """Takes the augmentation, the colour order and the label table."""
+        self.augmentation, self.fmt, self.table = augmentation, fmt, table
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, table: list[int]) -> TrainMapper:
+        """Reads cfg.INPUT."""
+        node = cfg.INPUT
+        augmentation = TrainAugmentation(
+            crop_size=(node.CROP_SIZE[0], node.CROP_SIZE[1]),
+            resize_box=(node.RESIZE_BOX[0], node.RESIZE_BOX[1]),
+            scale_range=(node.SCALE_RANGE[0], node.SCALE_RANGE[1]),
+            max_class_share=node.CROP_MAX_CLASS_SHARE,
+            flip_prob=node.FLIP_PROB,
+            distort=node.PHOTOMETRIC,
+        )
+        return cls(augmentation, node.FORMAT, table)
+
+    def __call__(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Returns the dict with ``image`` uint8 [3, h, w] and ``sem_seg`` int64 [h, w]."""
+        image, label = read_image(item), read_label(item, self.table)
+        if image.shape[:2] != label.shape:
+            raise DatasetError(f"{item['file_name']}: image {image.shape[:2]} and mask {label.shape} differ in size.")
+        image, label = self.augmentation(image, label, rng)
+        return {
+            **item,
+            "image": as_tensor(image, self.fmt),
+            "image_format": self.fmt,
+            "sem_seg": torch.from_numpy(label.astype(np.int64)),
+            "height": image.shape[0],
+            "width": image.shape[1],
+        }
+
+
+class TestMapper:
+    """Reads and resizes a test image; the label map stays at its original size."""
+
+    __test__ = False  # not a test class, whatever its name
+
+    def __init__(self, fmt: str, table: list[int], box: tuple[int, int] = (0, 0)) -> None:
+        """Takes colour order, label table and the (width, height) that images are fitted into; (0, 0): own size."""
+        self.fmt, self.table, self.box = fmt, table, box
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Returns the dict with ``image``, the original ``height`` and ``width``, and ``sem_seg`` at that size."""
+        image, label = read_image(item), read_label(item, self.table)
+        height, width = image.shape[:2]
+        if any(self.box):
+            image, _ = resize(image, None, fitted_size(height, width, self.box))
+        return {
+            **item,
+            "image": as_tensor(image, self.fmt),
+            "image_format": self.fmt,
+            "sem_seg": torch.from_numpy(label.astype(np.int64)),
+            "height": height,
+            "width": width,
+        }
