@@ -127,7 +127,7 @@ def _rotated(c: _Canvas, angle: float) -> tuple[NDArray[np.float32], NDArray[np.
 
 def _pattern(c: _Canvas, category: int) -> NDArray[np.bool_]:
     """Stripes, checks or dots of one period, at any angle: equal area of both colours in all three."""
-    period = c.rng.uniform(4.0, 6.5) * c.unit
+    period = c.rng.uniform(6.0, 9.0) * c.unit
     u, v = _rotated(c, c.rng.uniform(0, np.pi))
     if category == STRIPED:
         return u % period < period / 2
@@ -139,7 +139,7 @@ def _pattern(c: _Canvas, category: int) -> NDArray[np.bool_]:
 
 def _shape(c: _Canvas) -> NDArray[np.bool_]:
     mask = np.zeros((c.h, c.w), np.uint8)
-    size = c.rng.uniform(9, 24) * c.unit
+    size = c.rng.uniform(14, 30) * c.unit
     x, y = c.rng.uniform(0, c.w), c.rng.uniform(0.25 * c.h, c.h)
     angle = c.rng.uniform(0, 180)
     kind = c.rng.integers(3)

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
+from ..analysis.records import environment
 from ..config import get_bpkd_cfg
 from ..convert import load_strict
 from ..data import check_dataset, register_datasets
@@ -73,13 +75,7 @@ def explain_unknown_key(cfg: CfgNode, message: str) -> str:
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Runs training or evaluation in this process; every process of a launch calls it."""
     cfg = load_config(args.config_file, args.opts)
-    default_setup(cfg, args)
-    # Detectron2 configures only its own logger.
-    for handler in logging.getLogger("detectron2").handlers:
-        logging.getLogger("bpkd").addHandler(handler)
-    logging.getLogger("bpkd").setLevel(logging.INFO)
-    torch.backends.cuda.matmul.allow_tf32 = cfg.SOLVER.TF32
-    torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32
+    setup(cfg)
     if args.eval_only:
         return evaluate_only(cfg, args.evaluate)
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
@@ -89,6 +85,21 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
+
+
+def setup(cfg: CfgNode) -> None:
+    """Makes OUTPUT_DIR with the run's config and log, and sets torch's global switches."""
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    for name in ("fvcore", "detectron2", "bpkd"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
+    facts = environment()
+    logger.info("Commit %s, %s, %s", facts["commit"], facts["versions"], facts["hardware"])
+    if comm.is_main_process():
+        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
+            f.write(cfg.dump())
+    torch.backends.cuda.matmul.allow_tf32 = cfg.SOLVER.TF32
+    torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
