@@ -87,9 +87,7 @@ def test_poly_schedule_equals_the_papers_numbers() -> None:
     for case in recipe["poly_lr"]:
         parameter = torch.nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.SGD([parameter], lr=case["base_lr"])
-        schedule = poly_schedule(
-            optimizer, max_iter=case["max_iters"], power=case["power"], min_lr=case["min_lr"]
-        )
+        schedule = poly_schedule(optimizer, max_iter=case["max_iters"], power=case["power"], min_lr=case["min_lr"])
         for t, expected in case["lr_at_iter"].items():
             assert case["base_lr"] * schedule.lr_lambdas[0](int(t)) == pytest.approx(expected, rel=1e-9)
 
@@ -98,9 +96,7 @@ def test_parameter_groups_cover_everything_once() -> None:
     model = torch.nn.Module()
     model.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
     model.decode_head = torch.nn.Conv2d(4, 2, 1)
-    groups = parameter_groups(
-        model, lr=0.1, weight_decay=1e-2, weight_decay_norm=0.0, head_lr_multiplier=10.0
-    )
+    groups = parameter_groups(model, lr=0.1, weight_decay=1e-2, weight_decay_norm=0.0, head_lr_multiplier=10.0)
     table = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in groups}
     assert table == {(0.1, 1e-2): 2, (0.1, 0.0): 2, (1.0, 1e-2): 2}
 
@@ -157,8 +153,7 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tiny: Path, tm
 def run_parallel(commands: list[list[str]]) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     running = [
-        subprocess.Popen(c, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for c in commands
+        subprocess.Popen(c, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands
     ]
     for process in running:
         out, _ = process.communicate(timeout=240)
@@ -236,5 +231,3 @@ def test_gradient_monitor_warns_of_a_drowning_term(
     with caplog.at_level("WARNING", logger="bpkd"):
         train(tiny / "pair.yaml", tmp_path, *opts)
     assert any("loss_kd_edge" in r.message and "times the task loss" in r.message for r in caplog.records)
-
-

@@ -58,9 +58,7 @@ def test_classifier_initialisation() -> None:
         assert float(one.conv_seg.bias.abs().max()) == 0
 
 
-@pytest.mark.parametrize(
-    "key", ["MODEL.SEM_SEG_HEAD.IN_FEATURES", "MODEL.AUX_HEAD.IN_FEATURE"]
-)
+@pytest.mark.parametrize("key", ["MODEL.SEM_SEG_HEAD.IN_FEATURES", "MODEL.AUX_HEAD.IN_FEATURE"])
 def test_unknown_stage_lists_the_stages(key: str) -> None:
     value = ["res5"] if key.endswith("S") else "res5"
     with pytest.raises(ValueError, match=f"{key}: expected one of layer1.*'res5'"):

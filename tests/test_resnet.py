@@ -15,16 +15,10 @@ from bpkd.modeling import ResNetV1c
 from bpkd.modeling.layers import ConvBlock, CpuSyncBatchNorm, make_norm
 
 
-@pytest.mark.parametrize(
-    ("output_stride", "strides"), [(8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))]
-)
+@pytest.mark.parametrize(("output_stride", "strides"), [(8, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))])
 @pytest.mark.parametrize("deep_stem", [True, False])
-def test_maps_have_the_stated_size(
-    output_stride: int, strides: tuple[int, ...], deep_stem: bool
-) -> None:
-    net = ResNetV1c(
-        18, width_multiplier=0.125, output_stride=output_stride, deep_stem=deep_stem
-    ).eval()
+def test_maps_have_the_stated_size(output_stride: int, strides: tuple[int, ...], deep_stem: bool) -> None:
+    net = ResNetV1c(18, width_multiplier=0.125, output_stride=output_stride, deep_stem=deep_stem).eval()
     maps = net(torch.rand(1, 3, 65, 97))
     shapes = net.output_shape()
     assert list(maps) == ["layer1", "layer2", "layer3", "layer4"]
@@ -108,9 +102,7 @@ def _normalise(norm: nn.Module, x: torch.Tensor, start: int) -> dict[str, torch.
 
 
 def _worker(rank: int, folder: str) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     x = torch.load(f"{folder}/x.pt")
     part = x[:1] if rank == 0 else x[1:]
     start = 0 if rank == 0 else x[:1].numel()
@@ -126,12 +118,8 @@ def test_sync_norm_on_cpu_equals_the_joint_batch(tmp_path: Path) -> None:
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     joint = _normalise(make_norm("BN", 4), x, 0)
     for key in ("out", "input_grad"):
-        torch.testing.assert_close(
-            torch.cat([p[key] for p in parts]), joint[key], rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(torch.cat([p[key] for p in parts]), joint[key], rtol=1e-4, atol=1e-5)
     for key in ("weight_grad", "bias_grad"):
-        torch.testing.assert_close(
-            parts[0][key] + parts[1][key], joint[key], rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(parts[0][key] + parts[1][key], joint[key], rtol=1e-4, atol=1e-5)
     for key in ("running_mean", "running_var"):
         torch.testing.assert_close(parts[0][key], joint[key], rtol=1e-5, atol=1e-6)

@@ -17,9 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config-file", nargs="+", required=True, metavar="YAML")
     parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"))
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-    parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for all"
-    )
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for all")
     args = parser.parse_args(argv)
     rows = [{"config": path, **analyse(path, args.opts, args.size)} for path in args.config_file]
     if args.json:

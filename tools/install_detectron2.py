@@ -101,8 +101,7 @@ def check_sha256(wheel: Path, expected: str = PYPI_SHA256) -> None:
     got = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if got != expected:
         raise InstallError(
-            f"{wheel.name} has sha256 {got}, expected {expected}: not the tested file, so it was"
-            " not unpacked"
+            f"{wheel.name} has sha256 {got}, expected {expected}: not the tested file, so it was not unpacked"
         )
 
 

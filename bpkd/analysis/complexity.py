@@ -54,9 +54,7 @@ def count(model: nn.Module, size: tuple[int, int] = (512, 512)) -> Complexity:
     """
     from fvcore.nn import FlopCountAnalysis
 
-    parts = {
-        name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()
-    }
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -78,9 +78,7 @@ def _wrapped(state: dict[str, Tensor], expected: Iterable[str]) -> dict[str, Ten
 
 
 def _check_keys(state: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
-    missing = [
-        k for k in expected if k not in state and not k.endswith("num_batches_tracked")
-    ]
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in expected]
     if not missing and not unexpected:
         return
@@ -95,9 +93,7 @@ def _check_keys(state: dict[str, Tensor], expected: dict[str, Tensor], where: st
     )
 
 
-def _check_shapes(
-    state: dict[str, Tensor], expected: dict[str, Tensor], checkpoint: Checkpoint, where: str
-) -> None:
+def _check_shapes(state: dict[str, Tensor], expected: dict[str, Tensor], checkpoint: Checkpoint, where: str) -> None:
     wrong = [k for k, v in state.items() if v.shape != expected[k].shape]
     if not wrong:
         return
@@ -109,9 +105,7 @@ def _check_shapes(
                 f"{where}: checkpoint has {got} classes{names}, model has {want}. Set "
                 f"MODEL.SEM_SEG_HEAD.NUM_CLASSES to {got}, or use weights for {want} classes."
             )
-    shown = _listed(
-        [f"{k} {tuple(state[k].shape)} (network: {tuple(expected[k].shape)})" for k in wrong]
-    )
+    shown = _listed([f"{k} {tuple(state[k].shape)} (network: {tuple(expected[k].shape)})" for k in wrong])
     raise CheckpointError(
         f"{where} does not fit the network: {len(wrong)} weights have another shape: {shown}. Use the config that the "
         "weights were trained with (width, channels, classes)."

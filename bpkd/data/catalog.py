@@ -89,7 +89,7 @@ def _register_folder(node: CfgNode, root: Path) -> None:
 
 
 def spread_colors(count: int) -> list[tuple[int, int, int]]:
-    """Returns ``count`` colours that differ: the bits of the index spread over the three channels (Pascal VOC's rule)."""
+    """Returns ``count`` different colours: an index's bits spread over the channels (Pascal VOC's rule)."""
     colors = []
     for index in range(1, count + 1):
         rgb = [0, 0, 0]
@@ -100,9 +100,7 @@ def spread_colors(count: int) -> list[tuple[int, int, int]]:
     return colors
 
 
-def procedural_items(
-    seed: int, first: int, count: int, height: int, width: int
-) -> list[dict[str, Any]]:
+def procedural_items(seed: int, first: int, count: int, height: int, width: int) -> list[dict[str, Any]]:
     """Lists the scenes of a split; their pixels are drawn when they are read."""
     return [
         {
@@ -138,9 +136,7 @@ def camvid_items(root: Path, split: str) -> list[dict[str, Any]]:
     return items
 
 
-def folder_items(
-    images: Path, masks: Path, image_suffixes: Sequence[str], mask_suffix: str
-) -> list[dict[str, Any]]:
+def folder_items(images: Path, masks: Path, image_suffixes: Sequence[str], mask_suffix: str) -> list[dict[str, Any]]:
     """Lists images with the mask of the same relative path, suffixes aside.
 
     An image without a mask is listed too: the check before training reports it.

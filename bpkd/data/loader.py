@@ -131,9 +131,7 @@ def build_train_loader(
     )
 
 
-def build_test_loader(
-    cfg: CfgNode, name: str, *, rank: int = 0, world_size: int = 1
-) -> DataLoader[dict[str, Any]]:
+def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[dict[str, Any]]:
     """Builds the loader over this process's share of a test set, one image a batch."""
     items = DatasetCatalog.get(name)[rank::world_size]
     box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])

@@ -72,7 +72,7 @@ class _Canvas:
 
     def two_colors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         a = self.color()
-        shift = self.rng.uniform(45, 85, 3) * self.rng.choice((-1, 1))
+        shift = self.rng.uniform(60, 110, 3) * self.rng.choice((-1, 1))
         return a, np.clip(a + shift, 0, 255).astype(np.float32)
 
     def smooth_noise(self, sigma: float) -> NDArray[np.float32]:
@@ -126,15 +126,15 @@ def _rotated(c: _Canvas, angle: float) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def _pattern(c: _Canvas, category: int) -> NDArray[np.bool_]:
-    """Stripes, checks or dots of one period, at any angle: equal area of both colours in all three."""
-    period = c.rng.uniform(6.0, 9.0) * c.unit
+    """Stripes, checks or dots of one period, at any angle."""
+    period = c.rng.uniform(7.0, 10.0) * c.unit
     u, v = _rotated(c, c.rng.uniform(0, np.pi))
     if category == STRIPED:
         return u % period < period / 2
     if category == CHECKED:
         return (u % period < period / 2) ^ (v % period < period / 2)
     du, dv = u % period - period / 2, v % period - period / 2
-    return du**2 + dv**2 < period**2 / (2 * np.pi)
+    return du**2 + dv**2 < (0.27 * period) ** 2
 
 
 def _shape(c: _Canvas) -> NDArray[np.bool_]:
@@ -164,10 +164,10 @@ def _objects(c: _Canvas) -> None:
 
 
 def _fence(c: _Canvas) -> None:
-    step, slope = c.rng.uniform(5, 8) * c.unit, c.rng.uniform(-0.2, 0.2)
+    step, slope = c.rng.uniform(6, 9) * c.unit, c.rng.uniform(-0.2, 0.2)
     y0, tall = c.h * c.rng.uniform(0.45, 0.75), c.rng.uniform(9, 16) * c.unit
     x0, wide = c.rng.uniform(-0.1, 0.6) * c.w, c.rng.uniform(0.3, 0.7) * c.w
-    thick = max(1.0, 1.3 * c.unit)
+    thick = max(1.0, 2.0 * c.unit)
     v = c.yy - y0 - slope * c.xx
     inside = (c.xx > x0) & (c.xx < x0 + wide) & (v > 0) & (v < tall)
     bars = (c.xx % step < thick) | (np.abs(v - 0.25 * tall) < thick / 2) | (np.abs(v - 0.75 * tall) < thick / 2)
@@ -177,7 +177,7 @@ def _fence(c: _Canvas) -> None:
 def _pole(c: _Canvas) -> None:
     x, lean = c.rng.uniform(0, c.w), c.rng.uniform(-0.15, 0.15)
     top, foot = c.h * c.rng.uniform(0.0, 0.35), c.h * c.rng.uniform(0.6, 0.95)
-    thick = c.rng.uniform(1.0, 2.2) * c.unit
+    thick = c.rng.uniform(1.5, 2.8) * c.unit
     mask = (np.abs(c.xx - x - lean * c.yy) < thick) & (c.yy > top) & (c.yy < foot)
     shade = (c.xx - x - lean * c.yy)[..., None] / thick * 20
     c.paint(mask, POLE, (c.color(50, 200) + shade).astype(np.float32))
@@ -189,7 +189,7 @@ def _camera(c: _Canvas) -> Array:
     ramp = (c.xx / c.w - 0.5) * np.cos(turn) + (c.yy / c.h - 0.5) * np.sin(turn)
     image = c.image * (1 + c.rng.uniform(0.2, 0.6) * ramp)[..., None]
     image = cv2.GaussianBlur(image, (0, 0), 0.6 * c.unit)
-    image += c.rng.normal(0, c.rng.uniform(4, 10), image.shape)
+    image += c.rng.normal(0, c.rng.uniform(3, 8), image.shape)
     return np.clip(image, 0, 255).astype(np.uint8)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..structures import SegOutput
+from bpkd.structures import SegOutput
+
 from .adapters import match_size
 
 
@@ -39,9 +40,7 @@ class Distiller(nn.Module):
         self.student_channels = dict(student_channels or {})
         self.teacher_channels = dict(teacher_channels or {})
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int = 0
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int = 0) -> dict[str, Tensor]:
         """Computes the loss terms.
 
         Args:
@@ -64,9 +63,7 @@ class Distiller(nn.Module):
         terms = self.terms(student, teacher, target, iteration)
         return {f"loss_kd_{name}": term for name, term in terms.items()}
 
-    def terms(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int
-    ) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns the method's own terms, weights applied; names without prefix."""
         raise NotImplementedError(f"{type(self).__name__} must implement terms().")
 

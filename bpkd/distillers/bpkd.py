@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..functional import boundary_kd, class_edge_mask
-from ..structures import SegOutput
+from bpkd.functional import boundary_kd, class_edge_mask
+from bpkd.structures import SegOutput
+
 from .base import Distiller
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -88,9 +89,7 @@ class BPKD(Distiller):
         self.class_weight, self.temperature = class_weight, temperature
         self.kernel_size, self.iterations, self.ignore_mode = kernel_size, iterations, ignore_mode
 
-    def terms(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int
-    ) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns {"edge", "body"}."""
         s, t = self.pair(student, teacher, "logits")
         mask = class_edge_mask(

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..functional import channel_kd
-from ..structures import SegOutput
+from bpkd.functional import channel_kd
+from bpkd.structures import SegOutput
+
 from .adapters import ChannelAdapter
 from .base import Distiller
 
@@ -15,9 +16,7 @@ from .base import Distiller
 class CWD(Distiller):
     """weight * T^2 / (N C) * sum of the channels' spatial KL, on logits or on a feature map."""
 
-    def __init__(
-        self, *, weight: float = 5.0, temperature: float = 1.0, tap: str = "logits", **common: Any
-    ) -> None:
+    def __init__(self, *, weight: float = 5.0, temperature: float = 1.0, tap: str = "logits", **common: Any) -> None:
         """Sets the term.
 
         Args:
@@ -40,9 +39,7 @@ class CWD(Distiller):
                 )
             self.adapter = ChannelAdapter(self.student_channels[tap], self.teacher_channels[tap])
 
-    def terms(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int
-    ) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns {"channel"}."""
         s, t = self.pair(student, teacher, self.tap)
         if self.adapter is not None:

@@ -7,8 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..functional import pixel_kd
-from ..structures import SegOutput
+from bpkd.functional import pixel_kd
+from bpkd.structures import SegOutput
+
 from .base import Distiller
 
 
@@ -34,9 +35,7 @@ class KD(Distiller):
         super().__init__(**common)
         self.weight, self.temperature, self.mask_ignored = weight, temperature, mask_ignored
 
-    def terms(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int
-    ) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns {"pixel"}."""
         s, t = self.pair(student, teacher, "logits")
         valid = None

@@ -18,13 +18,9 @@ class StudentCheckpointer(Checkpointer):
     A file appears under its name only when it is complete, and only with finite weights.
     """
 
-    def __init__(
-        self, student: nn.Module, save_dir: str, *, metadata: dict[str, Any], **checkpointables: Any
-    ) -> None:
+    def __init__(self, student: nn.Module, save_dir: str, *, metadata: dict[str, Any], **checkpointables: Any) -> None:
         """Sets up the checkpointer; only the main process writes."""
-        super().__init__(
-            student, save_dir, save_to_disk=comm.is_main_process(), **checkpointables
-        )
+        super().__init__(student, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self.metadata = metadata
 
     def save(self, name: str, **kwargs: Any) -> None:

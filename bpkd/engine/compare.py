@@ -41,7 +41,5 @@ def comparison_jobs(
             if method != "none":
                 changes += ["MODEL.META_ARCHITECTURE", "SemanticDistiller", "DISTILL.METHOD", method]
                 changes += ["TEACHER.CONFIG_FILE", teacher_config, "TEACHER.WEIGHTS", str(teacher.weights)]
-            jobs.append(
-                Job(name, student_config, output / name, tuple(changes), after=(TEACHER,))
-            )
+            jobs.append(Job(name, student_config, output / name, tuple(changes), after=(TEACHER,)))
     return jobs

@@ -11,8 +11,8 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
-from ..data import build_test_loader
-from ..evaluation import build_evaluator
+from bpkd.data import build_test_loader
+from bpkd.evaluation import build_evaluator
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[str, Any]:
@@ -28,9 +28,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
     """
     results: OrderedDict[str, Any] = OrderedDict()
     for name in cfg.DATASETS.TEST:
-        loader = build_test_loader(
-            cfg, name, rank=comm.get_rank(), world_size=comm.get_world_size()
-        )
+        loader = build_test_loader(cfg, name, rank=comm.get_rank(), world_size=comm.get_world_size())
         out = os.path.join(cfg.OUTPUT_DIR, folder, name)
         results[name] = inference_on_dataset(model, loader, build_evaluator(cfg, name, out)) or {}
     if not comm.is_main_process():

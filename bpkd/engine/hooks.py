@@ -11,7 +11,7 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..functional import gradient_norm
+from bpkd.functional import gradient_norm
 
 logger = logging.getLogger(__name__)
 

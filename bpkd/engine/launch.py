@@ -13,11 +13,12 @@ from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..analysis.records import environment
-from ..config import get_bpkd_cfg
-from ..convert import load_strict
-from ..data import check_dataset, register_datasets
-from ..modeling import build_student, build_teacher_model
+from bpkd.analysis.records import environment
+from bpkd.config import get_bpkd_cfg
+from bpkd.convert import load_strict
+from bpkd.data import check_dataset, register_datasets
+from bpkd.modeling import build_student, build_teacher_model
+
 from .evaluate import evaluate
 from .trainer import DistillationTrainer
 

@@ -115,16 +115,12 @@ def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _collect(
-    job: Job, process: subprocess.Popen[bytes], done: set[str], say: Callable[[str], None]
-) -> None:
+def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], say: Callable[[str], None]) -> None:
     record = job.record
     if process.returncode or record is None:
         log = job.output / "console.log"
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise JobFailedError(
-            f"{job.name} ended with status {process.returncode}; the end of {log}:\n{tail}"
-        )
+        raise JobFailedError(f"{job.name} ended with status {process.returncode}; the end of {log}:\n{tail}")
     done.add(job.name)
     miou = record["metrics"].get("mIoU", float("nan"))
     say(f"{job.name}: mIoU {miou:.2f} after {record['iterations']} iterations, {record['seconds']:.0f} s")

@@ -48,9 +48,7 @@ def parameter_groups(
     return [{"params": p, "lr": key[0], "weight_decay": key[1]} for key, p in groups.items()]
 
 
-def build_optimizer(
-    groups: list[dict], *, name: str, lr: float, momentum: float
-) -> torch.optim.Optimizer:
+def build_optimizer(groups: list[dict], *, name: str, lr: float, momentum: float) -> torch.optim.Optimizer:
     """Makes the optimizer ``name`` ("sgd" or "adamw") over ``groups``.
 
     Raises:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..convert import load_strict
-from ..data import build_test_loader
-from ..modeling import build_student
+from bpkd.convert import load_strict
+from bpkd.data import build_test_loader
+from bpkd.modeling import build_student
+
 from .launch import load_config
 from .matrix import Job
 

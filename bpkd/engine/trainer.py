@@ -19,10 +19,11 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter, Tensorboard
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from .. import __version__
-from ..analysis.records import environment
-from ..convert import load_strict
-from ..data import build_train_loader
+from bpkd import __version__
+from bpkd.analysis.records import environment
+from bpkd.convert import load_strict
+from bpkd.data import build_train_loader
+
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate
 from .hooks import GradientMonitor, RunClock, StopOnSignal
@@ -56,9 +57,7 @@ class DistillationTrainer(DefaultTrainer):
         self._wrapper = model if self.distiller is not None else None
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-        ddp = create_ddp_model(
-            model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {})
-        )
+        ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
         self._trainer = StepTrainer(
             ddp,
             self.build_train_loader(cfg),
@@ -100,9 +99,7 @@ class DistillationTrainer(DefaultTrainer):
             weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
             head_lr_multiplier=cfg.SOLVER.HEAD_LR_MULTIPLIER,
         )
-        return build_optimizer(
-            groups, name=cfg.SOLVER.OPTIMIZER, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM
-        )
+        return build_optimizer(groups, name=cfg.SOLVER.OPTIMIZER, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
@@ -112,9 +109,7 @@ class DistillationTrainer(DefaultTrainer):
             ValueError: another schedule is named.
         """
         if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
-            raise ValueError(
-                f"SOLVER.LR_SCHEDULER_NAME: expected 'PolyLR', got {cfg.SOLVER.LR_SCHEDULER_NAME!r}."
-            )
+            raise ValueError(f"SOLVER.LR_SCHEDULER_NAME: expected 'PolyLR', got {cfg.SOLVER.LR_SCHEDULER_NAME!r}.")
         return poly_schedule(
             optimizer,
             max_iter=cfg.SOLVER.MAX_ITER,
@@ -127,9 +122,7 @@ class DistillationTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> Any:
         """Builds the endless loader, positioned at ``start_iter``."""
-        return build_train_loader(
-            cfg, start_iter=start_iter, rank=comm.get_rank(), world_size=comm.get_world_size()
-        )
+        return build_train_loader(cfg, start_iter=start_iter, rank=comm.get_rank(), world_size=comm.get_world_size())
 
     def build_hooks(self) -> list[Any]:
         """Lists the hooks in the order in which they act."""
@@ -185,9 +178,7 @@ class DistillationTrainer(DefaultTrainer):
                 )
             self.checkpointer.resume()
             self.start_iter = self.iter + 1
-            self._trainer.reset_data_loader(
-                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter)
-            )
+            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter))
         elif self.cfg.MODEL.WEIGHTS:
             load_strict(self.student, self.cfg.MODEL.WEIGHTS)
 

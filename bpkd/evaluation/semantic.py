@@ -12,7 +12,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..metrics import SegmentationMetrics
+from bpkd.metrics import SegmentationMetrics
 
 
 class SemanticEvaluator(DatasetEvaluator):

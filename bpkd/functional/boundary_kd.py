@@ -25,8 +25,8 @@ def boundary_kd(
 ) -> tuple[Tensor, Tensor]:
     """Edge and body term of BPKD, both without their loss weights.
 
-    Edge, with M the edge mask, n_c = max(1, positions of the image with M_c > 0), alpha the class weights and KL(i) over
-    the classes of the masked logits at position i:
+    Edge, with M the edge mask, n_c = max(1, positions of the image with M_c > 0), alpha the class weights and
+    KL(i) over the classes of the masked logits at position i:
 
         T^2 mean_n sum_c (alpha_c / n_c) sum_i KL(i) M_c(i)
 
@@ -85,9 +85,7 @@ def _filters(mask: Tensor, pre_mask: str) -> tuple[Tensor, Tensor]:
 def _class_weights(class_weight: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
     alpha = torch.as_tensor(class_weight, dtype=torch.float32, device=like.device).flatten()
     if alpha.numel() not in (1, like.shape[1]):
-        raise ValueError(
-            f"class_weight: expected one number or {like.shape[1]} (one per class), got {alpha.numel()}."
-        )
+        raise ValueError(f"class_weight: expected one number or {like.shape[1]} (one per class), got {alpha.numel()}.")
     return alpha.expand(like.shape[1])
 
 

@@ -28,9 +28,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim)
 
 
-def pixel_kd(
-    student: Tensor, teacher: Tensor, temperature: float = 1.0, *, valid: Tensor | None = None
-) -> Tensor:
+def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, valid: Tensor | None = None) -> Tensor:
     """Mean over pixels of T^2 KL(teacher || student) over the classes.
 
     Args:

@@ -34,9 +34,7 @@ def window_side(kernel_size: int, iterations: int = 1) -> int:
     return iterations * (kernel_size - 1) + 1
 
 
-def window_reduce(
-    x: Tensor, side: int, op: Callable[[Tensor, Tensor], Tensor], border: int
-) -> Tensor:
+def window_reduce(x: Tensor, side: int, op: Callable[[Tensor, Tensor], Tensor], border: int) -> Tensor:
     """Reduces each side x side window of the last two dimensions with an idempotent operation.
 
     Windows of width 1, 2, 4, ... are combined, so the cost is log2(side) operations per axis.
@@ -92,9 +90,7 @@ def edge_band(
     valid = labels != ignore_index
     big = torch.iinfo(torch.int32).max
     if ignore_mode == "opaque":
-        return window_reduce(x, side, torch.minimum, big) != window_reduce(
-            x, side, torch.maximum, -1
-        )
+        return window_reduce(x, side, torch.minimum, big) != window_reduce(x, side, torch.maximum, -1)
     low = window_reduce(x.masked_fill(~valid, big), side, torch.minimum, big)
     high = window_reduce(x.masked_fill(~valid, -1), side, torch.maximum, -1)
     return (low < high) & valid
@@ -195,9 +191,7 @@ def _edge_planes(
             yield c, ((found >> bit) & 1).to(torch.uint8)
 
 
-def _words(
-    image: Tensor, group: Sequence[int], num_classes: int, ignored: Tensor, ignore_mode: str
-) -> Tensor:
+def _words(image: Tensor, group: Sequence[int], num_classes: int, ignored: Tensor, ignore_mode: str) -> Tensor:
     """One bit per class of the group; every other label, and "void" in opaque mode, shares the next bit."""
     other = 1 << _GROUP
     table = torch.full((num_classes,), other, dtype=torch.int64, device=image.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional.edges import window_reduce
+from bpkd.functional.edges import window_reduce
 
 
 def boundary_width(height: int, width: int, ratio: float) -> int:
@@ -33,9 +33,7 @@ def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
     return (low < high) & valid
 
 
-def boundary_counts(
-    pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, distance: int
-) -> Tensor:
+def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, distance: int) -> Tensor:
     """Intersection, prediction and label pixels of the classes' boundaries.
 
     Args:

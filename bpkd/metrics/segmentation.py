@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..functional.edges import edge_band
+from bpkd.functional.edges import edge_band
+
 from .boundary import boundary_counts, boundary_iou, boundary_width
 from .confusion import class_accuracy, class_iou, confusion_counts
 
@@ -77,7 +78,8 @@ class SegmentationMetrics:
         p, t = (torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x) for x in (pred, target))
         if p.shape != t.shape or p.ndim not in (2, 3):
             raise ValueError(
-                f"expected prediction and label of one shape [H, W] or [N, H, W], got {tuple(p.shape)} and {tuple(t.shape)}."
+                f"expected prediction and label of one shape [H, W] or [N, H, W], got {tuple(p.shape)} and "
+                f"{tuple(t.shape)}."
             )
         p, t = (x.int() if x.ndim == 3 else x.int()[None] for x in (p, t))
         valid = t != self.ignore_index
@@ -152,9 +154,7 @@ class SegmentationMetrics:
             "IoU": _percents(iou),
             "Acc": _percents(acc),
             "trimap": {w: self._region(b) for w, b in zip(self.widths, self.bands, strict=True)},
-            "body": {
-                w: self._region(self.counts - b) for w, b in zip(self.widths, self.bands, strict=True)
-            },
+            "body": {w: self._region(self.counts - b) for w, b in zip(self.widths, self.bands, strict=True)},
             "boundary_IoU": _percent(edge.nanmean()),
             "boundary_IoU_per_class": _percents(edge),
             "protocol": self.protocol(),

@@ -26,8 +26,6 @@ def build_student(cfg: CfgNode) -> DenseModel:
     name = student_architecture(cfg)
     if name not in META_ARCH_REGISTRY:
         known = ", ".join(sorted(key for key, _ in META_ARCH_REGISTRY))
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected one of {known}, got {name!r}."
-        )
+        raise ValueError(f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected one of {known}, got {name!r}.")
     model = as_dense(META_ARCH_REGISTRY.get(name)(cfg), cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))

@@ -109,9 +109,7 @@ class DenseModel(nn.Module):
             return output
         return SegOutput(self.output_map(output.logits), output.aux, output.features)
 
-    def images(
-        self, batch: Sequence[dict[str, Any]], size: tuple[int, int] | None = None
-    ) -> Tensor:
+    def images(self, batch: Sequence[dict[str, Any]], size: tuple[int, int] | None = None) -> Tensor:
         """Returns the batch's images [N, 3, H, W]: colour order, normalisation, then padding with 0 to ``size``."""
         rows = [
             normalised(

@@ -41,9 +41,7 @@ class SemanticDistiller(nn.Module):
         """
         super().__init__()
         if (teacher is None) != (distiller is None):
-            raise ValueError(
-                "SemanticDistiller: expected a teacher and a distiller, or neither, got one."
-            )
+            raise ValueError("SemanticDistiller: expected a teacher and a distiller, or neither, got one.")
         self.student = student
         self.distiller = distiller
         self._teacher = teacher  # a plain object: neither parameters() nor state_dict() sees it

@@ -35,7 +35,7 @@ class ModuleSegmentor(DenseModel):
         """Calls MODEL.MODULE.FACTORY with MODEL.MODULE.KWARGS."""
         factory = load_factory(cfg.MODEL.MODULE.FACTORY)
         return {
-            "network": factory(**{name: value for name, value in cfg.MODEL.MODULE.KWARGS}),
+            "network": factory(**dict(cfg.MODEL.MODULE.KWARGS)),
             "auxiliary_weight": cfg.MODEL.AUX_HEAD.LOSS_WEIGHT,
             **dense_options(cfg),
         }
@@ -83,7 +83,8 @@ class Detectron2Segmentor(DenseModel):
         if not hasattr(model, "backbone") or not hasattr(head, "layers"):
             raise TypeError(
                 f"{type(model).__name__}: expected a bpkd DenseModel, or a Detectron2 model with `backbone` and "
-                "`sem_seg_head.layers(features)`, got neither. Subclass bpkd.modeling.DenseModel and implement `predict`."
+                "`sem_seg_head.layers(features)`, got neither. Subclass bpkd.modeling.DenseModel and "
+                "implement `predict`."
             )
         super().__init__(**options)
         self.backbone, self.sem_seg_head = model.backbone, head

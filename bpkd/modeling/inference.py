@@ -59,9 +59,7 @@ def predict_logits(
     total: Tensor | None = None
     for view in views:
         for mirrored in (False, True) if flip else (False,):
-            scores = _scores(
-                predict, view.flip(3) if mirrored else view, out_size, mode, crop, stride, align_corners
-            )
+            scores = _scores(predict, view.flip(3) if mirrored else view, out_size, mode, crop, stride, align_corners)
             probabilities = scores.float().softmax(1)
             probabilities = probabilities.flip(3) if mirrored else probabilities
             total = probabilities if total is None else total.add_(probabilities)
@@ -104,9 +102,7 @@ def slide(
     height, width = image.shape[2:]
     h, w = min(crop[0], height), min(crop[1], width)
     corners = [
-        (y, x)
-        for y in window_starts(height, crop[0], stride[0])
-        for x in window_starts(width, crop[1], stride[1])
+        (y, x) for y in window_starts(height, crop[0], stride[0]) for x in window_starts(width, crop[1], stride[1])
     ]
     total: Tensor | None = None
     count = image.new_zeros(1, 1, height, width)

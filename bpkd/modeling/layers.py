@@ -68,9 +68,7 @@ def norm_for_device(name: str, device: str) -> str:
 class ConvBlock(nn.Module):
     """Convolution without bias, batch norm, ReLU; the parameter names are `conv` and `bn`."""
 
-    def __init__(
-        self, in_channels: int, channels: int, kernel_size: int, *, norm: str, dilation: int = 1
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, kernel_size: int, *, norm: str, dilation: int = 1) -> None:
         """Builds the block; padding keeps the size.
 
         Args:
@@ -82,9 +80,7 @@ class ConvBlock(nn.Module):
         """
         super().__init__()
         padding = dilation * (kernel_size // 2)
-        self.conv = nn.Conv2d(
-            in_channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False)
         self.bn = make_norm(norm, channels)
         init_convolutions(self)
 

@@ -34,15 +34,11 @@ def segmentation_loss(
     Source: mmsegmentation 0.26.0, `CrossEntropyLoss` with its default `avg_non_ignore=False`.
     """
     if denominator not in DENOMINATORS:
-        raise ValueError(
-            f"LOSS_DENOMINATOR: expected one of {', '.join(DENOMINATORS)}, got {denominator!r}."
-        )
+        raise ValueError(f"LOSS_DENOMINATOR: expected one of {', '.join(DENOMINATORS)}, got {denominator!r}.")
     valid = target != ignore_index
     if target.device.type == "cpu":  # on a GPU this check would stall the queue in every step
         _check_labels(target[valid], logits.shape[1], ignore_index)
-    logits = F.interpolate(
-        logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=align_corners
-    )
+    logits = F.interpolate(logits.float(), size=target.shape[-2:], mode="bilinear", align_corners=align_corners)
     total = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum")
     count = valid.sum().clamp(min=1) if denominator == "valid" else target.numel()
     return total / count

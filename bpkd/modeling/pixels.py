@@ -23,9 +23,7 @@ def check_format(name: str) -> str:
     return name
 
 
-def stack_padded(
-    tensors: Sequence[Tensor], size: tuple[int, int] | None, value: float, files: Sequence[str]
-) -> Tensor:
+def stack_padded(tensors: Sequence[Tensor], size: tuple[int, int] | None, value: float, files: Sequence[str]) -> Tensor:
     """Pads [..., h, w] tensors at the right and the bottom and stacks them.
 
     Args:

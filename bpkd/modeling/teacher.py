@@ -51,9 +51,7 @@ class FrozenTeacher:
         return self.model.feature_channels()
 
     @torch.no_grad()
-    def __call__(
-        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device
-    ) -> SegOutput:
+    def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> SegOutput:
         """Runs the teacher.
 
         Args:
@@ -68,9 +66,7 @@ class FrozenTeacher:
             self.model.to(device)
         self.model.eval()  # whoever called train() on it, it is asked in eval mode
         images = self.model.images(batch, size)
-        with torch.autocast(
-            device.type, dtype=AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False
-        ):
+        with torch.autocast(device.type, dtype=AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False):
             output = self.model.scores(images)
         features = {name: value.float() for name, value in output.features.items()}
         return SegOutput(output.logits.float(), None, features)
@@ -155,8 +151,8 @@ def _match_classes(
     if model.num_classes != count:
         raise ValueError(
             f"Teacher and student: expected the same classes, got {model.num_classes} and {count}. Give "
-            f"TEACHER.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the teacher's "
-            "class t, or -1."
+            f"TEACHER.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the "
+            "teacher's class t, or -1."
         )
     if teacher_names is None or student_names is None:
         logger.warning("Class names of teacher or student are unknown: only their number was compared.")

@@ -22,9 +22,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(
-        self, inplanes: int, planes: int, *, stride: int, dilation: int, norm: str
-    ) -> None:
+    def __init__(self, inplanes: int, planes: int, *, stride: int, dilation: int, norm: str) -> None:
         """Builds the block; ``planes`` are also its output channels."""
         super().__init__()
         self.conv1 = _conv3x3(inplanes, planes, stride=stride, dilation=dilation)
@@ -51,9 +49,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self, inplanes: int, planes: int, *, stride: int, dilation: int, norm: str
-    ) -> None:
+    def __init__(self, inplanes: int, planes: int, *, stride: int, dilation: int, norm: str) -> None:
         """Builds the block; its output has 4 x ``planes`` channels."""
         super().__init__()
         outplanes = planes * self.expansion
@@ -125,13 +121,9 @@ class ResNetV1c(Backbone):
         if depth not in DEPTHS:
             raise ValueError(f"RESNET_V1C.DEPTH: expected one of {list(DEPTHS)}, got {depth}.")
         if output_stride not in STAGES:
-            raise ValueError(
-                f"RESNET_V1C.OUTPUT_STRIDE: expected one of {list(STAGES)}, got {output_stride}."
-            )
+            raise ValueError(f"RESNET_V1C.OUTPUT_STRIDE: expected one of {list(STAGES)}, got {output_stride}.")
         if width_multiplier <= 0:
-            raise ValueError(
-                f"RESNET_V1C.WIDTH_MULTIPLIER: expected above 0, got {width_multiplier}."
-            )
+            raise ValueError(f"RESNET_V1C.WIDTH_MULTIPLIER: expected above 0, got {width_multiplier}.")
         self.deep_stem = deep_stem
         inplanes = _scaled(64, width_multiplier)
         self._build_stem(in_channels, inplanes, _scaled(32, width_multiplier), norm)
@@ -215,9 +207,7 @@ def _stage(
 
 
 def _conv3x3(inplanes: int, planes: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(
-        inplanes, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-    )
+    return nn.Conv2d(inplanes, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
 def _shortcut(inplanes: int, outplanes: int, stride: int, norm: str) -> nn.Sequential | None:

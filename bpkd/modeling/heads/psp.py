@@ -51,9 +51,7 @@ class PSPHead(SegHead):
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout)
         self.in_feature, self.align_corners = in_feature, align_corners
         self.psp_modules = nn.ModuleList(
-            nn.Sequential(
-                nn.AdaptiveAvgPool2d(scale), ConvBlock(in_channels, channels, 1, norm=norm)
-            )
+            nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvBlock(in_channels, channels, 1, norm=norm))
             for scale in pool_scales
         )
         joined = in_channels + len(pool_scales) * channels
@@ -80,7 +78,6 @@ class PSPHead(SegHead):
         x = features[self.in_feature]
         size = x.shape[-2:]
         pooled = [
-            F.interpolate(m(x), size=size, mode="bilinear", align_corners=self.align_corners)
-            for m in self.psp_modules
+            F.interpolate(m(x), size=size, mode="bilinear", align_corners=self.align_corners) for m in self.psp_modules
         ]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))

@@ -1,0 +1,145 @@
+"""Tables from run records: mean and deviation over seeds, gains over the student alone, said as they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+Record = Mapping[str, Any]
+
+ALONE = "none"
+TEACHER = "teacher"
+NAMES = {ALONE: "student alone", TEACHER: "teacher"}
+
+
+def display_name(method: str) -> str:
+    """Returns the words for a method in tables."""
+    return NAMES.get(method, method)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method's runs."""
+
+    method: str
+    runs: int
+    values: dict[str, tuple[float, float]]
+    """Metric -> (mean, standard deviation over runs; nan with one run)."""
+
+
+def summarise(records: Iterable[Record], metrics: Sequence[str]) -> list[Summary]:
+    """Groups records by method: the student alone first, the teacher last, the others by their first metric.
+
+    Args:
+        records: complete runs; ``method`` "teacher" marks the teacher's.
+        metrics: names in ``record["metrics"]`` or of the record itself.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["method"], []).append(record)
+    rows = [Summary(m, len(rs), {k: _spread([_value(r, k) for r in rs]) for k in metrics}) for m, rs in groups.items()]
+    order = {ALONE: (0, 0.0), TEACHER: (2, 0.0)}
+    return sorted(rows, key=lambda s: order.get(s.method, (1, s.values[metrics[0]][0])))
+
+
+def _value(record: Record, name: str) -> float:
+    found = record["metrics"].get(name, record.get(name))
+    return float("nan") if found is None else float(found)
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return mean(values), stdev(values) if len(values) > 1 else float("nan")
+
+
+def columns(trimap_width: int) -> list[tuple[str, str, int]]:
+    """Returns (title, metric, decimals) of the comparison table."""
+    return [
+        ("mIoU", "mIoU", 2),
+        ("mAcc", "mAcc", 2),
+        (f"Trimap mIoU (w={trimap_width})", f"trimap_w{trimap_width}", 2),
+        ("Boundary IoU", "boundary_IoU", 2),
+        ("params M", "params_m", 2),
+        ("FLOPs G", "flops_g", 2),
+        ("s / iteration", "seconds_per_iteration", 3),
+    ]
+
+
+def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
+    """Makes the comparison table.
+
+    Args:
+        records: complete runs.
+        trimap_width: half-width of the trimap column, one that was measured.
+
+    Returns:
+        (Markdown, CSV). Figures are mean ± standard deviation over seeds where there are several.
+    """
+    shape = columns(trimap_width)
+    rows = summarise(records, [metric for _, metric, _ in shape])
+    teacher = next((r.values["mIoU"][0] for r in rows if r.method == TEACHER), float("nan"))
+    header = ["method", "seeds", *(title for title, _, _ in shape), "share of teacher's mIoU"]
+    lines = []
+    for row in rows:
+        cells = [_cell(*row.values[metric], digits) for _, metric, digits in shape]
+        share = 100 * row.values["mIoU"][0] / teacher
+        lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
+    return markdown(header, lines), _csv(header, lines)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns a Markdown table."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([header, *rows])
+    return text.getvalue()
+
+
+def _cell(average: float, deviation: float, digits: int) -> str:
+    if average != average:
+        return ""
+    text = f"{average:.{digits}f}"
+    return text if deviation != deviation or digits == 3 else f"{text} ± {deviation:.{digits}f}"
+
+
+def verdicts(records: Sequence[Record], metric: str = "mIoU") -> list[str]:
+    """Says, for every method, how it stands against the student alone, seed by seed, and who beats BPKD.
+
+    Args:
+        records: complete runs.
+        metric: name in ``record["metrics"]``.
+    """
+    scores: dict[str, dict[int, float]] = {}
+    for record in records:
+        if record["method"] != TEACHER:
+            scores.setdefault(record["method"], {})[record["seed"]] = _value(record, metric)
+    lines = []
+    alone = scores.get(ALONE, {})
+    for method, by_seed in scores.items():
+        gains = [by_seed[s] - alone[s] for s in by_seed if s in alone]
+        if method != ALONE and gains:
+            each = ", ".join(f"{g:+.2f}" for g in gains)
+            lines.append(f"{method} - student alone: {mean(gains):+.2f} {metric} ({_consistency(gains)}; by seed: {each})")
+    lines += [
+        f"{method} beats BPKD here: {mean(by_seed.values()):.2f} against {mean(scores['BPKD'].values()):.2f} {metric}."
+        for method, by_seed in scores.items()
+        if "BPKD" in scores and method != "BPKD" and mean(by_seed.values()) > mean(scores["BPKD"].values())
+    ]
+    return lines
+
+
+def _consistency(gains: Sequence[float]) -> str:
+    if len(gains) == 1:
+        return "one seed"
+    if all(g > 0 for g in gains):
+        return f"better on all {len(gains)} seeds"
+    if all(g < 0 for g in gains):
+        return f"worse on all {len(gains)} seeds"
+    return f"better on {sum(g > 0 for g in gains)} of {len(gains)} seeds"

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from bpkd.functional import class_edge_mask, edge_band
+from tests.oracle import literal_edge_mask
+
+SIZES = [((64, 64), (8, 8)), ((63, 65), (8, 9)), ((48, 60), (16, 20)), ((33, 29), (33, 29))]
+
+
+def scenes(num_classes: int, height: int, width: int) -> dict[str, Tensor]:
+    """Label maps that are hard in different ways, [2, H, W] each."""
+    g = torch.Generator().manual_seed(num_classes * height)
+    noise = torch.randint(0, num_classes, (2, height, width), generator=g)
+    noise[torch.rand(noise.shape, generator=g) < 0.05] = 255
+    coarse = torch.randint(0, num_classes, (2, height // 8 + 1, width // 8 + 1), generator=g)
+    blocks = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
+    blocks[:, :, -5:] = 255
+    corner = torch.ones(2, height, width, dtype=torch.long)
+    corner[:, 0, 0] = 0
+    corner[:, -1, width // 2] = 255
+    return {
+        "noise": noise,
+        "blocks": blocks,
+        "corner": corner,
+        "all ignored": torch.full_like(noise, 255),
+        "one class": torch.ones_like(noise),
+    }
+
+
+@pytest.mark.parametrize("num_classes", [2, 19, 150])
+@pytest.mark.parametrize("kernel_size", [1, 3, 7, 15])
+def test_masks_equal_the_literal_form_bit_for_bit(num_classes: int, kernel_size: int) -> None:
+    for (height, width), size in SIZES:
+        for name, labels in scenes(num_classes, height, width).items():
+            for mode in ("opaque", "transparent"):
+                fast = class_edge_mask(labels, num_classes, kernel_size, size, ignore_mode=mode)
+                slow = literal_edge_mask(labels, num_classes, kernel_size, size, mode)
+                assert torch.equal(fast, slow), (name, mode, height, size)
+
+
+def test_more_classes_in_a_window_than_bits_in_a_word() -> None:
+    labels = torch.arange(150).repeat(3)[:400].reshape(1, 20, 20)
+    assert torch.equal(class_edge_mask(labels, 150, 15), literal_edge_mask(labels, 150, 15, (20, 20)))
+
+
+def test_iterations_equal_one_large_window() -> None:
+    labels = scenes(19, 40, 40)["blocks"]
+    assert torch.equal(class_edge_mask(labels, 19, 3, iterations=4), class_edge_mask(labels, 19, 9))
+
+
+def test_border_of_the_picture_and_constant_ignore_are_no_edge() -> None:
+    assert class_edge_mask(torch.zeros(1, 9, 9, dtype=torch.long), 3, 7).sum() == 0
+    assert class_edge_mask(torch.full((1, 9, 9), 255), 3, 7).sum() == 0
+
+
+def test_ignore_modes_differ_at_an_ignored_region_only() -> None:
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, :, 4:] = 255
+    opaque = class_edge_mask(labels, 2, 3)[0, 0]
+    assert opaque[:, 3:5].all()
+    assert opaque.sum() == 16
+    assert class_edge_mask(labels, 2, 3, ignore_mode="transparent").sum() == 0
+
+
+def test_several_sizes_at_once() -> None:
+    labels = scenes(5, 48, 64)["blocks"]
+    sizes = [(48, 64), (12, 16), (7, 5)]
+    for mask, size in zip(class_edge_mask(labels, 5, 5, sizes), sizes, strict=True):
+        assert torch.equal(mask, class_edge_mask(labels, 5, 5, size))
+
+
+def test_flip_and_class_permutation_commute() -> None:
+    labels = scenes(6, 40, 56)["blocks"]
+    mask = class_edge_mask(labels, 6, 7, (10, 14))
+    assert torch.equal(class_edge_mask(labels.flip(2), 6, 7, (10, 14)), mask.flip(3))
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
+    renamed = torch.where(labels == 255, 255, order[labels.clamp(max=5)])
+    assert torch.equal(class_edge_mask(renamed, 6, 7, (10, 14))[:, order], mask)
+
+
+def test_edge_band_against_a_plain_loop() -> None:
+    labels = scenes(4, 17, 19)["blocks"][0]
+    labels[5, 5] = 255
+    for width in (1, 2):
+        band = edge_band(labels, 2 * width + 1)
+        for y in range(17):
+            for x in range(19):
+                window = labels[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+                expected = labels[y, x] != 255 and len(set(window.flatten().tolist()) - {255}) > 1
+                assert bool(band[y, x]) == bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kernel_size": 4}, "odd"),
+        ({"iterations": 0}, "at least 1"),
+        ({"ignore_mode": "clear"}, "opaque"),
+        ({"num_classes": 3}, r"expected 0..2 or ignore_index 255, got \[3\]"),
+    ],
+)
+def test_wrong_arguments_say_what_to_change(arguments: dict, message: str) -> None:
+    labels = torch.full((1, 8, 8), 3)
+    with pytest.raises(ValueError, match=message):
+        class_edge_mask(labels, **{"num_classes": 4, "kernel_size": 3, **arguments})
+    with pytest.raises(ValueError, match="N, H, W"):
+        class_edge_mask(labels[0], 4, 3)
