@@ -54,8 +54,8 @@ def test_classifier_initialisation() -> None:
     for one in (head(channels=512, num_classes=150), FCNHead(
         in_feature="x", in_channels=4, channels=512, num_classes=150
     )):  # fmt: skip
-        assert float(one.conv_seg.weight.std()) == pytest.approx(0.01, rel=0.02)
-        assert float(one.conv_seg.bias.abs().max()) == 0
+        assert float(one.conv_seg.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
+        assert float(one.conv_seg.bias.detach().abs().max()) == 0
 
 
 @pytest.mark.parametrize("key", ["MODEL.SEM_SEG_HEAD.IN_FEATURES", "MODEL.AUX_HEAD.IN_FEATURE"])

@@ -56,7 +56,7 @@ def test_initialisation(zero: bool) -> None:
     assert float(block.bn2.weight.detach().abs().max()) == (0.0 if zero else 1.0)
     assert float(block.bn1.weight.detach().min()) == 1.0
     fan_out = 256 * 9
-    assert float(block.conv1.weight.std()) == pytest.approx(math.sqrt(2 / fan_out), rel=0.01)
+    assert float(block.conv1.weight.detach().std()) == pytest.approx(math.sqrt(2 / fan_out), rel=0.01)
 
 
 @pytest.mark.parametrize(
