@@ -10,7 +10,7 @@ import torch
 
 from bpkd.distillers import BPKD, CWD, DISTILLERS, KD, Distiller
 from bpkd.distillers.adapters import ChannelAdapter, map_classes, match_size
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, gradient_norm
+from bpkd.functional import boundary_kd, class_edge_mask, gradient_norm
 from bpkd.structures import SegOutput
 
 GOLDEN = Path(__file__).parent / "golden" / "distillers"

@@ -21,6 +21,7 @@ from bpkd.engine.step import NonFiniteLossError
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 
 TINY = """
+VERSION: 2
 MODEL:
   DEVICE: cpu
   RESNET_V1C: {DEPTH: 18, WIDTH_MULTIPLIER: 0.125, NORM: SyncBN}
@@ -180,7 +181,7 @@ def test_processes_and_machines_equal_one_process(tiny: Path, tmp_path: Path) ->
 
 def test_non_finite_loss_names_term_iteration_and_files(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"loss_kd_body.*iteration 0.*procedural://"):
-        train(tiny / "pair.yaml", tmp_path, "DISTILL.BPKD.BODY_WEIGHT", "inf")
+        train(tiny / "pair.yaml", tmp_path, "DISTILL.BPKD.BODY_WEIGHT", "1e400")
     assert not (tmp_path / "last_checkpoint").exists()
 
 
@@ -227,7 +228,7 @@ def test_gradient_monitor_warns_of_a_drowning_term(
     tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opts = ("DISTILL.BPKD.PRESET", "literal", "DISTILL.BPKD.EDGE_WEIGHT", "5000.0", "SOLVER.BASE_LR", "1e-6")
-    opts += ("SOLVER.MIN_LR", "1e-7", "SOLVER.MAX_ITER", "21", "SOLVER.GRADIENT_RATIO_PATIENCE", "20")
+    opts += ("SOLVER.MIN_LR", "1e-7", "SOLVER.MAX_ITER", "11", "SOLVER.GRADIENT_RATIO_PATIENCE", "10")
     with caplog.at_level("WARNING", logger="bpkd"):
         train(tiny / "pair.yaml", tmp_path, *opts)
     assert any("loss_kd_edge" in r.message and "times the task loss" in r.message for r in caplog.records)

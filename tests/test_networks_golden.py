@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_networks import tiny_cfg
 from torch import Tensor
 
 from bpkd.convert import load_strict
 from bpkd.modeling import build_student
+
+from .tiny_networks import tiny_cfg
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 # Network -> gain of the filled batch norms, and the config that describes it.
@@ -68,7 +69,7 @@ def test_keys_and_logits_equal_openmmlabs(name: str, tmp_path: Path) -> None:
     state = {f"module.{k}": v for k, v in filled_state(keys, gain).items()}
     torch.save({"state_dict": state, "meta": {"CLASSES": ("a", "b")}}, tmp_path / "weights.pth")
     info = load_strict(model, str(tmp_path / "weights.pth"))
-    assert info.layout == "OpenMMLab" and info.classes == ("a", "b")
+    assert (info.layout, info.classes) == ("OpenMMLab", ("a", "b"))
 
     model.eval()
     golden = np.load(GOLDEN / f"{name}.logits.npz")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_networks import tiny_cfg
 
 from bpkd.modeling import FCNHead, PSPHead, build_student
+
+from .tiny_networks import tiny_cfg
 
 
 def head(**changes: object) -> PSPHead:

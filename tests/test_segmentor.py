@@ -10,7 +10,6 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from tiny_networks import TORCHVISION, batch, tiny_cfg
 from torch import nn
 
 from bpkd.config import add_bpkd_config
@@ -18,6 +17,8 @@ from bpkd.convert import CheckpointError, load_strict
 from bpkd.modeling import DenseModel, ModuleSegmentor, build_student, segmentation_loss
 from bpkd.modeling.pixels import normalised
 from bpkd.structures import SegOutput
+
+from .tiny_networks import TORCHVISION, batch, tiny_cfg
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 
@@ -149,9 +150,9 @@ def test_features_are_declared() -> None:
 def test_learns_a_batch() -> None:
     torch.manual_seed(0)
     model = build_student(tiny_cfg()).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9)
     items, history = batch(2), []
-    for _ in range(25):
+    for _ in range(40):
         loss = sum(model(items).values())
         optimizer.zero_grad()
         loss.backward()

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from tiny_networks import CLASSES, TINY, TORCHVISION, batch, save_teacher, tiny_cfg
 
 from bpkd.convert import CheckpointError
 from bpkd.modeling import build_teacher, build_teacher_model
+
+from .tiny_networks import CLASSES, TINY, TORCHVISION, batch, save_teacher, tiny_cfg
 
 SIZE, CPU = (40, 48), torch.device("cpu")
 

@@ -73,8 +73,9 @@ def batch(count: int = 2, size: tuple[int, int] = (40, 48), seed: int = 0) -> li
     items = []
     for i in range(count):
         image = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
-        label = torch.randint(0, 5, (size[0] // 8, size[1] // 8), generator=generator)
-        label = label.repeat_interleave(8, 0).repeat_interleave(8, 1)
+        label = torch.randint(0, 5, (size[0] // 8 + 1, size[1] // 8 + 1), generator=generator)
+        label = label.repeat_interleave(8, 0).repeat_interleave(8, 1)[: size[0], : size[1]]
+        image = image // 4 + (label * 40).to(torch.uint8)  # something to learn
         label[:3] = 255
         items.append({"image": image, "sem_seg": label, "file_name": f"{i}.png"})
     return items

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bpkd.analysis.report import ALONE, TEACHER, display_name
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 COLORS = {ALONE: "#7f7f7f", "KD": "#2ca02c", "CWD": "#1f77b4", "BPKD": "#d62728", TEACHER: "#000000"}
 WRONG_EDGE = (255, 0, 60)
 WRONG_BODY = (255, 190, 0)
+BAND = (60, 90, 160)
+VAL_MIOU = "sem_seg/mIoU"
 Image = NDArray[np.uint8]
 
 
@@ -39,32 +42,53 @@ def _finish(figure: Any, path: Path) -> None:
 
 
 def training_rows(folder: Path) -> list[dict[str, float]]:
-    """Reads a run's metrics.json, one dict per logged iteration; after a resume the later row of an iteration counts."""
+    """Reads a run's metrics.json: one dict per logged iteration, the later one where a resume repeated it."""
+    return _rows(folder, "loss_ce")
+
+
+def evaluation_rows(folder: Path) -> list[dict[str, float]]:
+    """Reads the evaluations in a run's metrics.json, like ``training_rows``."""
+    return _rows(folder, VAL_MIOU)
+
+
+def _rows(folder: Path, key: str) -> list[dict[str, float]]:
     path = folder / "metrics.json"
     lines = path.read_text().splitlines() if path.is_file() else []
-    rows = {row["iteration"]: row for row in map(json.loads, lines) if "loss_ce" in row}
+    # A run that was cut off may have left half a line.
+    whole = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("}"))
+    rows = {row["iteration"]: row for row in whole if key in row}
     return [rows[i] for i in sorted(rows)]
 
 
 def curves(folders: Mapping[str, Path], path: Path) -> None:
-    """Draws the task loss and each run's distillation terms over iterations.
+    """Draws over iterations the task loss, each run's distillation terms, and mIoU where it was measured on the way.
 
     Args:
         folders: method -> run folder.
         path: PNG to write.
     """
-    figure, (left, right) = _pyplot().subplots(1, 2, figsize=(11, 3.8))
+    scores = {m: evaluation_rows(folder) for m, folder in folders.items()}
+    measured = any(len(rows) > 1 for rows in scores.values())
+    count = 2 + measured
+    figure, axes = _pyplot().subplots(1, count, figsize=(5.2 * count, 3.8), layout="constrained")
     for method, folder in folders.items():
         rows = training_rows(folder)
         x = [r["iteration"] for r in rows]
         color = COLORS.get(method)
-        left.plot(x, [r["loss_ce"] for r in rows], label=display_name(method), color=color)
-        for style, name in zip(("-", "--"), _terms(rows), strict=False):
-            label = f"{method} {name.removeprefix('loss_kd_')}"
-            right.plot(x, [r[name] for r in rows], style, color=color, label=label)
-    for axes, title in ((left, "cross entropy"), (right, "distillation terms (weighted)")):
-        _style(axes, title, "iteration", "loss")
-    right.set_yscale("log")
+        axes[0].plot(x, [r["loss_ce"] for r in rows], label=display_name(method), color=color)
+        for style, name in zip(("-", "--", ":"), _terms(rows), strict=False):
+            term = name.removeprefix("loss_kd_")
+            label = method if term == method.lower() else f"{method} {term}"
+            axes[1].plot(x, [r.get(name, float("nan")) for r in rows], style, color=color, label=label)
+        if measured:
+            x = [r["iteration"] for r in scores[method]]
+            axes[2].plot(x, [r[VAL_MIOU] for r in scores[method]], "o-", ms=4, color=color, label=display_name(method))
+    _style(axes[0], "cross entropy", "iteration", "loss")
+    _style(axes[1], "distillation terms (weighted)", "iteration", "loss")
+    if axes[1].lines:
+        axes[1].set_yscale("log")
+    if measured:
+        _style(axes[2], "validation", "iteration", "mIoU in %")
     _finish(figure, path)
 
 
@@ -88,11 +112,11 @@ def trimap_curves(scores: Mapping[str, Mapping[int, float]], path: Path) -> None
         scores: method -> {half-width in pixels: mIoU in percent}.
         path: PNG to write.
     """
-    figure, axes = _pyplot().subplots(figsize=(5.5, 4))
+    figure, axes = _pyplot().subplots(figsize=(5.5, 4), layout="constrained")
     for method, curve in scores.items():
         widths = sorted(curve)
         axes.plot(widths, [curve[w] for w in widths], "o-", color=COLORS.get(method), label=display_name(method))
-    _style(axes, "Trimap IoU", "half-width of the band in pixels", "mIoU in %")
+    _style(axes, "mIoU inside the trimap band", "half-width of the band in pixels", "mIoU in %")
     _finish(figure, path)
 
 
@@ -104,16 +128,32 @@ def colored(labels: NDArray[Any], colors: Sequence[Sequence[int]], ignore_index:
     return palette[np.asarray(labels)]
 
 
+def trimap_band(target: NDArray[Any], width: int, ignore_index: int = 255) -> NDArray[np.bool_]:
+    """Returns the trimap band of half-width ``width`` of a label map [H, W], the same band that is measured."""
+    labels = torch.as_tensor(np.asarray(target)).long()
+    band: NDArray[np.bool_] = edge_band(labels, 2 * width + 1, ignore_index=ignore_index).numpy()
+    return band
+
+
+def dimmed(image: Image) -> Image:
+    """Returns an RGB image in pale grey, the ground for strong colours."""
+    return (150 + 0.35 * image.mean(2, keepdims=True).repeat(3, 2)).astype(np.uint8)
+
+
 def errors(pred: NDArray[Any], target: NDArray[Any], image: Image, *, width: int, ignore_index: int = 255) -> Image:
     """Draws wrong pixels over the dimmed image: red inside the trimap band of half-width ``width``, amber outside."""
-    gray = image.mean(2, keepdims=True).repeat(3, 2)
-    out = (120 + 0.45 * gray).astype(np.uint8)
-    labels = torch.as_tensor(np.asarray(target)).long()
-    band = edge_band(labels, 2 * width + 1, ignore_index=ignore_index).numpy()
+    out = dimmed(image)
+    band = trimap_band(target, width, ignore_index)
     wrong = (pred != target) & (target != ignore_index)
     out[wrong & band] = WRONG_EDGE
     out[wrong & ~band] = WRONG_BODY
     return out
+
+
+def wrong_share(pred: NDArray[Any], target: NDArray[Any], *, width: int, ignore_index: int = 255) -> float:
+    """Returns the share of the trimap band's pixels that are predicted wrong, in percent; nan without a band."""
+    band = trimap_band(target, width, ignore_index)
+    return 100.0 * float((pred != target)[band].mean()) if band.any() else float("nan")
 
 
 def panels(
@@ -124,41 +164,71 @@ def panels(
     colors: Sequence[Sequence[int]],
     class_names: Sequence[str],
     width: int,
+    ignore_index: int = 255,
 ) -> None:
-    """Draws image, ground truth and each method's prediction, with its errors below.
+    """Draws image, ground truth and each method's prediction, with the edge band and the errors below.
 
     Args:
-        rows: per picture ``image`` [3, H, W] RGB, ``label`` [H, W] and ``predictions`` {method: [H, W]}.
+        rows: per picture ``image`` [3, h, w] RGB of any size, ``label`` [H, W] and ``predictions`` {method: [H, W]}.
         methods: columns after image and ground truth.
         path: PNG to write.
         colors: RGB per class.
-        class_names: for the legend.
+        class_names: for the legend, which shows the classes that occur.
         width: half-width of the band whose errors are red.
+        ignore_index: label drawn black, never an error.
     """
-    plt = _pyplot()
     count = len(methods) + 2
     height, wide = rows[0]["label"].shape
-    figure, grid = plt.subplots(
-        2 * len(rows), count, figsize=(2.6 * count, 2 * len(rows) * 2.6 * height / wide + 0.9), squeeze=False
-    )
+    size = (2.6 * count, 2 * len(rows) * (2.6 * height / wide + 0.2) + 0.7)
+    figure, grid = _pyplot().subplots(2 * len(rows), count, figsize=size, squeeze=False, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     for axes in grid.flat:
         axes.axis("off")
-    for r, row in enumerate(rows):
-        image = np.ascontiguousarray(np.asarray(row["image"]).transpose(1, 2, 0))
-        grid[2 * r, 0].imshow(image)
-        grid[2 * r, 1].imshow(colored(row["label"], colors))
-        for c, method in enumerate(methods, start=2):
-            pred = row["predictions"][method]
-            grid[2 * r, c].imshow(colored(pred, colors))
-            grid[2 * r + 1, c].imshow(errors(pred, row["label"], image, width=width))
+    for row, top, below in zip(rows, grid[::2], grid[1::2], strict=True):
+        _draw_row(row, methods, top, below, colors, width, ignore_index)
     titles = ["image", "ground truth", *(display_name(m) for m in methods)]
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=11)
-    handles = [_swatch(c, n) for c, n in zip(colors, class_names, strict=True)]
-    handles += [_swatch(WRONG_EDGE, f"wrong, within {width} px of an edge"), _swatch(WRONG_BODY, "wrong, body")]
-    figure.subplots_adjust(wspace=0.03, hspace=0.03)
-    figure.legend(handles=handles, loc="lower center", ncols=6, frameon=False, bbox_to_anchor=(0.5, 0.0), fontsize=9)
+    maps = [m for row in rows for m in (row["label"], *row["predictions"].values())]
+    seen = sorted({int(c) for m in maps for c in np.unique(m)} - {ignore_index})
+    handles = [_swatch(colors[c], class_names[c]) for c in seen]
+    handles += [_swatch(WRONG_EDGE, f"wrong, within {width} px of an edge"), _swatch(WRONG_BODY, "wrong elsewhere")]
+    handles += [_swatch(BAND, f"within {width} px of an edge")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, 2 + count), frameon=False, fontsize=9)
     _finish(figure, path)
+
+
+def _draw_row(
+    row: Mapping[str, Any],
+    methods: Sequence[str],
+    top: Sequence[Axes],
+    below: Sequence[Axes],
+    colors: Sequence[Sequence[int]],
+    width: int,
+    ignore_index: int,
+) -> None:
+    label = row["label"]
+    image = _fitted(row["image"], label.shape)
+    band = dimmed(image)
+    band[trimap_band(label, width, ignore_index)] = BAND
+    top[0].imshow(image)
+    top[1].imshow(colored(label, colors, ignore_index))
+    below[1].imshow(band)
+    below[0].text(0.98, 0.5, "edge band,\nand errors:", ha="right", va="center", transform=below[0].transAxes)
+    for method, above, under in zip(methods, top[2:], below[2:], strict=True):
+        pred = row["predictions"][method]
+        above.imshow(colored(pred, colors, ignore_index))
+        under.imshow(errors(pred, label, image, width=width, ignore_index=ignore_index))
+        share = wrong_share(pred, label, width=width, ignore_index=ignore_index)
+        under.set_title(f"{share:.0f} % of the band wrong", fontsize=8, pad=2)
+
+
+def _fitted(image: Any, size: Sequence[int]) -> Image:
+    """Returns [3, h, w] as [H, W, 3]: a network may see another size than the labels have."""
+    x = torch.as_tensor(np.asarray(image))
+    if tuple(x.shape[1:]) != tuple(size):
+        x = F.interpolate(x[None].float(), size=tuple(size), mode="bilinear").round()[0].to(torch.uint8)
+    return np.ascontiguousarray(x.permute(1, 2, 0).numpy())
 
 
 def _swatch(color: Sequence[int], label: str) -> Any:

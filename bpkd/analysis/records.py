@@ -1,17 +1,56 @@
-"""Where a number comes from: versions, hardware and commit of a run."""
+"""Run records: what a run reached, and where the number comes from (versions, hardware, commit)."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "fvcore")
+PACKAGES = ("torch", "torchvision", "numpy", "detectron2", "sal-detectron2", "opencv-python-headless", "fvcore")
+# What every record of a run holds; ``metrics`` is a flat dict of percentages, ``config`` the whole config as YAML.
+KEYS = (
+    "dataset", "method", "seed", "metrics", "config", "iterations", "commit", "versions", "hardware", "seconds",
+    "seconds_per_iteration",
+)  # fmt: skip
+
+
+def read_records(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Reads result files, each one run or a list of runs.
+
+    Args:
+        paths: JSON files: ``run.json`` of runs, or lists such as ``results.json`` of a report.
+
+    Raises:
+        ValueError: a file is no JSON, or a run in it lacks a key; the message names file, run and keys.
+    """
+    records: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            found = json.loads(Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: expected JSON with one run or a list of runs, got {error}.") from error
+        for i, record in enumerate(found if isinstance(found, list) else [found]):
+            missing = [k for k in KEYS if not isinstance(record, dict) or k not in record]
+            if missing:
+                raise ValueError(f"{path}: run {i}: expected the keys {KEYS}, missing {missing}.")
+            records.append(record)
+    return records
+
+
+def write_records(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a list of runs, whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".tmp")
+    part.write_text(json.dumps([dict(r) for r in records], indent=1) + "\n")
+    part.replace(target)
 
 
 def environment() -> dict[str, Any]:

@@ -126,12 +126,22 @@ def verdicts(records: Sequence[Record], metric: str = "mIoU") -> list[str]:
         gains = [by_seed[s] - alone[s] for s in by_seed if s in alone]
         if method != ALONE and gains:
             each = ", ".join(f"{g:+.2f}" for g in gains)
-            lines.append(f"{method} - student alone: {mean(gains):+.2f} {metric} ({_consistency(gains)}; by seed: {each})")
-    lines += [
-        f"{method} beats BPKD here: {mean(by_seed.values()):.2f} against {mean(scores['BPKD'].values()):.2f} {metric}."
-        for method, by_seed in scores.items()
-        if "BPKD" in scores and method != "BPKD" and mean(by_seed.values()) > mean(scores["BPKD"].values())
-    ]
+            lines.append(
+                f"{method} - student alone: {mean(gains):+.2f} {metric} ({_consistency(gains)}; by seed: {each})"
+            )
+    return lines + _better_than_bpkd(scores, metric)
+
+
+def _better_than_bpkd(scores: Mapping[str, Mapping[int, float]], metric: str) -> list[str]:
+    ours = scores.get("BPKD", {})
+    lines = []
+    for method, by_seed in scores.items():
+        seeds = [s for s in by_seed if s in ours]  # like with like
+        if method == "BPKD" or not seeds:
+            continue
+        theirs, own = mean(by_seed[s] for s in seeds), mean(ours[s] for s in seeds)
+        if theirs > own:
+            lines.append(f"{display_name(method)} beats BPKD here: {theirs:.2f} against {own:.2f} {metric}.")
     return lines
 
 

@@ -126,9 +126,9 @@ def _rotated(c: _Canvas, angle: float) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def _pattern(c: _Canvas, category: int) -> NDArray[np.bool_]:
-    """Stripes, checks or dots of one period, at any angle."""
+    """Stripes, checks or dots of one period, a little tilted."""
     period = c.rng.uniform(7.0, 10.0) * c.unit
-    u, v = _rotated(c, c.rng.uniform(0, np.pi))
+    u, v = _rotated(c, c.rng.uniform(-0.35, 0.35))
     if category == STRIPED:
         return u % period < period / 2
     if category == CHECKED:
@@ -139,7 +139,7 @@ def _pattern(c: _Canvas, category: int) -> NDArray[np.bool_]:
 
 def _shape(c: _Canvas) -> NDArray[np.bool_]:
     mask = np.zeros((c.h, c.w), np.uint8)
-    size = c.rng.uniform(14, 30) * c.unit
+    size = c.rng.uniform(16, 34) * c.unit
     x, y = c.rng.uniform(0, c.w), c.rng.uniform(0.25 * c.h, c.h)
     angle = c.rng.uniform(0, 180)
     kind = c.rng.integers(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 from typing import Any
 
 import torch
@@ -65,10 +66,12 @@ def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
 
 def explain_unknown_key(cfg: CfgNode, message: str) -> str:
     """Adds the known keys beside an unknown one to a config error."""
-    name = message.replace("Non-existent config key:", "").strip(" '\"\\")
+    found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+    if found is None:
+        return message
     node: Any = cfg
-    for part in name.split(".")[:-1]:
-        node = node.get(part, node) if isinstance(node, CfgNode) else node
+    for part in found[1].split(".")[:-1]:
+        node = node.get(part) if isinstance(node, CfgNode) else None
     known = ", ".join(sorted(node)) if isinstance(node, CfgNode) else ""
     return f"{message.strip(chr(34))}. Known keys there: {known}." if known else message
 

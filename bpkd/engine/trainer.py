@@ -127,7 +127,7 @@ class DistillationTrainer(DefaultTrainer):
     def build_hooks(self) -> list[Any]:
         """Lists the hooks in the order in which they act."""
         cfg = self.cfg
-        chain: list[Any] = [hooks.IterationTimer(), self.clock, hooks.LRScheduler()]
+        chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
         if self._wrapper is not None and cfg.SOLVER.GRADIENT_RATIO_LIMIT > 0:
             chain.append(
                 GradientMonitor(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
@@ -31,11 +33,19 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: str | None = None) -> D
         absent=cfg.TEST.ABSENT_CLASS,
         boundary_ratio=cfg.TEST.BOUNDARY_RATIO,
         output_dir=output_dir,
-        protocol={
-            "dataset": name,
-            "mode": cfg.TEST.MODE,
-            "scales": list(cfg.TEST.SCALES),
-            "flip": cfg.TEST.FLIP,
-            "test_box": list(cfg.INPUT.TEST_BOX),
-        },
+        protocol=protocol(cfg, name),
     )
+
+
+def protocol(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """Returns how images are tested, for the result file: what a figure depends on beside metric and weights."""
+    rules = {
+        "dataset": name,
+        "mode": cfg.TEST.MODE,
+        "scales": list(cfg.TEST.SCALES),
+        "flip": cfg.TEST.FLIP,
+        "test_box": list(cfg.INPUT.TEST_BOX),
+    }
+    if cfg.TEST.MODE == "slide":
+        rules.update(crop=list(cfg.TEST.SLIDE_CROP), stride=list(cfg.TEST.SLIDE_STRIDE))
+    return rules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -50,9 +51,21 @@ class SemanticEvaluator(DatasetEvaluator):
         Args:
             inputs: dataset dicts with the label map ``sem_seg`` [H, W] at original size.
             outputs: dicts with scores ``sem_seg`` [K, H, W].
+
+        Raises:
+            ValueError: an image without a label map, or one whose label does not fit; the message names its file.
         """
         for item, output in zip(inputs, outputs, strict=True):
-            self.metrics.update(output["sem_seg"].argmax(0).cpu(), item["sem_seg"].cpu())
+            name = item.get("file_name", "an image")
+            if "sem_seg" not in item:
+                raise ValueError(
+                    f"{name}: expected a label map under 'sem_seg', got keys {sorted(item)}. Read the test set with "
+                    "bpkd.data.build_test_loader, or return the label from your own mapper."
+                )
+            try:
+                self.metrics.update(output["sem_seg"].argmax(0).cpu(), item["sem_seg"].cpu())
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     def evaluate(self) -> dict[str, Any] | None:
         """Adds all processes' counts and computes the figures; None on all but the main process."""
@@ -72,7 +85,16 @@ class SemanticEvaluator(DatasetEvaluator):
         assert self.output_dir is not None
         os.makedirs(self.output_dir, exist_ok=True)
         with open(os.path.join(self.output_dir, "metrics.json"), "w") as f:
-            json.dump({"classes": self.class_names, **result}, f, indent=1)
+            json.dump(_plain({"classes": self.class_names, **result}), f, indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Returns the same with null for nan, which JSON does not know."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def flatten(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, float]:

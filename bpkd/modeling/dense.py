@@ -39,6 +39,9 @@ class DenseModel(nn.Module):
         output_map: applied to the logits by `scores`; a teacher with other classes gets its class map here.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         *,

@@ -63,10 +63,12 @@ class SemanticDistiller(nn.Module):
         if not self.training:
             return self.student(batch)
         images, target = self.student.preprocess(batch)
+        assert target is not None  # in training it is there or preprocess has raised
         output = self.student.scores(images)
         losses = self.student.losses(output, target)
-        if self.distiller is not None:
-            answer = self._teacher(batch, images.shape[-2:], images.device)
+        if self.distiller is not None and self._teacher is not None:
+            size = (int(images.shape[-2]), int(images.shape[-1]))
+            answer = self._teacher(batch, size, images.device)
             losses.update(self.distiller(output, answer, target, current_iteration()))
         if self.gradient_probe is not None:
             self.gradient_probe(losses, output.logits)

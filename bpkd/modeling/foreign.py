@@ -73,7 +73,7 @@ class Detectron2Segmentor(DenseModel):
     Its state dict has the wrapped model's keys.
     """
 
-    def __init__(self, model: nn.Module, **options: Any) -> None:
+    def __init__(self, model: Any, **options: Any) -> None:
         """Takes over backbone and head of ``model``; ``options`` are those of `DenseModel`.
 
         Raises:
@@ -87,7 +87,8 @@ class Detectron2Segmentor(DenseModel):
                 "implement `predict`."
             )
         super().__init__(**options)
-        self.backbone, self.sem_seg_head = model.backbone, head
+        self.backbone: Any = model.backbone
+        self.sem_seg_head: Any = head
         for name in ("pixel_mean", "pixel_std"):
             self.register_buffer(name, getattr(model, name).clone(), persistent=False)
 
@@ -101,13 +102,15 @@ class Detectron2Segmentor(DenseModel):
         A backbone with a size divisibility gets the image padded at the right and the bottom; the scores of the
         padding are cut off.
         """
-        height, width = images.shape[-2:]
+        height, width = int(images.shape[-2]), int(images.shape[-1])
         divisor = max(self.backbone.size_divisibility, 1)
         padded = F.pad(images, (0, -width % divisor, 0, -height % divisor))
         features = self.backbone(padded)
         logits = self.sem_seg_head.layers(features)
-        logits = _cut(logits, images.shape[-2:], padded.shape[-2:])
-        return SegOutput(logits, None, dict(features))
+        # ceil, as a backbone of this stride would have made of the unpadded image
+        rows = -(-logits.shape[-2] * height // padded.shape[-2])
+        columns = -(-logits.shape[-1] * width // padded.shape[-1])
+        return SegOutput(logits[..., :rows, :columns], None, dict(features))
 
 
 def load_factory(path: str) -> Callable[..., nn.Module]:
@@ -134,9 +137,3 @@ def as_dense(model: nn.Module, cfg: CfgNode) -> DenseModel:
     if isinstance(model, DenseModel):
         return model
     return Detectron2Segmentor(model, **dense_options(cfg))
-
-
-def _cut(logits: Tensor, size: tuple[int, int], padded: tuple[int, int]) -> Tensor:
-    rows = -(-logits.shape[-2] * size[0] // padded[0])
-    columns = -(-logits.shape[-1] * size[1] // padded[1])
-    return logits[..., :rows, :columns]

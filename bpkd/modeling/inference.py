@@ -43,7 +43,7 @@ def predict_logits(
         [1, K, *out_size]: logits for one scale without flip, else mean probabilities. Argmax-ready.
 
     Raises:
-        ValueError: ``mode`` is unknown.
+        ValueError: ``mode`` is unknown, or the windows would leave gaps.
 
     Source:
         mmsegmentation 0.26.0's test protocol: scores are resized to the network's input first, then to the original.
@@ -52,8 +52,9 @@ def predict_logits(
         raise ValueError(f"TEST.MODE: expected one of {MODES}, got {mode!r}.")
     views = []
     for factor in scales:
-        size = (max(1, round(image.shape[2] * factor)), max(1, round(image.shape[3] * factor)))
-        views.append(image if factor == 1.0 else _resize(image, size, align_corners))
+        # Rounded half up, like the sizes of test images.
+        height, width = (max(1, int(n * factor + 0.5)) for n in image.shape[2:])
+        views.append(_resize(image, (height, width), align_corners))
     if len(views) == 1 and not flip:
         return _scores(predict, views[0], out_size, mode, crop, stride, align_corners)
     total: Tensor | None = None
@@ -98,7 +99,16 @@ def slide(
     stride: tuple[int, int],
     align_corners: bool = False,
 ) -> Tensor:
-    """Averages the scores of overlapping windows, [1, K, H, W]."""
+    """Averages the scores of overlapping windows, [1, K, H, W].
+
+    Raises:
+        ValueError: the stride is not in 1..crop, so that windows would leave gaps.
+    """
+    if not all(1 <= s <= c for s, c in zip(stride, crop, strict=True)):
+        raise ValueError(
+            f"TEST.SLIDE_STRIDE: expected 1..{crop[0]} and 1..{crop[1]} (TEST.SLIDE_CROP) so that the windows leave no "
+            f"gap, got {tuple(stride)}."
+        )
     height, width = image.shape[2:]
     h, w = min(crop[0], height), min(crop[1], width)
     corners = [
@@ -115,7 +125,7 @@ def slide(
         for (y, x), one in zip(part, scores, strict=True):
             total[0, :, y : y + h, x : x + w] += one
             count[:, :, y : y + h, x : x + w] += 1
-    assert total is not None
+    assert total is not None  # at least one window
     return total / count
 
 

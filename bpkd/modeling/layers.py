@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from detectron2.layers import FrozenBatchNorm2d
@@ -32,9 +34,10 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     def _track(self, mean: Tensor, unbiased_var: Tensor) -> None:
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased_var, self.momentum)
+        share = cast(float, self.momentum)
+        cast(Tensor, self.num_batches_tracked).add_(1)
+        cast(Tensor, self.running_mean).lerp_(mean, share)
+        cast(Tensor, self.running_var).lerp_(unbiased_var, share)
 
 
 NORMS: dict[str, type[nn.Module]] = {

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from torch import Tensor, nn
+from detectron2.modeling import (
+    META_ARCH_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_sem_seg_head,
+)
+from torch import Tensor
 
 from bpkd.modeling.dense import DenseModel, dense_options
 from bpkd.modeling.heads.base import SegHead, pick_stage
@@ -25,7 +30,7 @@ class SemanticSegmentor(DenseModel):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         decode_head: SegHead,
         auxiliary_head: SegHead | None = None,
         auxiliary_weight: float = 0.4,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -33,9 +35,9 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(inplanes, planes, stride, norm)
 
     @property
-    def last_norm(self) -> nn.Module:
-        """The norm whose weight scales the whole branch."""
-        return self.bn2
+    def last_scale(self) -> Tensor:
+        """The weight that scales the whole branch."""
+        return cast(Tensor, self.bn2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [N, inplanes, H, W] to [N, planes, H/stride, W/stride]."""
@@ -63,9 +65,9 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inplanes, outplanes, stride, norm)
 
     @property
-    def last_norm(self) -> nn.Module:
-        """The norm whose weight scales the whole branch."""
-        return self.bn3
+    def last_scale(self) -> Tensor:
+        """The weight that scales the whole branch."""
+        return cast(Tensor, self.bn3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [N, inplanes, H, W] to [N, 4 planes, H/stride, W/stride]."""
@@ -160,7 +162,7 @@ class ResNetV1c(Backbone):
         init_convolutions(self)
         for module in self.modules():
             if zero_init_residual and isinstance(module, (BasicBlock, Bottleneck)):
-                nn.init.zeros_(module.last_norm.weight)
+                nn.init.zeros_(module.last_scale)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps [N, 3, H, W] to {"layer1": [N, C1, ceil(H/4), ceil(W/4)], ..., "layer4": ...}."""

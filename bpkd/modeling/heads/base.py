@@ -27,7 +27,8 @@ class SegHead(nn.Module):
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
         self.dropout = nn.Dropout2d(dropout) if dropout > 0 else nn.Identity()
         nn.init.normal_(self.conv_seg.weight, std=0.01)
-        nn.init.zeros_(self.conv_seg.bias)
+        if self.conv_seg.bias is not None:
+            nn.init.zeros_(self.conv_seg.bias)
 
     def decode(self, features: Mapping[str, Tensor]) -> Tensor:
         """Maps the backbone's stages to [N, channels, h, w]."""

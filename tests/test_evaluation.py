@@ -1,0 +1,142 @@
+"""SemanticEvaluator: exact counts, whoever counted them, and a result file that says how it was made."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.data import MetadataCatalog
+
+from bpkd.config import get_bpkd_cfg
+from bpkd.evaluation import SemanticEvaluator, build_evaluator
+from bpkd.metrics import SegmentationMetrics
+
+NAMES = ("sky", "road", "car", "unseen")
+WIDTHS = (1, 3)
+
+
+def pairs(count: int = 5) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Blocky labels with ignored pixels, and scores that are right most of the time; class 3 never occurs."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for i in range(count):
+        label = torch.randint(0, 3, (4, 5 + i), generator=generator).repeat_interleave(6, 0).repeat_interleave(6, 1)
+        scores = torch.nn.functional.one_hot(label, 4).permute(2, 0, 1).float()
+        scores = scores + torch.randn(scores.shape, generator=generator) * 0.8
+        scores[3] = -9
+        label[:2] = 255
+        rows.append(({"sem_seg": label, "file_name": f"{i}.png"}, {"sem_seg": scores}))
+    return rows
+
+
+def evaluator(folder: Path | None = None) -> SemanticEvaluator:
+    return SemanticEvaluator(class_names=NAMES, widths=WIDTHS, output_dir=str(folder) if folder else None)
+
+
+def test_figures_are_the_metrics_of_the_argmax() -> None:
+    metrics, judge = SegmentationMetrics(4, widths=WIDTHS), evaluator()
+    judge.reset()
+    for item, output in pairs():
+        metrics.update(output["sem_seg"].argmax(0), item["sem_seg"])
+        judge.process([item], [output])
+    want, results = metrics.compute(), judge.evaluate()
+    assert results is not None
+    got = results["sem_seg"]
+    assert 0 < got["mIoU"] < 100
+    for key in ("mIoU", "mAcc", "aAcc", "boundary_IoU"):
+        assert got[key] == want[key]
+    for w in WIDTHS:
+        assert got[f"trimap_w{w}"] == want["trimap"][w]["mIoU"]
+        assert got[f"body_w{w}"] == want["body"][w]["mIoU"]
+    assert [got[f"IoU-{n}"] for n in NAMES[:3]] == want["IoU"][:3]
+    assert math.isnan(got["IoU-unseen"])
+
+
+def test_reset_forgets() -> None:
+    judge = evaluator()
+    judge.process(*([x] for x in pairs(1)[0]))
+    judge.reset()
+    rows = pairs(2)[1:]
+    judge.process([r[0] for r in rows], [r[1] for r in rows])
+    once = judge.evaluate()
+    other = evaluator()
+    other.process([r[0] for r in rows], [r[1] for r in rows])
+    assert str(once) == str(other.evaluate())
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    judge = evaluator(Path(folder) / "two")
+    judge.reset()
+    # 5 images over 2 processes: shares of unequal size, as at the end of a real test set.
+    for item, output in pairs()[rank::2]:
+        judge.process([item], [output])
+    results = judge.evaluate()
+    assert (results is None) == (rank == 1)
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one_exactly(tmp_path: Path) -> None:
+    judge = evaluator(tmp_path / "one")
+    for item, output in pairs():
+        judge.process([item], [output])
+    judge.evaluate()
+    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
+    assert one["protocol"]["num_images"] == 5
+    assert one == two
+
+
+def test_result_file_is_valid_json_with_the_protocol(tmp_path: Path) -> None:
+    MetadataCatalog.pop("tiny_evaluation", None)
+    MetadataCatalog.get("tiny_evaluation").set(
+        stuff_classes=list(NAMES), ignore_label=255, evaluator_type="bpkd_sem_seg"
+    )
+    cfg = get_bpkd_cfg()
+    cfg.merge_from_list(["TEST.MODE", "slide", "TEST.SLIDE_CROP", [8, 8], "TEST.TRIMAP_WIDTHS", [2]])
+    cfg.merge_from_list(["TEST.SLIDE_STRIDE", [4, 4], "TEST.ABSENT_CLASS", "skip"])
+    judge = build_evaluator(cfg, "tiny_evaluation", str(tmp_path))
+    judge.reset()
+    judge.process(*([x] for x in pairs(1)[0]))
+    judge.evaluate()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    result = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    assert result["classes"] == list(NAMES)
+    assert result["IoU"][3] is None
+    assert list(result["trimap"]) == ["2"]
+    rules = result["protocol"]
+    assert (rules["dataset"], rules["mode"], rules["crop"], rules["stride"]) == (
+        "tiny_evaluation",
+        "slide",
+        [8, 8],
+        [4, 4],
+    )
+    assert (rules["absent_class"], rules["widths"], rules["num_images"]) == ("skip", [2], 1)
+
+
+def test_other_kinds_of_data_set_are_refused() -> None:
+    MetadataCatalog.pop("tiny_coco", None)
+    MetadataCatalog.get("tiny_coco").set(evaluator_type="coco")
+    with pytest.raises(ValueError, match=r"tiny_coco: expected.*bpkd_sem_seg.*'coco'"):
+        build_evaluator(get_bpkd_cfg(), "tiny_coco")
+
+
+def test_errors_name_the_file() -> None:
+    judge = evaluator()
+    item, output = pairs(1)[0]
+    with pytest.raises(ValueError, match=r"0\.png: expected a label map under 'sem_seg'"):
+        judge.process([{"file_name": "0.png"}], [output])
+    with pytest.raises(ValueError, match=r"0\.png: expected prediction and label of one shape"):
+        judge.process([{**item, "sem_seg": item["sem_seg"][:-1]}], [output])
+    with pytest.raises(ValueError, match=r"0\.png: label: expected ids 0\.\.3"):
+        judge.process([{**item, "sem_seg": item["sem_seg"] * 0 + 4}], [output])
