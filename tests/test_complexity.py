@@ -33,9 +33,7 @@ def without_data(cfg: CfgNode) -> DenseModel:
     ("name", "depth", "channels", "aux"),
     [("pspnet_r101", 101, 512, 256), ("pspnet_r18", 18, 128, 64)],
 )
-def test_counts_equal_the_papers(
-    name: str, depth: int, channels: int, aux: int, classes: int
-) -> None:
+def test_counts_equal_the_papers(name: str, depth: int, channels: int, aux: int, classes: int) -> None:
     if classes != 150 and depth == 101:
         pytest.skip("seconds of tracing: with other classes only the classifier changes")
     model = build_student(
@@ -74,9 +72,7 @@ def test_foreign_networks_are_counted() -> None:
 
 
 def test_tool_prints_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location(
-        "analyze_model", ROOT / "tools" / "analyze_model.py"
-    )
+    spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools" / "analyze_model.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     config = tmp_path / "tiny.yaml"

@@ -72,9 +72,7 @@ def test_student_is_the_plain_student(tmp_path: Path) -> None:
         assert torch.equal(value, model.student.state_dict()[key]), key
     item = [{"image": batch(1)[0]["image"], "height": 80, "width": 96}]
     with torch.no_grad():
-        assert torch.equal(
-            model.eval()(item)[0]["sem_seg"], plain.eval()(item)[0]["sem_seg"]
-        )
+        assert torch.equal(model.eval()(item)[0]["sem_seg"], plain.eval()(item)[0]["sem_seg"])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -23,7 +23,9 @@ def golden_pair(scale: float = 1.0) -> tuple[Tensor, Tensor]:
     return student.requires_grad_(), teacher
 
 
-def random_pair(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+def random_pair(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, scale: float = 3.0
+) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(shape, generator=g) * scale for _ in range(2))
     return student.to(dtype).requires_grad_(), teacher.to(dtype)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what BPKD calls edge: the band around all boundaries, and the pooled edge mask at each level.
+"""Draw what BPKD calls edge: the band around all boundaries, and the pooled masks of every class at each level.
 
 python tools/visualize_edges.py --image street.png --mask street_ids.png --kernel-size 7 --output edges.png
 """
@@ -7,7 +7,6 @@ python tools/visualize_edges.py --image street.png --mask street_ids.png --kerne
 import argparse
 import sys
 
-import cv2
 import matplotlib
 import numpy as np
 import torch
@@ -24,34 +23,32 @@ def main() -> int:
     parser.add_argument("--ignore-index", type=int, default=255)
     parser.add_argument("--kernel-size", type=int, default=7, help="edge width in pixels, odd")
     parser.add_argument("--ignore-mode", choices=("opaque", "transparent"), default="opaque")
-    parser.add_argument("--strides", type=int, nargs="+", default=[4, 8, 16], help="levels that the mask is pooled to")
+    parser.add_argument("--strides", type=int, nargs="+", default=[4, 8, 16], help="levels to pool to")
     parser.add_argument("--output", default="edges.png")
     args = parser.parse_args()
+    rules = {"ignore_index": args.ignore_index, "ignore_mode": args.ignore_mode}
     files = {"file_name": args.image, "sem_seg_file_name": args.mask}
     try:
         image, label = read_image(files)[..., ::-1], torch.from_numpy(read_raw_label(files)).long()[None]
         if image.shape[:2] != label.shape[1:]:
             raise DatasetError(f"expected image and mask of one size, got {image.shape[:2]}, {tuple(label.shape[1:])}.")
-        rules = {"ignore_index": args.ignore_index, "ignore_mode": args.ignore_mode}
         band = edge_band(label, args.kernel_size, **rules)[0].numpy()
+        height, width = band.shape
+        sizes = [(-(-height // s), -(-width // s)) for s in args.strides]
+        levels = class_edge_mask(label, int(label.max()) + 1, args.kernel_size, sizes, **rules)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    height, width = band.shape
-    count = int(label[label != args.ignore_index].max(initial=0)) + 1 if False else int(label.clamp(max=254).max()) + 1
-    sizes = [(-(-height // s), -(-width // s)) for s in args.strides]
-    levels = class_edge_mask(label, count, args.kernel_size, sizes, **rules)
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 1 + len(levels), figsize=(4.5 * (1 + len(levels)), 4.5 * height / width + 0.4))
     axes[0].imshow(np.where(band[..., None], np.uint8((255, 0, 60)), image))
-    axes[0].set_title(f"edge band, k = {args.kernel_size} ({100 * band.mean():.0f} % of the pixels)")
+    axes[0].set_title(f"edge band, k = {args.kernel_size}: {100 * band.mean():.0f} % of the pixels")
     for panel, stride, mask in zip(axes[1:], args.strides, levels, strict=True):
-        panel.imshow(cv2.resize(image, (width, height)))
-        panel.imshow(mask[0].amax(0), extent=(0, width, height, 0), vmin=0, vmax=1, alpha=0.75)
-        panel.set_title(f"largest class mask per cell, 1/{stride}")
+        panel.imshow(mask[0].amax(0), vmin=0, vmax=1, cmap="magma")
+        panel.set_title(f"pooled to 1/{stride}, largest class")
     for panel in axes:
         panel.axis("off")
     figure.savefig(args.output, dpi=110, bbox_inches="tight")

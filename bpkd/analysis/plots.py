@@ -125,7 +125,8 @@ def colored(labels: NDArray[Any], colors: Sequence[Sequence[int]], ignore_index:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colors)] = colors
     palette[ignore_index] = 0
-    return palette[np.asarray(labels)]
+    out: Image = palette[np.asarray(labels)]
+    return out
 
 
 def trimap_band(target: NDArray[Any], width: int, ignore_index: int = 255) -> NDArray[np.bool_]:
@@ -137,7 +138,8 @@ def trimap_band(target: NDArray[Any], width: int, ignore_index: int = 255) -> ND
 
 def dimmed(image: Image) -> Image:
     """Returns an RGB image in pale grey, the ground for strong colours."""
-    return (150 + 0.35 * image.mean(2, keepdims=True).repeat(3, 2)).astype(np.uint8)
+    grey: Image = (150 + 0.35 * image.mean(2, keepdims=True).repeat(3, 2)).astype(np.uint8)
+    return grey
 
 
 def errors(pred: NDArray[Any], target: NDArray[Any], image: Image, *, width: int, ignore_index: int = 255) -> Image:
@@ -234,4 +236,5 @@ def _fitted(image: Any, size: Sequence[int]) -> Image:
 def _swatch(color: Sequence[int], label: str) -> Any:
     from matplotlib.patches import Patch
 
-    return Patch(color=[v / 255 for v in color], label=label)
+    red, green, blue = (v / 255 for v in color)
+    return Patch(color=(red, green, blue), label=label)

@@ -15,6 +15,8 @@ ALONE = "none"
 TEACHER = "teacher"
 NAMES = {ALONE: "student alone", TEACHER: "teacher"}
 
+COSTS = ("params_m", "flops_g", "seconds_per_iteration")
+
 
 def display_name(method: str) -> str:
     """Returns the words for a method in tables."""
@@ -76,7 +78,7 @@ def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
         trimap_width: half-width of the trimap column, one that was measured.
 
     Returns:
-        (Markdown, CSV). Figures are mean ± standard deviation over seeds where there are several.
+        (Markdown, CSV). Scores are mean ± standard deviation over seeds where there are several.
     """
     shape = columns(trimap_width)
     rows = summarise(records, [metric for _, metric, _ in shape])
@@ -84,7 +86,7 @@ def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
     header = ["method", "seeds", *(title for title, _, _ in shape), "share of teacher's mIoU"]
     lines = []
     for row in rows:
-        cells = [_cell(*row.values[metric], digits) for _, metric, digits in shape]
+        cells = [_cell(*_shown(metric, *row.values[metric]), digits) for _, metric, digits in shape]
         share = 100 * row.values["mIoU"][0] / teacher
         lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
     return markdown(header, lines), _csv(header, lines)
@@ -102,11 +104,16 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
+def _shown(metric: str, average: float, deviation: float) -> tuple[float, float]:
+    """Leaves the deviation out where it says nothing: costs are the network's, not the seed's."""
+    return average, float("nan") if metric in COSTS else deviation
+
+
 def _cell(average: float, deviation: float, digits: int) -> str:
     if average != average:
         return ""
     text = f"{average:.{digits}f}"
-    return text if deviation != deviation or digits == 3 else f"{text} ± {deviation:.{digits}f}"
+    return text if deviation != deviation else f"{text} ± {deviation:.{digits}f}"
 
 
 def verdicts(records: Sequence[Record], metric: str = "mIoU") -> list[str]:
@@ -153,3 +160,30 @@ def _consistency(gains: Sequence[float]) -> str:
     if all(g < 0 for g in gains):
         return f"worse on all {len(gains)} seeds"
     return f"better on {sum(g > 0 for g in gains)} of {len(gains)} seeds"
+
+
+def report_text(records: Sequence[Record], *, trimap_width: int) -> str:
+    """Returns a data set's report in Markdown: table, verdicts on mIoU and on the trimap, where the figures come from.
+
+    Args:
+        records: complete runs on one data set.
+        trimap_width: half-width of the trimap column.
+    """
+    lines = [table(records, trimap_width=trimap_width)[0], ""]
+    lines += [f"- {line}" for m in ("mIoU", f"trimap_w{trimap_width}") for line in verdicts(records, m)]
+    return "\n".join([*lines, "", provenance(records)])
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Says where the figures come from."""
+    first = records[0]
+    machine = first["hardware"]
+    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    commits = ", ".join(sorted({r["commit"] for r in records}))
+    students = [r for r in records if r["method"] != TEACHER] or records
+    return (
+        f"{first['dataset']}; {students[0]['iterations']} iterations (teacher "
+        f"{next((r['iterations'] for r in records if r['method'] == TEACHER), '-')}); {machine['cpu']}, "
+        f"{machine['cores']} cores, {gpus}; torch {first['versions']['torch']}; commit {commits}. FLOPs of one "
+        "512x512 image; s / iteration is the median step, with one run per core side by side."
+    )

@@ -7,12 +7,13 @@ random factor, crop under a class-share cap, mirror, photometric distortion.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.uint8]
+Array = NDArray[Any]  # uint8; OpenCV's stubs do not say so
 CROP_DRAWS = 10
 
 

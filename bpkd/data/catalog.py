@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def register_datasets(cfg: CfgNode) -> None:
     for split in ("train", "val", "test"):
         _register(
             f"camvid_{split}",
-            lambda split=split: camvid_items(root / "camvid", split),
+            partial(camvid_items, root / "camvid", split),
             CAMVID_CLASSES,
             CAMVID_COLORS,
             camvid_ids,
@@ -41,7 +42,7 @@ def register_datasets(cfg: CfgNode) -> None:
     for split, count, first in (("train", node.NUM_TRAIN, 0), ("val", node.NUM_VAL, 1_000_000)):
         _register(
             f"procedural_{split}",
-            lambda c=count, f=first: procedural_items(node.SEED, f, c, height, width),
+            partial(procedural_items, node.SEED, first, count, height, width),
             procedural.CLASSES,
             procedural.COLORS,
             {},
@@ -73,19 +74,30 @@ def _register(
 def _register_folder(node: CfgNode, root: Path) -> None:
     if not node.CLASSES:
         raise ValueError("DATASETS.FOLDER.CLASSES: expected the class names in the order of the ids, got none.")
-    ids = {int(v): int(i) for v, i in node.ID_MAP} or {i: i for i in range(len(node.CLASSES))}
-    ids[int(node.IGNORE_INDEX)] = IGNORE
+    ids = _folder_ids(node)
     base = Path(node.ROOT) if node.ROOT else root
     suffixes = tuple(node.IMAGE_SUFFIXES), node.MASK_SUFFIX
     for split in ("train", "val"):
         images, masks = node[f"{split.upper()}_IMAGES"], node[f"{split.upper()}_MASKS"]
         _register(
             f"{node.NAME}_{split}",
-            lambda i=base / images, m=base / masks: folder_items(i, m, *suffixes),
+            partial(folder_items, base / images, base / masks, *suffixes),
             node.CLASSES,
             spread_colors(len(node.CLASSES)),
             ids,
         )
+
+
+def _folder_ids(node: CfgNode) -> dict[int, int]:
+    """Mask value -> trained id of the folder data set."""
+    ids = {int(v): int(i) for v, i in node.ID_MAP} or {i: i for i in range(len(node.CLASSES))}
+    ignored = int(node.IGNORE_INDEX)
+    if ids.get(ignored, IGNORE) != IGNORE:
+        raise ValueError(
+            f"DATASETS.FOLDER.IGNORE_INDEX: expected a mask value that is no class, got {ignored}, which is class "
+            f"{node.CLASSES[ids[ignored]]!r}. Where the classes begin after it, use ID_MAP: [[1, 0], [2, 1], ...]."
+        )
+    return {**ids, ignored: IGNORE}
 
 
 def spread_colors(count: int) -> list[tuple[int, int, int]]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image, UnidentifiedImageError
 
 from .files import DatasetError, read_image, read_label
 
@@ -63,8 +64,9 @@ def _problem(item: dict[str, Any], table: list[int], mode: str) -> str | None:
         image, label = read_image(item), read_label(item, table)
     except DatasetError as error:
         return str(error)
-    if not _whole(item["file_name"]):
-        return f"{item['file_name']}: truncated"
+    damage = _damage(item["file_name"])
+    if damage:
+        return damage
     if image.shape[:2] != label.shape:
         return (
             f"{item['file_name']}: image {image.shape[0]}x{image.shape[1]}, mask {label.shape[0]}x{label.shape[1]}: "
@@ -73,10 +75,13 @@ def _problem(item: dict[str, Any], table: list[int], mode: str) -> str | None:
     return None
 
 
-def _whole(path: str) -> bool:
-    """OpenCV fills the lost rows of a truncated JPEG with grey: look for its end marker."""
-    if not path.lower().endswith((".jpg", ".jpeg")):
-        return True
-    with open(path, "rb") as f:
-        f.seek(max(0, os.path.getsize(path) - 64))
-        return b"\xff\xd9" in f.read()
+def _damage(path: str) -> str | None:
+    """OpenCV fills the lost rows of a truncated JPEG with grey; Pillow refuses them."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except UnidentifiedImageError:
+        return None  # a format that OpenCV alone knows: it has just read it
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"{path}: truncated or damaged ({error})"
+    return None

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .procedural import make_scene
 
-Array = NDArray[np.uint8]
+Array = NDArray[Any]  # uint8; OpenCV's stubs do not say so
 IGNORE = 255
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -12,7 +13,23 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .files import DatasetError
 from .mapper import TestMapper, TrainMapper
+
+
+@contextmanager
+def naming(item: dict[str, Any]) -> Iterator[None]:
+    """Adds the file to any error that does not name it yet; a worker's traceback alone would not.
+
+    Raises:
+        DatasetError: anything went wrong with the item.
+    """
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{item['file_name']}: {type(error).__name__}: {error}") from error
 
 
 class PositionSampler(Sampler[list[int]]):
@@ -59,7 +76,8 @@ class TrainStream(Dataset[dict[str, Any]]):
             rng = np.random.default_rng((self.seed, 1, epoch))
             self._epoch, self._order = epoch, rng.permutation(len(self.items))
         item = self.items[self._order[place]]
-        return self.mapper(item, np.random.default_rng((self.seed, 2, position)))
+        with naming(item):
+            return self.mapper(item, np.random.default_rng((self.seed, 2, position)))
 
 
 class TestItems(Dataset[dict[str, Any]]):
@@ -77,7 +95,8 @@ class TestItems(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns one image."""
-        return self.mapper(self.items[index])
+        with naming(self.items[index]):
+            return self.mapper(self.items[index])
 
 
 def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -111,8 +130,10 @@ def build_train_loader(
     names = cfg.DATASETS.TRAIN
     items = [item for name in names for item in DatasetCatalog.get(name)]
     tables = [MetadataCatalog.get(name).label_table for name in names]
+    if any(MetadataCatalog.get(n).stuff_classes != MetadataCatalog.get(names[0]).stuff_classes for n in names):
+        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes, got {list(names)}.")
     if any(table != tables[0] for table in tables):
-        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes and ids, got {list(names)}.")
+        raise ValueError(f"DATASETS.TRAIN: expected sets with the same mask values, got {list(names)}.")
     sampler = PositionSampler(
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         start=start_iter * cfg.SOLVER.ACCUMULATE,

@@ -44,8 +44,24 @@ class Scene:
     labels: Array
     """[H, W] class ids; every pixel has one."""
 
-    instances: tuple[Instance, ...]
-    """Poles, fences and textured objects."""
+    ids: NDArray[np.uint16]
+    """[H, W] 0 where there is no object, else 1 + the object's place in ``categories``."""
+
+    categories: tuple[int, ...]
+    """Class of every object that was drawn, hidden ones included."""
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """Poles, fences and textured objects that are visible, in the order of painting."""
+        # Made on demand: scenes are cached, and a mask per object is the largest part of one.
+        found = []
+        for number, category in enumerate(self.categories, start=1):
+            mask = self.ids == number
+            if mask.any():
+                ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+                box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
+                found.append(Instance(category, mask, box))
+        return tuple(found)
 
 
 class _Canvas:
@@ -55,12 +71,12 @@ class _Canvas:
         self.yy, self.xx = np.mgrid[:height, :width].astype(np.float32)
         self.image = np.zeros((height, width, 3), np.float32)
         self.labels = np.zeros((height, width), np.uint8)
-        self.ids = np.zeros((height, width), np.int32)
+        self.ids = np.zeros((height, width), np.uint16)
         self.categories: list[int] = []
 
     def paint(self, mask: NDArray[np.bool_], category: int, texture: NDArray[np.float32]) -> None:
         """Paints a mask with a texture [H, W, 3]; things (poles and later classes) become instances."""
-        self.image[mask] = texture[mask]
+        cv2.copyTo(texture.astype(np.float32, copy=False), mask.view(np.uint8), self.image)
         self.labels[mask] = category
         self.ids[mask] = 0
         if category >= POLE:
@@ -82,7 +98,7 @@ class _Canvas:
 
     def blend(self, pattern: NDArray[np.bool_]) -> NDArray[np.float32]:
         a, b = self.two_colors()
-        return np.where(pattern[..., None], a, b)
+        return np.stack((b, a))[pattern.view(np.uint8)]
 
 
 def _flat(c: _Canvas, spread: float, sigma: float, tint: tuple[float, float, float]) -> NDArray[np.float32]:
@@ -153,7 +169,7 @@ def _shape(c: _Canvas) -> NDArray[np.bool_]:
             turn = np.sort(c.rng.uniform(0, 2 * np.pi, 9))
             radius = size * c.rng.uniform(0.35, 0.8, 9)
             corners = np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], 1)
-        cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], 1)
+        cv2.fillPoly(mask, [np.round(corners).astype(np.int32)], (1,))
     return mask.astype(bool)
 
 
@@ -193,18 +209,7 @@ def _camera(c: _Canvas) -> Array:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _visible(c: _Canvas) -> tuple[Instance, ...]:
-    found = []
-    for number, category in enumerate(c.categories, start=1):
-        mask = c.ids == number
-        if mask.any():
-            ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
-            found.append(Instance(category, mask, box))
-    return tuple(found)
-
-
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=1024)
 def make_scene(seed: int, index: int, height: int, width: int) -> Scene:
     """Draws one scene.
 
@@ -231,4 +236,4 @@ def make_scene(seed: int, index: int, height: int, width: int) -> Scene:
         _pole(canvas)
     if canvas.rng.random() < 0.3:
         _fence(canvas)
-    return Scene(_camera(canvas), canvas.labels, _visible(canvas))
+    return Scene(_camera(canvas), canvas.labels, canvas.ids, tuple(canvas.categories))

@@ -27,17 +27,18 @@ def comparison_jobs(
         output: folder of the runs: ``teacher``, ``<method>-seed<seed>``.
         methods: "none" for the student alone, or names of distillers.
         seeds: of initial weights, sample order and augmentation; the same for every method.
-        opts: KEY VALUE pairs for every student run.
+        opts: KEY VALUE pairs for every run.
 
     Returns:
         Jobs; the distilled ones wait for the teacher.
     """
-    teacher = Job(TEACHER, teacher_config, output / TEACHER)
+    shared = tuple(opts)
+    teacher = Job(TEACHER, teacher_config, output / TEACHER, shared)
     jobs = [teacher]
     for seed in seeds:
         for method in methods:
             name = f"{method}-seed{seed}"
-            changes = ["SEED", str(seed), *opts]
+            changes = ["SEED", str(seed), *shared]
             if method != "none":
                 changes += ["MODEL.META_ARCHITECTURE", "SemanticDistiller", "DISTILL.METHOD", method]
                 changes += ["TEACHER.CONFIG_FILE", teacher_config, "TEACHER.WEIGHTS", str(teacher.weights)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from bpkd.analysis import plots, report
+from bpkd.analysis.records import write_records
+from bpkd.analysis.report import report_text
 from bpkd.engine.compare import TEACHER
 from bpkd.engine.launch import load_config
 from bpkd.engine.matrix import Job
@@ -46,15 +47,14 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = collect(jobs)
-    (folder / "results.json").write_text(json.dumps(records, indent=1))
-    markdown, text = report.table(records, trimap_width=trimap_width)
-    (folder / "table.csv").write_text(text)
+    write_records(folder / "results.json", records)
+    (folder / "table.csv").write_text(report.table(records, trimap_width=trimap_width)[1])
     first = first_of_each_method(jobs)
     say("drawing curves and pictures ...")
     plots.curves({m: j.output for m, j in first.items()}, folder / "curves.png")
     plots.trimap_curves({m: trimap_curve(records, m) for m in first}, folder / "trimap.png")
     draw_panels(first, folder / "panels.png", images=images, width=trimap_width)
-    body = "\n".join([markdown, "", *(f"- {line}" for line in report.verdicts(records)), "", provenance(records)])
+    body = report_text(records, trimap_width=trimap_width)
     (folder / "table.md").write_text(body + "\n")
     return body
 
@@ -89,18 +89,4 @@ def draw_panels(jobs: dict[str, Job], path: Path, *, images: Sequence[int], widt
     job = next(iter(jobs.values()))
     cfg = load_config(job.config_file, list(job.opts))
     meta = MetadataCatalog.get(cfg.DATASETS.TEST[0])
-    plots.panels(
-        pictures, list(jobs), path, colors=meta.stuff_colors, class_names=meta.stuff_classes, width=width
-    )
-
-
-def provenance(records: Sequence[dict[str, Any]]) -> str:
-    """Says where the figures come from."""
-    first = records[0]
-    machine = first["hardware"]
-    gpus = ", ".join(machine["gpus"]) or "no GPU"
-    commits = ", ".join(sorted({r["commit"] for r in records}))
-    return (
-        f"Data {first['dataset']}, {machine['cpu']} ({machine['cores']} cores), {gpus}; torch "
-        f"{first['versions']['torch']}; commit {commits}; a row per run with its whole config in results.json."
-    )
+    plots.panels(pictures, list(jobs), path, colors=meta.stuff_colors, class_names=meta.stuff_classes, width=width)

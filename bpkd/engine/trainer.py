@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import weakref
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from bpkd import __version__
+from bpkd.analysis.complexity import count
 from bpkd.analysis.records import environment
 from bpkd.convert import load_strict
 from bpkd.data import build_train_loader
@@ -201,6 +203,7 @@ class DistillationTrainer(DefaultTrainer):
 
     def _write_record(self) -> None:
         cfg, seconds = self.cfg, self.clock.seconds
+        cost = count(self.student)
         record = {
             "dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
             "method": method_of(cfg),
@@ -208,7 +211,10 @@ class DistillationTrainer(DefaultTrainer):
             "iterations": self.max_iter,
             "metrics": self._last_eval_results.get("sem_seg", {}),
             "seconds": seconds,
-            "seconds_per_iteration": seconds / self.max_iter,
+            "seconds_per_iteration": median(self.clock.steps),
+            "params_m": cost.params / 1e6,
+            "flops_g": cost.flops / 1e9,
+            "flops_size": cost.size,
             "config": cfg.dump(),
             **environment(),
         }

@@ -1,0 +1,208 @@
+"""Run records, tables, verdicts and figures, from made-up runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from bpkd.analysis import plots
+from bpkd.analysis.records import environment, read_records, write_records
+from bpkd.analysis.report import summarise, table, verdicts
+
+REPO = Path(__file__).parents[1]
+COLORS = [(0, 0, 255), (0, 255, 0), (9, 9, 9)]
+
+
+def run(method: str, seed: int, miou: float, **more: Any) -> dict[str, Any]:
+    metrics = {"mIoU": miou, "mAcc": miou + 10, "trimap_w3": miou - 20, "boundary_IoU": miou - 15}
+    record = {
+        "dataset": "toy",
+        "method": method,
+        "seed": seed,
+        "metrics": metrics,
+        "config": "SEED: 0",
+        "iterations": 10,
+        "seconds": 5.0,
+        "seconds_per_iteration": 0.5,
+        "params_m": 12.816,
+        "flops_g": 54.53,
+        **environment(),
+    }
+    return {**record, **more}
+
+
+def runs(**scores: list[float]) -> list[dict[str, Any]]:
+    return [run(m, seed, value) for m, values in scores.items() for seed, value in enumerate(values)]
+
+
+def test_table_gives_mean_deviation_and_share_of_the_teacher() -> None:
+    records = runs(BPKD=[44.0, 46.0, 45.0], teacher=[60.0], none=[40.0, 42.0, 38.0], CWD=[43.0, 43.0, 43.0])
+    text, values = table(records, trimap_width=3)
+    lines = list(csv.reader(io.StringIO(values)))
+    assert lines[0][2:] == [
+        *("mIoU", "mAcc", "Trimap mIoU (w=3)", "Boundary IoU", "params M", "FLOPs G", "s / iteration"),
+        "share of teacher's mIoU",
+    ]
+    assert [row[0] for row in lines[1:]] == ["student alone", "CWD", "BPKD", "teacher"]
+    alone, _, bpkd, teacher = lines[1:]
+    assert alone[1:4] == ["3", "40.00 ± 2.00", "50.00 ± 2.00"]
+    assert bpkd[2:6] == ["45.00 ± 1.00", "55.00 ± 1.00", "25.00 ± 1.00", "30.00 ± 1.00"]
+    assert bpkd[6:] == ["12.82", "54.53", "0.500", "75.0 %"]  # costs are the network's: no deviation
+    assert teacher[2] == "60.00"  # one run has no deviation
+    assert teacher[-1] == "100.0 %"
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+    assert "| BPKD | 3 | 45.00 ± 1.00 |" in text
+
+
+def test_missing_figures_stay_empty() -> None:
+    records = [run("none", 0, 40.0)]
+    del records[0]["params_m"]
+    text, values = table(records, trimap_width=15)
+    row = list(csv.reader(io.StringIO(values)))[1]
+    assert row[4] == row[6] == row[-1] == ""  # width not measured, parameters unknown, no teacher
+    assert "nan" not in text
+
+
+def test_summary_uses_the_sample_deviation() -> None:
+    (row,) = summarise(runs(KD=[1.0, 2.0, 3.0, 6.0]), ["mIoU"])
+    assert row.values["mIoU"] == pytest.approx((3.0, np.std([1, 2, 3, 6], ddof=1)))
+
+
+def test_verdicts_are_honest() -> None:
+    lines = verdicts(runs(none=[40.0, 42.0], KD=[39.0, 41.0], CWD=[46.0, 45.0], BPKD=[43.0, 41.5], teacher=[60.0]))
+    assert "KD - student alone: -1.00 mIoU (worse on all 2 seeds; by seed: -1.00, -1.00)" in lines
+    assert "BPKD - student alone: +1.25 mIoU (better on 1 of 2 seeds; by seed: +3.00, -0.50)" in lines
+    beaten = [line for line in lines if "beats BPKD" in line]
+    assert beaten == ["CWD beats BPKD here: 45.50 against 42.25 mIoU."]
+
+
+def test_a_student_alone_that_beats_bpkd_is_said() -> None:
+    lines = verdicts(runs(none=[40.0], BPKD=[39.0]))
+    assert lines == [
+        "BPKD - student alone: -1.00 mIoU (one seed; by seed: -1.00)",
+        "student alone beats BPKD here: 40.00 against 39.00 mIoU.",
+    ]
+
+
+def test_only_shared_seeds_are_compared() -> None:
+    # CWD's second seed is a lucky one that BPKD has not run.
+    lines = verdicts(runs(CWD=[40.0, 90.0], BPKD=[41.0]))
+    assert not any("beats" in line for line in lines)
+
+
+def test_records_round_trip(tmp_path: Path) -> None:
+    records = runs(none=[40.0], BPKD=[41.0])
+    write_records(tmp_path / "deep" / "results.json", records)
+    (tmp_path / "run.json").write_text(json.dumps(records[0]))
+    assert read_records([tmp_path / "deep" / "results.json", tmp_path / "run.json"]) == [*records, records[0]]
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["results.json"]
+
+
+def test_bad_records_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text('[{"method": "KD"')
+    with pytest.raises(ValueError, match=r"results\.json: expected JSON"):
+        read_records([path])
+    record = run("KD", 0, 1.0)
+    del record["commit"]
+    path.write_text(json.dumps([run("KD", 1, 1.0), record]))
+    with pytest.raises(ValueError, match=r"results\.json: run 1: .*missing \['commit'\]"):
+        read_records([path])
+
+
+def test_environment_says_where_numbers_come_from() -> None:
+    found = environment()
+    assert found["versions"]["torch"]
+    assert found["hardware"]["cores"] >= 1
+    assert isinstance(found["commit"], str)
+    json.dumps(found)
+
+
+def metrics_file(folder: Path, *terms: str) -> Path:
+    folder.mkdir()
+    rows = [{"iteration": i, "loss_ce": 2.0 / (i + 1), **dict.fromkeys(terms, 0.5)} for i in (0, 1, 2, 1)]
+    rows += [{"iteration": i, plots.VAL_MIOU: 10.0 * i} for i in (1, 2)]
+    cut = '{"iteration": 3, "loss_ce": 0.'
+    (folder / "metrics.json").write_text("\n".join([*map(json.dumps, rows), cut]))
+    return folder
+
+
+def test_rows_survive_resume_and_a_cut_line(tmp_path: Path) -> None:
+    folder = metrics_file(tmp_path / "run")
+    assert [r["iteration"] for r in plots.training_rows(folder)] == [0, 1, 2]
+    assert [r[plots.VAL_MIOU] for r in plots.evaluation_rows(folder)] == [10.0, 20.0]
+    assert plots.training_rows(tmp_path / "nothing") == []
+
+
+def test_errors_are_red_in_the_band_and_amber_outside() -> None:
+    target = np.zeros((20, 20), np.int64)
+    target[:, 10:] = 1
+    target[0] = 255
+    pred = target.copy()
+    pred[5, 9] = 1  # at the edge
+    pred[5, 1] = 1  # far from it
+    pred[0] = 2  # ignored
+    out = plots.errors(pred, target, np.full((20, 20, 3), 90, np.uint8), width=2)
+    assert tuple(out[5, 9]) == plots.WRONG_EDGE
+    assert tuple(out[5, 1]) == plots.WRONG_BODY
+    strong = (out != out[10, 10]).any(2)
+    assert strong.sum() == 2
+    band = plots.trimap_band(target, 2)
+    assert band[1:, 8:12].all()
+    assert band.sum() == 19 * 4
+    assert plots.wrong_share(pred, target, width=2) == pytest.approx(100 / (19 * 4))
+
+
+def test_figures_are_written_and_not_blank(tmp_path: Path) -> None:
+    folders = {"none": metrics_file(tmp_path / "a"), "BPKD": metrics_file(tmp_path / "b", "loss_kd_edge", "loss_kd_x")}
+    plots.curves(folders, tmp_path / "curves.png")
+    plots.curves({"none": folders["none"]}, tmp_path / "alone.png")
+    plots.trimap_curves({"none": {1: 20.0, 3: 30.0}, "teacher": {3: 40.0, 1: 25.0}}, tmp_path / "trimap.png")
+    label = np.zeros((24, 32), np.int64)
+    label[6:18, 8:24] = 1
+    label[:2] = 255
+    # The network saw half the size of the labels.
+    row = {
+        "image": np.full((3, 12, 16), 80, np.uint8),
+        "label": label,
+        "predictions": {"none": label * 0, "CWD": label},
+    }
+    names = ("a", "b", "never seen")
+    plots.panels([row], ["none", "CWD"], tmp_path / "panels.png", colors=COLORS, class_names=names, width=3)
+    for name in ("curves", "alone", "trimap", "panels"):
+        picture = cv2.imread(str(tmp_path / f"{name}.png"))
+        assert min(picture.shape[:2]) > 200
+        assert picture.std() > 10
+    drawn = cv2.imread(str(tmp_path / "panels.png"))[..., ::-1].reshape(-1, 3).tolist()
+    for color in (COLORS[0], COLORS[1], plots.WRONG_EDGE, plots.WRONG_BODY, plots.BAND):
+        assert list(color) in drawn
+
+
+def test_visualize_edges_draws_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = np.zeros((48, 64), np.uint8)
+    label[10:30, 20:40] = 3
+    label[:4] = 255
+    cv2.imwrite(str(tmp_path / "mask.png"), label)
+    cv2.imwrite(str(tmp_path / "image.png"), np.dstack([label * 60] * 3))
+    main = runpy.run_path(str(REPO / "tools" / "visualize_edges.py"))["main"]
+
+    def call(image: str) -> int:
+        files = ["--mask", str(tmp_path / "mask.png"), "--image", str(tmp_path / image)]
+        monkeypatch.setattr(sys, "argv", ["visualize_edges.py", *files, "--output", str(tmp_path / "out.png")])
+        return int(main())
+
+    assert call("missing.png") == 1
+    assert "missing.png: cannot be read" in capsys.readouterr().err
+    assert call("image.png") == 0
+    assert cv2.imread(str(tmp_path / "out.png")).std() > 10
