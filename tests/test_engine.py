@@ -109,7 +109,8 @@ def test_checkpoint_is_a_plain_student(tiny: Path, tmp_path: Path) -> None:
     row = losses(tmp_path)[-1]
     assert {"loss_ce", "loss_aux", "loss_kd_edge", "loss_kd_body"} <= row.keys()
     record = json.loads((tmp_path / "run.json").read_text())
-    assert record["method"] == "BPKD" and record["metrics"]["mIoU"] >= 0
+    assert record["method"] == "BPKD"
+    assert record["metrics"]["mIoU"] >= 0
     assert trainer.student.training
     assert not list(tmp_path.glob("*.tmp"))
 

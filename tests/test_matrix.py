@@ -39,7 +39,8 @@ def test_order_and_resume(tmp_path: Path) -> None:
     teacher = FakeJob("teacher", "", tmp_path / "t")
     jobs = [teacher, *(FakeJob(n, "", tmp_path / n, after=("teacher",)) for n in "ab")]
     run_jobs(jobs, say=lambda line: None, poll_seconds=0.2)
-    assert FakeJob.started[0] == "teacher" and sorted(FakeJob.started[1:]) == ["a", "b"]
+    assert FakeJob.started[0] == "teacher"
+    assert sorted(FakeJob.started[1:]) == ["a", "b"]
     (tmp_path / "b" / "run.json").unlink()
     said: list[str] = []
     run_jobs(jobs, say=said.append, poll_seconds=0.2)
@@ -64,4 +65,5 @@ def test_methods_share_seed_and_schedule(tmp_path: Path) -> None:
     teacher, alone, distilled = jobs
     assert alone.opts == ("SEED", "3", "A", "1")
     assert distilled.opts[:4] == alone.opts
-    assert str(teacher.weights) in distilled.opts and distilled.after == ("teacher",)
+    assert str(teacher.weights) in distilled.opts
+    assert distilled.after == ("teacher",)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a teacher and students by several methods from the same seeds, and report.
+r"""Train a teacher and students by several methods from the same seeds, and report.
 
     tools/compare.py --teacher configs/camvid/small_teacher.yaml --student configs/camvid/small_student.yaml \\
         --methods none KD CWD BPKD --seeds 3 --output output/camvid-small

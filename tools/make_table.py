@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the comparison table of run records: tools/make_table.py projects/BPKD/results/*.json"""
+"""Print the comparison table of run records: tools/make_table.py projects/BPKD/results/*.json."""
 
 import argparse
 import sys

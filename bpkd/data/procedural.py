@@ -93,7 +93,7 @@ class _Canvas:
 
     def smooth_noise(self, sigma: float) -> NDArray[np.float32]:
         noise = self.rng.standard_normal((self.h, self.w)).astype(np.float32)
-        noise = cv2.GaussianBlur(noise, (0, 0), sigma * self.unit)
+        noise = cv2.GaussianBlur(noise, (0, 0), sigma * self.unit).astype(np.float32, copy=False)
         return noise / (noise.std() + 1e-6)
 
     def blend(self, pattern: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -161,7 +161,7 @@ def _shape(c: _Canvas) -> NDArray[np.bool_]:
     kind = c.rng.integers(3)
     if kind == 0:
         axes = (max(2, round(size * 0.6)), max(2, round(size * c.rng.uniform(0.4, 0.6))))
-        cv2.ellipse(mask, (round(x), round(y)), axes, angle, 0, 360, 1, -1)
+        cv2.ellipse(mask, (round(x), round(y)), axes, angle, 0, 360, (1,), -1)
     else:
         if kind == 1:
             corners = cv2.boxPoints(((x, y), (size, size * c.rng.uniform(0.6, 1.2)), angle))

@@ -73,14 +73,14 @@ class BPKD(Distiller):
         super().__init__(**common)
         if preset not in PRESETS:
             raise ValueError(f"preset: expected one of {sorted(PRESETS)}, got {preset!r}.")
-        given = {
+        given: dict[str, Any] = {
             "edge_weight": edge_weight,
             "body_weight": body_weight,
             "normalizer": normalizer,
             "pre_mask": pre_mask,
             "ramp_iters": ramp_iters,
         }
-        chosen = {k: PRESETS[preset][k] if v in (-1, "") else v for k, v in given.items()}
+        chosen: dict[str, Any] = {k: PRESETS[preset][k] if v in (-1, "") else v for k, v in given.items()}
         self.edge_weight: float = chosen["edge_weight"]
         self.body_weight: float = chosen["body_weight"]
         self.ramp_iters: int = chosen["ramp_iters"]

@@ -90,4 +90,7 @@ def gradient_norm(loss: Tensor, logits: Tensor) -> Tensor:
     if not loss.requires_grad:
         return logits.new_zeros(())
     (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
-    return logits.new_zeros(()) if gradient is None else gradient.float().norm()
+    if gradient is None:
+        return logits.new_zeros(())
+    norm: Tensor = torch.linalg.vector_norm(gradient.float())
+    return norm

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from bpkd.functional.edges import window_reduce
 
 def boundary_width(height: int, width: int, ratio: float) -> int:
     """Width d of the boundary in pixels: ``ratio`` of the image's diagonal, at least 1 (Cheng et al. 2021)."""
-    return max(1, round(ratio * float(height**2 + width**2) ** 0.5))
+    return max(1, round(ratio * math.hypot(height, width)))
 
 
 def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
@@ -25,12 +27,15 @@ def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
         bool [N, H, W]: true where the pixel belongs to the boundary of its own class.
     """
     side = 2 * distance + 1
-    big = torch.iinfo(torch.int32).max
-    x = labels.to(torch.int32)
-    # Outside the image stands -1, a label like no other: it ends up in the minimum of every window that leaves it.
-    low = window_reduce(x.masked_fill(~valid, big), side, torch.minimum, -1)
-    high = window_reduce(x.masked_fill(~valid, -1), side, torch.maximum, -1)
-    return (low < high) & valid
+    x = labels if labels.dtype == torch.uint8 else labels.to(torch.int32)
+    least, most = torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max
+    low = window_reduce(x.masked_fill(~valid, most), side, torch.minimum, most)
+    high = window_reduce(x.masked_fill(~valid, least), side, torch.maximum, least)
+    boundary = low < high
+    # The image's border: windows that leave the image.
+    boundary[:, :distance] = boundary[:, -distance:] = True
+    boundary[:, :, :distance] = boundary[:, :, -distance:] = True
+    return boundary & valid
 
 
 def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, distance: int) -> Tensor:

@@ -85,6 +85,8 @@ class SegmentationMetrics:
         valid = t != self.ignore_index
         self._check(p, "prediction")
         self._check(t[valid], "label")
+        if self.num_classes <= 255 and 0 <= self.ignore_index <= 255:
+            p, t = p.to(torch.uint8), t.to(torch.uint8)  # the window filters run four times as fast
         k = self.num_classes
         self.counts += confusion_counts(p, t, k, valid).cpu()
         for i, w in enumerate(self.widths):
