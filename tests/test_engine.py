@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bpkd.engine import DistillationTrainer, load_config
+from bpkd.engine import DistillationTrainer, cli, load_config
 from bpkd.engine.optim import parameter_groups, poly_schedule
 from bpkd.engine.step import NonFiniteLossError
 
@@ -191,6 +191,22 @@ def test_mixed_precision_trains(tiny: Path, tmp_path: Path, dtype: str) -> None:
     opts = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype, "TEACHER.AMP", dtype)
     train(tiny / "pair.yaml", tmp_path, *opts, "SOLVER.MAX_ITER", "2")
     assert all(v.isfinite().all() for v in weights(tmp_path).values())
+
+
+def test_student_and_teacher_are_evaluated_by_one_command(tiny: Path, tmp_path: Path) -> None:
+    weights_opts = ("MODEL.WEIGHTS", str(tiny / "teacher" / "model_final.pth"))
+    arguments = ["--config-file", str(tiny / "pair.yaml"), "--eval-only", "OUTPUT_DIR", str(tmp_path)]
+    assert cli([*arguments, *weights_opts]) == 0
+    assert cli([*arguments[:3], "--evaluate", "teacher", *arguments[3:]]) == 0
+    results = [
+        json.loads((tmp_path / f"inference_{which}" / "procedural_val" / "metrics.json").read_text())
+        for which in ("student", "teacher")
+    ]
+    assert results[0] == results[1]  # the same weights in both roles
+    trained = json.loads((tiny / "teacher" / "run.json").read_text())["metrics"]
+    assert results[0]["mIoU"] == pytest.approx(trained["mIoU"])
+    with pytest.raises(FileNotFoundError, match="expected MODEL.WEIGHTS or a checkpoint"):
+        cli([*arguments[:4], str(tmp_path / "empty")])
 
 
 def test_a_run_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:

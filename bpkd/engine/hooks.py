@@ -10,9 +10,10 @@ from typing import Any
 
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor
 
 from bpkd.functional import gradient_norm
+from bpkd.modeling import SemanticDistiller
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +100,11 @@ class GradientMonitor(HookBase):
 
     PERIOD = 10
 
-    def __init__(self, model: nn.Module, *, limit: float, patience: int) -> None:
+    def __init__(self, model: SemanticDistiller, *, limit: float, patience: int) -> None:
         """Watches ``model.gradient_probe``.
 
         Args:
-            model: the unwrapped SemanticDistiller.
+            model: the unwrapped wrapper.
             limit: ratio above which a term counts as dominating.
             patience: iterations it may do so without a break before the warning.
         """

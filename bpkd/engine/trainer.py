@@ -45,6 +45,12 @@ def method_of(cfg: CfgNode) -> str:
     return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE == "SemanticDistiller" else "none"
 
 
+def settings(distiller: nn.Module) -> dict[str, Any]:
+    """Returns a distiller's plain attributes, presets resolved, for the log."""
+    plain = (bool, int, float, str, list, tuple)
+    return {k: v for k, v in vars(distiller).items() if isinstance(v, plain) and k[0] != "_" and k != "training"}
+
+
 class DistillationTrainer(DefaultTrainer):
     """Detectron2's DefaultTrainer for a student with or without a teacher, on GPUs or CPU processes."""
 
@@ -56,7 +62,7 @@ class DistillationTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         self.student = student_of(model)
         self.distiller: nn.Module | None = getattr(model, "distiller", None)
-        self._wrapper = model if self.distiller is not None else None
+        self._wrapper = model if isinstance(model, SemanticDistiller) and model.distiller is not None else None
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
@@ -86,8 +92,10 @@ class DistillationTrainer(DefaultTrainer):
         """Builds the meta-architecture; the student's initial weights depend on cfg.SEED alone."""
         torch.manual_seed(cfg.SEED)
         model = build_model(cfg)
-        count = sum(p.numel() for p in student_of(model).parameters())
-        logger.info("Student: %.2f M parameters; method: %s", count / 1e6, method_of(cfg))
+        parameters = sum(p.numel() for p in student_of(model).parameters())
+        logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
+        if getattr(model, "distiller", None) is not None:
+            logger.info("Weights and options of the terms: %s", settings(model.distiller))
         logger.debug("Model:\n%s", model)
         return model
 
