@@ -25,6 +25,7 @@ from bpkd.analysis.complexity import count
 from bpkd.analysis.records import environment
 from bpkd.convert import load_strict
 from bpkd.data import build_train_loader
+from bpkd.modeling import SemanticDistiller
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate
