@@ -13,12 +13,12 @@ from bpkd.structures import SegOutput
 from .base import Distiller
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A scale that trains from scratch: the edge term is a weighted mean over classes and cells.
+    # A scale that trains from scratch: the edge term is a weighted mean over classes and cells, of unfiltered logits.
     "safe": {
         "edge_weight": 1.0,
         "body_weight": 5.0,
         "normalizer": "classes",
-        "pre_mask": "soft",
+        "pre_mask": "none",
         "ramp_iters": 0,
     },
     # The supplement's sums with the weights that its re-implementers report.
