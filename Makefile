@@ -7,6 +7,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
+# Detectron2 and torch announce their own deprecations on every import.
+export PYTHONWARNINGS ?= ignore::FutureWarning
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.bpkd-installed
 

@@ -83,6 +83,8 @@ def run_jobs(
     if done:
         say(f"already complete: {', '.join(j.name for j in jobs if j.name in done)}")
     waiting = [job for job in jobs if job.name not in done]
+    if waiting:
+        say(f"{len(waiting)} runs, at most {workers} at a time; each writes console.log below {waiting[0].output.parent}")
     running: dict[Job, subprocess.Popen[bytes]] = {}
     try:
         while waiting or running:
@@ -96,7 +98,7 @@ def run_jobs(
             for job in [j for j, process in running.items() if process.poll() is not None]:
                 _collect(job, running.pop(job), done, say)
             if running:
-                say(_progress(running))
+                say(f"[{len(done)} of {len(jobs)} done] {_progress(running)}")
     except BaseException:
         _stop(running.values())
         raise
