@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # A scale that trains from scratch: the edge term is a weighted mean over classes and cells, of unfiltered logits.
     "safe": {
         "edge_weight": 1.0,
-        "body_weight": 5.0,
+        "body_weight": 2.0,
         "normalizer": "classes",
         "pre_mask": "none",
         "ramp_iters": 0,

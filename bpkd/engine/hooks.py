@@ -138,6 +138,6 @@ class GradientMonitor(HookBase):
                 self._warned.add(name)
                 logger.warning(
                     "%s: its gradient at the logits has been over %g times the task loss's for %d iterations "
-                    "(now %.1f times). It drowns the task: lower its weight or use the safe preset.",
+                    "(now %.1f times). It may drown the task: lower the weight of this term.",
                     name, self.limit, self.trainer.iter - start, ratio,
                 )  # fmt: skip
