@@ -220,6 +220,8 @@ def test_a_run_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:
 def test_unknown_key_lists_the_known_ones(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"DISTILL.METOD.*Known keys.*METHOD"):
         load_config(str(tiny / "student.yaml"), ["DISTILL.METOD", "CWD"])
+    with pytest.raises(ValueError, match=r"DISTILL.METHOD is 'CWD'.*trains the student alone"):
+        load_config(str(tiny / "student.yaml"), ["DISTILL.METHOD", "CWD"])
 
 
 def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import argparse
 import json
 
 from bpkd.analysis.complexity import count
-from bpkd.config import get_bpkd_cfg
+from bpkd.config import read_config
 from bpkd.modeling import build_student
 
 
@@ -31,9 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def analyse(path: str, opts: list[str], size: list[int]) -> dict:
     """Returns the counts of one config's network on CPU."""
-    cfg = get_bpkd_cfg()
-    cfg.merge_from_file(path)
-    cfg.merge_from_list([*opts, "MODEL.DEVICE", "cpu"])
+    cfg = read_config(path, [*opts, "MODEL.DEVICE", "cpu"])
     return count(build_student(cfg), (size[0], size[1])).row()
 
 

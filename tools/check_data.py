@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from bpkd.config import get_bpkd_cfg
+from bpkd.config import read_config
 from bpkd.data import check_dataset, register_datasets
 from bpkd.data.files import read_image, read_label
 
@@ -27,9 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="sheet.png")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config changes")
     args = parser.parse_args(argv)
-    cfg, failed = get_bpkd_cfg(), False
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg, failed = read_config(args.config_file, args.opts), False
     register_datasets(cfg)
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from bpkd.analysis.records import environment
-from bpkd.config import get_bpkd_cfg
+from bpkd.config import read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
 from bpkd.modeling import build_student, build_teacher_model
@@ -40,40 +40,24 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_config(config_file: str, opts: list[str] | None = None) -> CfgNode:
-    """Reads a config file, applies KEY VALUE pairs, chooses the device, registers the data sets and freezes.
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Reads a config (see ``read_config``), chooses the device, registers the data sets and freezes.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a key is unknown (the message lists its siblings) or a value has the wrong type.
+        ValueError: a key is unknown, a value has the wrong type, or a distiller is named where nothing is distilled.
     """
-    if not os.path.isfile(config_file):
-        raise FileNotFoundError(
-            f"--config-file: expected a YAML file, got {config_file!r}. See configs/ and projects/BPKD/configs/."
+    cfg = read_config(config_file, opts)
+    if cfg.DISTILL.METHOD != "none" and cfg.MODEL.META_ARCHITECTURE != "SemanticDistiller":
+        raise ValueError(
+            f"DISTILL.METHOD is {cfg.DISTILL.METHOD!r}, but {cfg.MODEL.META_ARCHITECTURE!r} trains the student alone. "
+            "Set MODEL.META_ARCHITECTURE SemanticDistiller (and TEACHER.*), or DISTILL.METHOD none."
         )
-    cfg = get_bpkd_cfg()
-    try:
-        cfg.merge_from_file(config_file)
-        cfg.merge_from_list(opts or [])
-    except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"{config_file}: {explain_unknown_key(cfg, str(error))}") from error
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_datasets(cfg)
     cfg.freeze()
     return cfg
-
-
-def explain_unknown_key(cfg: CfgNode, message: str) -> str:
-    """Adds the known keys beside an unknown one to a config error."""
-    found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
-    if found is None:
-        return message
-    node: Any = cfg
-    for part in found[1].split(".")[:-1]:
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    known = ", ".join(sorted(node)) if isinstance(node, CfgNode) else ""
-    return f"{message.strip(chr(34))}. Known keys there: {known}." if known else message
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:

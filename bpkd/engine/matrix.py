@@ -84,7 +84,8 @@ def run_jobs(
         say(f"already complete: {', '.join(j.name for j in jobs if j.name in done)}")
     waiting = [job for job in jobs if job.name not in done]
     if waiting:
-        say(f"{len(waiting)} runs, at most {workers} at a time; each writes console.log below {waiting[0].output.parent}")
+        where = waiting[0].output.parent
+        say(f"{len(waiting)} runs, at most {workers} at a time; each writes console.log below {where}")
     running: dict[Job, subprocess.Popen[bytes]] = {}
     try:
         while waiting or running:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from bpkd.config import get_bpkd_cfg
+from bpkd.config import read_config
 from bpkd.convert import load_strict
 from bpkd.distillers.adapters import map_classes
 from bpkd.modeling.build import build_student
@@ -110,19 +109,9 @@ def load_teacher_cfg(cfg: CfgNode) -> CfgNode:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it holds an unknown key.
+        ValueError: it holds an unknown key or a value of the wrong type.
     """
-    path = cfg.TEACHER.CONFIG_FILE
-    if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"TEACHER.CONFIG_FILE: expected the YAML file that the teacher was trained with, got {path!r}."
-        )
-    teacher_cfg = get_bpkd_cfg()
-    try:
-        teacher_cfg.merge_from_file(path)
-        teacher_cfg.merge_from_list(list(cfg.TEACHER.OPTS))
-    except (KeyError, AssertionError) as error:
-        raise ValueError(f"TEACHER.CONFIG_FILE {path} (with TEACHER.OPTS): {error}") from error
+    teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.OPTS, source="TEACHER.CONFIG_FILE")
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     teacher_cfg.freeze()
     return teacher_cfg

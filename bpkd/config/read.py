@@ -1,0 +1,57 @@
+"""Reads config files; what is unknown in them is answered with what is known."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+
+from .defaults import add_bpkd_config
+
+
+def get_bpkd_cfg() -> CfgNode:
+    """Returns Detectron2's default config with bpkd's keys added."""
+    cfg = get_cfg()
+    add_bpkd_config(cfg)
+    return cfg
+
+
+def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-file") -> CfgNode:
+    """Reads a YAML file over the defaults, then KEY VALUE pairs over both.
+
+    Args:
+        path: YAML file; ``_BASE_`` in it is relative to it.
+        opts: KEY VALUE pairs.
+        source: where the path comes from, for messages.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: a key is unknown (the message lists its siblings) or a value has the wrong type.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{source}: expected a YAML file, got {path!r}; configs/ and projects/ hold some.")
+    cfg = get_bpkd_cfg()
+    try:
+        cfg.merge_from_file(path)
+        cfg.merge_from_list(list(opts))
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ValueError(f"{source} {path}: {_explained(cfg, str(error))}") from error
+    return cfg
+
+
+def _explained(cfg: CfgNode, message: str) -> str:
+    found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+    if found is None:
+        return message
+    node: Any = cfg
+    for part in found[1].split(".")[:-1]:
+        node = node.get(part) if isinstance(node, CfgNode) else None
+    known = ", ".join(sorted(node)) if isinstance(node, CfgNode) else ""
+    text = message.strip("\"'")
+    return f"{text}. Known keys there: {known}." if known else text
