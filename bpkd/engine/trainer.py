@@ -86,6 +86,7 @@ class DistillationTrainer(DefaultTrainer):
             **parts,
         )
         self.clock = RunClock()
+        self._environment = environment()  # of the code that runs, whatever the checkout becomes meanwhile
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -225,7 +226,7 @@ class DistillationTrainer(DefaultTrainer):
             "flops_g": cost.flops / 1e9,
             "flops_size": cost.size,
             "config": cfg.dump(),
-            **environment(),
+            **self._environment,
         }
         path = os.path.join(cfg.OUTPUT_DIR, "run.json")
         with open(path + ".tmp", "w") as f:
