@@ -1,0 +1,42 @@
+"""What README promises exists and runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bpkd.config import read_config
+from bpkd.distillers import DISTILLERS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONFIGS = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/**/*.yaml")])
+
+
+def test_the_ten_lines_run() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["student"].grad.isfinite().all()
+    assert names["student"].grad.abs().sum() > 0
+
+
+def test_files_that_it_names_exist() -> None:
+    named = set(re.findall(r"\]\(([\w./-]+)\)", README)) | set(
+        re.findall(r"(?:configs|projects|tools)/[\w./-]+\.\w+", README)
+    )
+    assert len(named) > 8
+    missing = [n for n in named if not (ROOT / n).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_config_reads(path: Path) -> None:
+    cfg = read_config(str(path))
+    assert cfg.VERSION == 2
+    assert cfg.DISTILL.METHOD in ("none", *DISTILLERS)
+    if cfg.DISTILL.METHOD != "none":
+        assert (ROOT / cfg.TEACHER.CONFIG_FILE).is_file()
+        assert cfg.MODEL.META_ARCHITECTURE == "SemanticDistiller"
