@@ -234,6 +234,7 @@ def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:
     while not (tmp_path / "metrics.json").exists() and time.monotonic() < end:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 130, out[-3000:]
     name = (tmp_path / "last_checkpoint").read_text()

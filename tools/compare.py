@@ -8,6 +8,7 @@ Interrupted, it goes on where it was when it is called again; complete runs are 
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     seeds = range(args.seeds)
     jobs = comparison_jobs(args.teacher, args.student, args.output, methods=args.methods, seeds=seeds, opts=args.opts)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop also saves the runs under way
     try:
         run_jobs(jobs, say=say)
     except JobFailedError as error:

@@ -52,7 +52,7 @@ class RunClock(HookBase):
 
 
 class StopOnSignal(HookBase):
-    """Ctrl-C or a scheduler's SIGTERM: finishes the step, saves a checkpoint, stops. A second signal stops at once."""
+    """Ctrl-C or a scheduler's SIGTERM: finishes the step, saves a checkpoint, stops. The same again stops at once."""
 
     # Processes agree on stopping at the same iteration; asking on each one would cost a collective.
     AGREE_PERIOD = 10
@@ -72,9 +72,10 @@ class StopOnSignal(HookBase):
             logger.debug("Not in the main thread: signals are left alone.")
 
     def _receive(self, number: int, frame: Any) -> None:
-        if self._received:
+        # A terminal's Ctrl-C reaches a run and its parent, which then asks the run to end: that is one request.
+        if self._received == number:
             raise KeyboardInterrupt
-        self._received = number
+        self._received = self._received or number
         logger.warning("Signal %d: saving after this iteration. Again to stop at once.", number)
 
     def after_step(self) -> None:
