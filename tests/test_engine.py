@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bpkd.convert import read_checkpoint
 from bpkd.engine import DistillationTrainer, cli, load_config
 from bpkd.engine.optim import parameter_groups, poly_schedule
 from bpkd.engine.step import NonFiniteLossError
@@ -222,6 +223,39 @@ def test_unknown_key_lists_the_known_ones(tiny: Path) -> None:
         load_config(str(tiny / "student.yaml"), ["DISTILL.METOD", "CWD"])
     with pytest.raises(ValueError, match=r"DISTILL.METHOD is 'CWD'.*trains the student alone"):
         load_config(str(tiny / "student.yaml"), ["DISTILL.METHOD", "CWD"])
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["TEST.MODE", "slid"], "TEST.MODE: expected one of whole, slide, got 'slid'"),
+        (["INPUT.CROP_SIZE", "[48]"], r"INPUT.CROP_SIZE: expected two numbers, got \[48\]"),
+        (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11"], "NUM_CLASSES is 11, but procedural_train has 9 classes"),
+        (["DATASETS.TRAIN", "('typo',)"], "expected one of camvid_train.*got 'typo'"),
+        (["TEST.SLIDE_STRIDE", "[600, 600]"], "would get no score"),
+    ],
+)
+def test_wrong_values_are_found_before_training(tiny: Path, opts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config(str(tiny / "student.yaml"), opts)
+
+
+def test_a_missing_base_is_said(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("_BASE_: nowhere.yaml\n")
+    with pytest.raises(FileNotFoundError, match="_BASE_ is relative to the file it stands in"):
+        load_config(str(tmp_path / "own.yaml"))
+
+
+def test_a_damaged_checkpoint_says_the_way_out(tiny: Path, tmp_path: Path) -> None:
+    train(tiny / "student.yaml", tmp_path, "SOLVER.MAX_ITER", "1")
+    path = tmp_path / "model_final.pth"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(RuntimeError, match="model_final.pth cannot be read.*damaged.*last_checkpoint"):
+        train(tiny / "student.yaml", tmp_path, "SOLVER.MAX_ITER", "2", resume=True)
+    for content in (b"", b"just text\n"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            read_checkpoint(str(path))
 
 
 def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:

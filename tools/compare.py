@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 r"""Train a teacher and students by several methods from the same seeds, and report.
 
-    tools/compare.py --teacher configs/camvid/small_teacher.yaml --student configs/camvid/small_student.yaml \\
+    tools/compare.py --teacher configs/camvid/small_teacher.yaml --student configs/camvid/small_student.yaml \
         --methods none KD CWD BPKD --seeds 3 --output output/camvid-small
 
 Interrupted, it goes on where it was when it is called again; complete runs are not repeated.

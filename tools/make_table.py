@@ -16,7 +16,12 @@ def main() -> int:
     parser.add_argument("--trimap-width", type=int, default=3, help="half-width of the trimap column")
     args = parser.parse_args()
     for path in args.files:
-        print(f"### {path.stem}\n\n{report_text(read_records([path]), trimap_width=args.trimap_width)}\n")
+        try:
+            text = report_text(read_records([path]), trimap_width=args.trimap_width)
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        print(f"### {path.stem}\n\n{text}\n")
     return 0
 
 

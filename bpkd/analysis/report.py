@@ -185,5 +185,5 @@ def provenance(records: Sequence[Record]) -> str:
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher "
         f"{next((r['iterations'] for r in records if r['method'] == TEACHER), '-')}); {machine['cpu']}, "
         f"{machine['cores']} cores, {gpus}; torch {first['versions']['torch']}; commit {commits}. FLOPs of one "
-        "512x512 image; s / iteration is the median step, with one run per core side by side."
+        "512x512 image; s / iteration is the median step."
     )

@@ -1,6 +1,7 @@
 """Configuration: Detectron2's yacs tree plus bpkd's keys."""
 
+from .check import check_values
 from .defaults import add_bpkd_config
 from .read import get_bpkd_cfg, read_config
 
-__all__ = ["add_bpkd_config", "get_bpkd_cfg", "read_config"]
+__all__ = ["add_bpkd_config", "check_values", "get_bpkd_cfg", "read_config"]

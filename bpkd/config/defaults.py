@@ -192,8 +192,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.KEEP_CHECKPOINTS = 2
     # Iterations between lines of the log and rows of metrics.json.
     cfg.SOLVER.LOG_PERIOD = 20
-    # Share of the task loss's gradient (at the logits) that one distillation term may reach, as a multiple, before
-    # a warning is printed, and for how many measured iterations in a row. 0 switches the measurement off.
+    # Multiple of the task loss's gradient (at the logits, measured every tenth iteration) that one distillation term
+    # may reach, and for how many iterations on end, before a warning is printed. 0 switches the measurement off.
     cfg.SOLVER.GRADIENT_RATIO_LIMIT = 10.0
     cfg.SOLVER.GRADIENT_RATIO_PATIENCE = 50
     # fp32 matrix products in TF32 on GPUs that have it.

@@ -42,6 +42,9 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{source} {path}: {_explained(cfg, str(error))}") from error
+    except OSError as error:
+        message = f"{source} {path}: its _BASE_ cannot be read ({error}). _BASE_ is relative to the file it stands in."
+        raise FileNotFoundError(message) from error
     return cfg
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +37,7 @@ def read_checkpoint(path: str, *, source: str = "weights") -> Checkpoint:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{source}: expected a checkpoint file, got {path!r}: no such file.")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{source}: {path} cannot be read safely as a checkpoint of tensors and plain values: it is damaged, or "
-            f"holds other Python objects ({str(error).splitlines()[0]}). Save its state dict alone with torch.save."
-        ) from error
+    data = load_safely(path, source=source)
     state, classes, layout = _split(data)
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if state else {}
     if not tensors or len(tensors) != len(state):
@@ -52,6 +46,23 @@ def read_checkpoint(path: str, *, source: str = "weights") -> Checkpoint:
             f"{source}: expected a state dict under 'model' or 'state_dict', or alone, got {keys} in {path}."
         )
     return Checkpoint(_without_prefix(tensors, "module."), classes, layout)
+
+
+def load_safely(path: str, *, source: str = "weights") -> Any:
+    """Loads a file of tensors and plain values; nothing in it is executed.
+
+    Raises:
+        ValueError: the file is damaged or holds other Python objects.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types on damaged files, KeyError and IndexError among them
+        blocked = re.search(r"(?:GLOBAL|global) `?([\w.]+)`?", str(error))
+        why = f"it holds the Python object {blocked[1]}, which is not loaded" if blocked else "the file is damaged"
+        raise ValueError(
+            f"{source}: {path} cannot be read as a checkpoint of tensors and plain values: {why}. Save its state dict "
+            "alone with torch.save, or use another copy."
+        ) from error
 
 
 def _split(data: Any) -> tuple[Mapping[str, Any], tuple[str, ...] | None, str]:

@@ -10,6 +10,8 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from bpkd.convert import load_safely
+
 
 class StudentCheckpointer(Checkpointer):
     """Saves ``{"model": student, "bpkd": metadata, "trainer": ..., "distiller": ...}``.
@@ -60,7 +62,13 @@ class StudentCheckpointer(Checkpointer):
             RuntimeError: the checkpoint belongs to another method or class list, or lacks a part.
         """
         path = self.get_checkpoint_file()
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            data = load_safely(path, source="--resume")
+        except ValueError as error:
+            raise RuntimeError(
+                f"{error} To go on from an earlier checkpoint, write the name of another model_*.pth of "
+                f"{self.save_dir} into its file last_checkpoint."
+            ) from error
         saved = data.get("bpkd", {})
         for key in ("method", "classes"):
             if saved.get(key) != self.metadata.get(key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 
 from bpkd.data import build_test_loader
 from bpkd.evaluation import build_evaluator
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[str, Any]:
@@ -31,6 +34,10 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
         loader = build_test_loader(cfg, name, rank=comm.get_rank(), world_size=comm.get_world_size())
         out = os.path.join(cfg.OUTPUT_DIR, folder, name)
         results[name] = inference_on_dataset(model, loader, build_evaluator(cfg, name, out)) or {}
+        scores = results[name].get("sem_seg", {})
+        shown = ", ".join(f"{k} {v:.2f}" for k, v in scores.items() if not k.startswith(("IoU-", "Acc-")))
+        if shown:
+            logger.info("%s: %s", name, shown)
     if not comm.is_main_process():
         return {}
     return next(iter(results.values())) if len(results) == 1 else dict(results)

@@ -88,7 +88,7 @@ class StopOnSignal(HookBase):
         if stop and self.trainer.iter + 1 < self.trainer.max_iter:
             self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
             comm.synchronize()
-            raise KeyboardInterrupt(f"stopped after iteration {self.trainer.iter}; --resume goes on")
+            raise KeyboardInterrupt(f"after iteration {self.trainer.iter}")
 
     def after_train(self) -> None:
         """Gives the signals back."""

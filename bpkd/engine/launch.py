@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from bpkd.analysis.records import environment
-from bpkd.config import read_config
+from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
 from bpkd.modeling import build_student, build_teacher_model
@@ -48,16 +49,33 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         ValueError: a key is unknown, a value has the wrong type, or a distiller is named where nothing is distilled.
     """
     cfg = read_config(config_file, opts)
-    if cfg.DISTILL.METHOD != "none" and cfg.MODEL.META_ARCHITECTURE != "SemanticDistiller":
-        raise ValueError(
-            f"DISTILL.METHOD is {cfg.DISTILL.METHOD!r}, but {cfg.MODEL.META_ARCHITECTURE!r} trains the student alone. "
-            "Set MODEL.META_ARCHITECTURE SemanticDistiller (and TEACHER.*), or DISTILL.METHOD none."
-        )
+    check_values(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_datasets(cfg)
+    check_classes(cfg)
     cfg.freeze()
     return cfg
+
+
+def check_classes(cfg: CfgNode) -> None:
+    """Compares the configured data sets with the network.
+
+    Raises:
+        ValueError: a data set is unknown, or has another number of classes than MODEL.SEM_SEG_HEAD.NUM_CLASSES.
+    """
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if name not in DatasetCatalog.list():
+            known = [n for n in DatasetCatalog.list() if "label_table" in MetadataCatalog.get(n).as_dict()]
+            raise ValueError(
+                f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME."
+            )
+        names, wanted = MetadataCatalog.get(name).get("stuff_classes", ()), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        if names and len(names) != wanted:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {wanted}, but {name} has {len(names)} classes "
+                f"({', '.join(names[:4])}, ...). Set it to {len(names)}."
+            )
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -66,12 +84,12 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     setup(cfg)
     if args.eval_only:
         return evaluate_only(cfg, args.evaluate)
+    trainer = DistillationTrainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             check_dataset(name, mode=cfg.DATASETS.CHECK)
     comm.synchronize()
-    trainer = DistillationTrainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
@@ -111,11 +129,7 @@ def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
             )
         model = build_student(cfg)
         load_strict(model, weights)
-    results = evaluate(cfg, model, folder=f"inference_{which}")
-    for key, value in results.get("sem_seg", {}).items():
-        if not key.startswith(("IoU-", "Acc-")):
-            logger.info("%s %s: %.2f", which, key, value)
-    return results
+    return evaluate(cfg, model, folder=f"inference_{which}")
 
 
 def cli(argv: list[str] | None = None) -> int:
@@ -124,7 +138,7 @@ def cli(argv: list[str] | None = None) -> int:
     try:
         run(args)
     except KeyboardInterrupt as stop:
-        logger.warning("Stopped (%s). The same command with --resume goes on.", stop)
+        logger.warning("Stopped %s. The same command with --resume goes on.", stop)
         return 130
     return 0
 

@@ -98,7 +98,6 @@ class DistillationTrainer(DefaultTrainer):
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
         if getattr(model, "distiller", None) is not None:
             logger.info("Weights and options of the terms: %s", settings(model.distiller))
-        logger.debug("Model:\n%s", model)
         return model
 
     @classmethod

@@ -1,0 +1,54 @@
+"""Values that would otherwise fail late: after hours of training, or far from the key that is wrong."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+CHOICES = {
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "DATASETS.CHECK": ("full", "fast", "off"),
+    "TEST.MODE": ("whole", "slide"),
+    "TEST.ABSENT_CLASS": ("zero", "skip"),
+    "SOLVER.AMP.DTYPE": ("bf16", "fp16"),
+    "SOLVER.OPTIMIZER": ("sgd", "adamw"),
+    "TEACHER.AMP": ("off", "bf16", "fp16"),
+    "MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR": ("all", "valid"),
+}
+PAIRS = (
+    "INPUT.CROP_SIZE", "INPUT.RESIZE_BOX", "INPUT.SCALE_RANGE", "INPUT.TEST_BOX", "TEST.SLIDE_CROP",
+    "TEST.SLIDE_STRIDE", "DATASETS.PROCEDURAL.SIZE",
+)  # fmt: skip
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Checks choices, pairs and widths of a config.
+
+    Raises:
+        ValueError: names the key, what was expected and what came.
+    """
+    for key, known in CHOICES.items():
+        if _get(cfg, key) not in known:
+            raise ValueError(f"{key}: expected one of {', '.join(known)}, got {_get(cfg, key)!r}.")
+    for key in PAIRS:
+        value = _get(cfg, key)
+        if len(value) != 2 or any(v < 0 for v in value):
+            raise ValueError(f"{key}: expected two numbers, got {list(value)}.")
+    if any(s > c for s, c in zip(cfg.TEST.SLIDE_STRIDE, cfg.TEST.SLIDE_CROP, strict=True)):
+        raise ValueError(
+            f"TEST.SLIDE_STRIDE: expected at most SLIDE_CROP {list(cfg.TEST.SLIDE_CROP)}, got "
+            f"{list(cfg.TEST.SLIDE_STRIDE)}: pixels between the windows would get no score."
+        )
+    if any(w < 1 for w in cfg.TEST.TRIMAP_WIDTHS):
+        raise ValueError(f"TEST.TRIMAP_WIDTHS: expected positive pixels, got {list(cfg.TEST.TRIMAP_WIDTHS)}.")
+    if cfg.DISTILL.METHOD != "none" and cfg.MODEL.META_ARCHITECTURE != "SemanticDistiller":
+        raise ValueError(
+            f"DISTILL.METHOD is {cfg.DISTILL.METHOD!r}, but {cfg.MODEL.META_ARCHITECTURE!r} trains the student alone. "
+            "Set MODEL.META_ARCHITECTURE SemanticDistiller (and TEACHER.*), or DISTILL.METHOD none."
+        )
+
+
+def _get(cfg: CfgNode, key: str) -> object:
+    node = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
