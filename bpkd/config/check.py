@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
 
 CHOICES = {
@@ -47,7 +49,7 @@ def check_values(cfg: CfgNode) -> None:
         )
 
 
-def _get(cfg: CfgNode, key: str) -> object:
+def _get(cfg: CfgNode, key: str) -> Any:
     node = cfg
     for part in key.split("."):
         node = node[part]
