@@ -284,10 +284,10 @@ def test_unreadable_checkpoints_are_explained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="MODEL.WEIGHTS: expected a checkpoint file"):
         load_strict(model, str(path))
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match="cannot be read safely"):
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         load_strict(model, str(path))
     torch.save({"model": model}, path)  # a pickled module could run code
-    with pytest.raises(ValueError, match="cannot be read safely"):
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         load_strict(model, str(path))
     torch.save({"epoch": 3}, path)
     with pytest.raises(ValueError, match="expected a state dict under 'model' or 'state_dict'"):
