@@ -199,6 +199,7 @@ def test_student_and_teacher_are_evaluated_by_one_command(tiny: Path, tmp_path: 
     arguments = ["--config-file", str(tiny / "pair.yaml"), "--eval-only", "OUTPUT_DIR", str(tmp_path)]
     assert cli([*arguments, *weights_opts]) == 0
     assert cli([*arguments[:3], "--evaluate", "teacher", *arguments[3:]]) == 0
+    assert not (tmp_path / "config.yaml").exists()  # an evaluation leaves a run's own config alone
     results = [
         json.loads((tmp_path / f"inference_{which}" / "procedural_val" / "metrics.json").read_text())
         for which in ("student", "teacher")

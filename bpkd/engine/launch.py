@@ -86,6 +86,9 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         return evaluate_only(cfg, args.evaluate)
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    if comm.is_main_process():  # a refused run or an evaluation leaves the config of the run that is there alone
+        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
+            f.write(cfg.dump())
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             check_dataset(name, mode=cfg.DATASETS.CHECK)
@@ -94,15 +97,12 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def setup(cfg: CfgNode) -> None:
-    """Makes OUTPUT_DIR with the run's config and log, and sets torch's global switches."""
+    """Makes OUTPUT_DIR with its log, and sets torch's global switches."""
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     for name in ("fvcore", "detectron2", "bpkd"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
     facts = environment()
     logger.info("Commit %s, %s, %s", facts["commit"], facts["versions"], facts["hardware"])
-    if comm.is_main_process():
-        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
-            f.write(cfg.dump())
     torch.backends.cuda.matmul.allow_tf32 = cfg.SOLVER.TF32
     torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
