@@ -53,7 +53,7 @@ def test_dropout_takes_whole_channels_and_not_the_decoded_map() -> None:
 def test_classifier_initialisation() -> None:
     torch.manual_seed(0)
     for one in (head(channels=512, num_classes=150), FCNHead(
-        in_feature="x", in_channels=4, channels=512, num_classes=150
+        in_features=["x"], in_channels=[4], channels=512, num_classes=150
     )):  # fmt: skip
         assert float(one.conv_seg.weight.detach().std()) == pytest.approx(0.01, rel=0.02)
         assert float(one.conv_seg.bias.detach().abs().max()) == 0

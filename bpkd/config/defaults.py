@@ -88,8 +88,22 @@ def _add_model(cfg: CN) -> None:
     # Start each residual block at the identity (last BN weight 0) where no weights are loaded.
     cfg.MODEL.RESNET_V1C.ZERO_INIT_RESIDUAL = True
 
+    # HRNet (`build_hrnet_backbone`): "w18s", "w18", "w32", "w40" or "w48".
+    cfg.MODEL.HRNET = CN()
+    cfg.MODEL.HRNET.VARIANT = "w48"
+    cfg.MODEL.HRNET.WIDTH_MULTIPLIER = 1.0
+    cfg.MODEL.HRNET.NORM = "BN"
+
+    # MobileNetV2 (`build_mobilenet_v2_backbone`); channels times the multiplier are rounded to multiples of 8.
+    cfg.MODEL.MOBILENET_V2 = CN()
+    cfg.MODEL.MOBILENET_V2.WIDTH_MULTIPLIER = 1.0
+    cfg.MODEL.MOBILENET_V2.OUTPUT_STRIDE = 8
+    cfg.MODEL.MOBILENET_V2.NORM = "BN"
+
+    # "PSPHead", "FCNHead", "DeepLabV3PlusHead" or "ISAHead".
     cfg.MODEL.SEM_SEG_HEAD.NAME = "PSPHead"
-    # Backbone stage that enters the decode head.
+    # Backbone stages that enter the decode head. PSP, ISA: the last. FCN: any, joined at the first one's size.
+    # DeepLabV3+: the low-level one, then the last.
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["layer4"]
     cfg.MODEL.SEM_SEG_HEAD.CHANNELS = 512
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 19
@@ -97,7 +111,16 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.SEM_SEG_HEAD.NORM = "BN"
     cfg.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
     cfg.MODEL.SEM_SEG_HEAD.ALIGN_CORNERS = False
+    # PSPHead: sides of the pooling grids.
     cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES = [1, 2, 3, 6]
+    # FCNHead: side of the one convolution.
+    cfg.MODEL.SEM_SEG_HEAD.KERNEL_SIZE = 3
+    # DeepLabV3PlusHead: dilations of the pyramid, and channels that the low-level stage is reduced to.
+    cfg.MODEL.SEM_SEG_HEAD.ASPP_RATES = [1, 12, 24, 36]
+    cfg.MODEL.SEM_SEG_HEAD.LOW_LEVEL_CHANNELS = 48
+    # ISAHead: channels of queries and keys, and window (height, width) in positions of the stage.
+    cfg.MODEL.SEM_SEG_HEAD.ATTENTION_CHANNELS = 256
+    cfg.MODEL.SEM_SEG_HEAD.WINDOW = [8, 8]
     # Mean of the pixel cross entropy over "all" pixels, ignored ones included (OpenMMLab, the paper's numbers),
     # or over the "valid" ones (torch's own mean).
     cfg.MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR = "all"

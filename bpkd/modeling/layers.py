@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -68,27 +69,53 @@ def norm_for_device(name: str, device: str) -> str:
     return "CpuSyncBN" if name == "SyncBN" and torch.device(device).type == "cpu" else name
 
 
-class ConvBlock(nn.Module):
-    """Convolution without bias, batch norm, ReLU; the parameter names are `conv` and `bn`."""
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu": F.relu, "relu6": F.relu6}
 
-    def __init__(self, in_channels: int, channels: int, kernel_size: int, *, norm: str, dilation: int = 1) -> None:
-        """Builds the block; padding keeps the size.
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, batch norm, activation; the parameter names are `conv` and `bn`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        kernel_size: int,
+        *,
+        norm: str,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        activation: str = "relu",
+    ) -> None:
+        """Builds the block; at stride 1 the padding keeps the size.
 
         Args:
             in_channels: channels of the input.
             channels: channels of the output.
             kernel_size: odd.
             norm: name for `make_norm`.
+            stride: of the convolution.
             dilation: of the convolution.
+            groups: of the convolution; ``in_channels`` makes it depthwise.
+            activation: "relu", "relu6" or "" for none.
         """
         super().__init__()
-        padding = dilation * (kernel_size // 2)
-        self.conv = nn.Conv2d(in_channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False)
+        self.conv = nn.Conv2d(
+            in_channels,
+            channels,
+            kernel_size,
+            stride=stride,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
         self.bn = make_norm(norm, channels)
+        self.activation = activation
         init_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, in_channels, H, W] to [N, channels, H, W].
+        """Maps [N, in_channels, H, W] to [N, channels, H/stride, W/stride].
 
         Raises:
             RuntimeError: batch norm in training sees one value per channel and cannot normalise it.
@@ -96,7 +123,8 @@ class ConvBlock(nn.Module):
         x = self.conv(x)
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             self._refuse_single_value()
-        return F.relu(self.bn(x), inplace=True)
+        x = self.bn(x)
+        return ACTIVATIONS[self.activation](x, inplace=True) if self.activation else x
 
     def _refuse_single_value(self) -> None:
         alone = isinstance(self.bn, nn.BatchNorm2d) and not isinstance(self.bn, CpuSyncBatchNorm)
@@ -104,9 +132,39 @@ class ConvBlock(nn.Module):
         if alone or (synced and _world_size() == 1):
             raise RuntimeError(
                 "Batch norm in training expected at least 2 values per channel, got 1: this process holds one image "
-                "and the layer pools it to 1x1 (bin 1 of the pyramid). Give each process 2 images or more "
-                "(SOLVER.IMS_PER_BATCH), or set NORM: SyncBN and train with several processes, or NORM: FrozenBN."
+                "and the layer pools it to 1x1 (bin 1 of the pyramid, the image pool). Give each process 2 images or "
+                "more (SOLVER.IMS_PER_BATCH), or set NORM: SyncBN and train with several processes, or NORM: FrozenBN."
             )
+
+
+class SeparableConvBlock(nn.Module):
+    """Depthwise k x k block, then a pointwise block, a ReLU after each.
+
+    The parameter names are `depthwise_conv` and `pointwise_conv`.
+    """
+
+    def __init__(self, in_channels: int, channels: int, kernel_size: int, *, norm: str, dilation: int = 1) -> None:
+        """Builds both blocks; arguments as `ConvBlock`."""
+        super().__init__()
+        self.depthwise_conv = ConvBlock(
+            in_channels, in_channels, kernel_size, norm=norm, dilation=dilation, groups=in_channels
+        )
+        self.pointwise_conv = ConvBlock(in_channels, channels, 1, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [N, in_channels, H, W] to [N, channels, H, W]."""
+        return self.pointwise_conv(self.depthwise_conv(x))
+
+
+def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """Bilinear resize of [N, C, H, W] to ``size``; a map that has the size already is returned as it is.
+
+    While a trace is recorded the operation is always there: whether it is needed depends on the image, and the
+    paper's FLOPs count it.
+    """
+    if x.shape[2:] == tuple(size) and not torch.jit.is_tracing():
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def init_convolutions(module: nn.Module) -> None:

@@ -110,13 +110,12 @@ def _auxiliary_from_config(cfg: CfgNode, shapes: dict[str, Any]) -> FCNHead | No
     if node.LOSS_WEIGHT == 0:
         return None
     stage = pick_stage(node.IN_FEATURE, shapes, "MODEL.AUX_HEAD.IN_FEATURE")
-    auxiliary = FCNHead(
-        in_feature=stage,
-        in_channels=shapes[stage].channels,
+    return FCNHead(
+        in_features=[stage],
+        in_channels=[shapes[stage].channels],
         channels=node.CHANNELS,
         num_classes=head.NUM_CLASSES,
         norm=norm_for_device(head.NORM, cfg.MODEL.DEVICE),
         dropout=head.DROPOUT,
+        align_corners=head.ALIGN_CORNERS,
     )
-    auxiliary.align_corners = head.ALIGN_CORNERS
-    return auxiliary

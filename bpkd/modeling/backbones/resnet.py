@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from bpkd.modeling.backbones.blocks import BasicBlock, Block, Bottleneck, blocks, check_width, conv3x3, scaled
 from bpkd.modeling.layers import init_convolutions, make_norm, norm_for_device
 
 # Output stride -> stride and dilation of the four stages.
@@ -19,66 +18,8 @@ STAGES = {
 }
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; stride and dilation on the first only."""
-
-    expansion = 1
-
-    def __init__(self, inplanes: int, planes: int, *, stride: int, dilation: int, norm: str) -> None:
-        """Builds the block; ``planes`` are also its output channels."""
-        super().__init__()
-        self.conv1 = _conv3x3(inplanes, planes, stride=stride, dilation=dilation)
-        self.bn1 = make_norm(norm, planes)
-        self.conv2 = _conv3x3(planes, planes)
-        self.bn2 = make_norm(norm, planes)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inplanes, planes, stride, norm)
-
-    @property
-    def last_scale(self) -> Tensor:
-        """The weight that scales the whole branch."""
-        return cast(Tensor, self.bn2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, inplanes, H, W] to [N, planes, H/stride, W/stride]."""
-        identity = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(out)) + identity)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (stride and dilation here), 1x1 to four times the planes."""
-
-    expansion = 4
-
-    def __init__(self, inplanes: int, planes: int, *, stride: int, dilation: int, norm: str) -> None:
-        """Builds the block; its output has 4 x ``planes`` channels."""
-        super().__init__()
-        outplanes = planes * self.expansion
-        self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
-        self.bn1 = make_norm(norm, planes)
-        self.conv2 = _conv3x3(planes, planes, stride=stride, dilation=dilation)
-        self.bn2 = make_norm(norm, planes)
-        self.conv3 = nn.Conv2d(planes, outplanes, 1, bias=False)
-        self.bn3 = make_norm(norm, outplanes)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inplanes, outplanes, stride, norm)
-
-    @property
-    def last_scale(self) -> Tensor:
-        """The weight that scales the whole branch."""
-        return cast(Tensor, self.bn3.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, inplanes, H, W] to [N, 4 planes, H/stride, W/stride]."""
-        identity = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + identity)
-
-
 # Depth -> block and blocks per stage.
-DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+DEPTHS: dict[int, tuple[Block, tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -124,11 +65,10 @@ class ResNetV1c(Backbone):
             raise ValueError(f"RESNET_V1C.DEPTH: expected one of {list(DEPTHS)}, got {depth}.")
         if output_stride not in STAGES:
             raise ValueError(f"RESNET_V1C.OUTPUT_STRIDE: expected one of {list(STAGES)}, got {output_stride}.")
-        if width_multiplier <= 0:
-            raise ValueError(f"RESNET_V1C.WIDTH_MULTIPLIER: expected above 0, got {width_multiplier}.")
+        check_width(width_multiplier, "RESNET_V1C")
         self.deep_stem = deep_stem
-        inplanes = _scaled(64, width_multiplier)
-        self._build_stem(in_channels, inplanes, _scaled(32, width_multiplier), norm)
+        inplanes = scaled(64, width_multiplier)
+        self._build_stem(in_channels, inplanes, scaled(32, width_multiplier), norm)
         block, counts = DEPTHS[depth]
         self._out_features = ["layer1", "layer2", "layer3", "layer4"]
         self._out_feature_channels: dict[str, int] = {}
@@ -136,8 +76,8 @@ class ResNetV1c(Backbone):
         total_stride = 4
         strides, dilations = STAGES[output_stride]
         for i, name in enumerate(self._out_features):
-            planes = _scaled(64 * 2**i, width_multiplier)
-            stage = _stage(block, inplanes, planes, counts[i], strides[i], dilations[i], norm)
+            planes = scaled(64 * 2**i, width_multiplier)
+            stage = blocks(block, inplanes, planes, counts[i], norm=norm, stride=strides[i], dilation=dilations[i])
             self.add_module(name, stage)
             inplanes = planes * block.expansion
             total_stride *= strides[i]
@@ -148,9 +88,9 @@ class ResNetV1c(Backbone):
     def _build_stem(self, in_channels: int, channels: int, inner: int, norm: str) -> None:
         if self.deep_stem:
             self.stem = nn.Sequential(
-                *(_conv3x3(in_channels, inner, stride=2), make_norm(norm, inner), nn.ReLU(True)),
-                *(_conv3x3(inner, inner), make_norm(norm, inner), nn.ReLU(True)),
-                *(_conv3x3(inner, channels), make_norm(norm, channels), nn.ReLU(True)),
+                *(conv3x3(in_channels, inner, stride=2), make_norm(norm, inner), nn.ReLU(True)),
+                *(conv3x3(inner, inner), make_norm(norm, inner), nn.ReLU(True)),
+                *(conv3x3(inner, channels), make_norm(norm, channels), nn.ReLU(True)),
             )
         else:
             self.conv1 = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
@@ -188,36 +128,3 @@ def build_resnet_v1c_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetV1c
         zero_init_residual=node.ZERO_INIT_RESIDUAL,
         in_channels=input_shape.channels,
     )
-
-
-def _stage(
-    block: type[BasicBlock] | type[Bottleneck],
-    inplanes: int,
-    planes: int,
-    count: int,
-    stride: int,
-    dilation: int,
-    norm: str,
-) -> nn.Sequential:
-    # Contracted: going from rate d/2 to d in one block leaves no gaps in what a pixel sees.
-    first = max(dilation // 2, 1)
-    blocks = [block(inplanes, planes, stride=stride, dilation=first, norm=norm)]
-    width = planes * block.expansion
-    for _ in range(count - 1):
-        blocks.append(block(width, planes, stride=1, dilation=dilation, norm=norm))
-    return nn.Sequential(*blocks)
-
-
-def _conv3x3(inplanes: int, planes: int, *, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inplanes, planes, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
-
-
-def _shortcut(inplanes: int, outplanes: int, stride: int, norm: str) -> nn.Sequential | None:
-    if stride == 1 and inplanes == outplanes:
-        return None
-    conv = nn.Conv2d(inplanes, outplanes, 1, stride=stride, bias=False)
-    return nn.Sequential(conv, make_norm(norm, outplanes))
-
-
-def _scaled(channels: int, width_multiplier: float) -> int:
-    return max(4, round(channels * width_multiplier))

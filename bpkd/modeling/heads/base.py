@@ -1,10 +1,15 @@
-"""What all heads share: the classifier and its dropout."""
+"""What all heads share: the classifier and its dropout, and what they read from a config."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
+
+from bpkd.modeling.layers import norm_for_device
 
 
 class SegHead(nn.Module):
@@ -13,17 +18,18 @@ class SegHead(nn.Module):
     The classifier is named `conv_seg` as in OpenMMLab's networks.
     """
 
-    def __init__(self, *, channels: int, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(self, *, channels: int, num_classes: int, dropout: float = 0.1, align_corners: bool = False) -> None:
         """Builds the classifier.
 
         Args:
             channels: channels of the map that enters the classifier.
             num_classes: number of classes.
             dropout: probability with which a whole channel is dropped in training.
+            align_corners: of every resize, in the head and after it.
         """
         super().__init__()
         self.channels, self.num_classes = channels, num_classes
-        self.align_corners = False
+        self.align_corners = align_corners
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
         self.dropout = nn.Dropout2d(dropout) if dropout > 0 else nn.Identity()
         nn.init.normal_(self.conv_seg.weight, std=0.01)
@@ -38,6 +44,42 @@ class SegHead(nn.Module):
         """Returns (logits [N, K, h, w], the map [N, channels, h, w] they were read from, before dropout)."""
         decoded = self.decode(features)
         return self.conv_seg(self.dropout(decoded)), decoded
+
+
+def head_options(cfg: CfgNode) -> dict[str, Any]:
+    """Reads from MODEL.SEM_SEG_HEAD what every head takes, ``norm`` included."""
+    node = cfg.MODEL.SEM_SEG_HEAD
+    return {
+        "channels": node.CHANNELS,
+        "num_classes": node.NUM_CLASSES,
+        "dropout": node.DROPOUT,
+        "align_corners": node.ALIGN_CORNERS,
+        "norm": norm_for_device(node.NORM, cfg.MODEL.DEVICE),
+    }
+
+
+def pick_stages(cfg: CfgNode, shapes: Mapping[str, ShapeSpec], roles: str) -> list[str]:
+    """Returns MODEL.SEM_SEG_HEAD.IN_FEATURES if it names one stage of the backbone for each of the ``roles``.
+
+    Args:
+        cfg: config.
+        shapes: the backbone's stages.
+        roles: names of what the head reads, separated by commas, e.g. "low level, last"; empty: any number.
+
+    Raises:
+        ValueError: a stage is unknown, or their number is wrong.
+    """
+    key, names = "MODEL.SEM_SEG_HEAD.IN_FEATURES", list(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+    count = len(roles.split(",")) if roles else max(len(names), 1)
+    if len(names) != count:
+        raise ValueError(f"{key}: {cfg.MODEL.SEM_SEG_HEAD.NAME} reads {count} stages ({roles or 'any'}), got {names}.")
+    return [pick_stage(name, shapes, key) for name in names]
+
+
+def single_stage(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+    """Returns ``in_feature`` and ``in_channels`` for a head that reads one stage."""
+    (name,) = pick_stages(cfg, shapes, "last")
+    return {"in_feature": name, "in_channels": shapes[name].channels}
 
 
 def pick_stage(name: str, shapes: Mapping[str, object], key: str) -> str:

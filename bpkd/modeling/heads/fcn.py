@@ -1,33 +1,72 @@
-"""Auxiliary head of OpenMMLab's segmentation networks."""
+"""Fully convolutional head: HRNet's decode head, and the auxiliary head of the other networks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-from bpkd.modeling.heads.base import SegHead
-from bpkd.modeling.layers import ConvBlock
+from bpkd.modeling.heads.base import SegHead, head_options, pick_stages
+from bpkd.modeling.layers import ConvBlock, resize
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(SegHead):
-    """One 3x3 convolution block and the classifier. Source: mmsegmentation 0.26.0 `FCNHead`, one convolution."""
+    """One convolution block and the classifier; several stages are resized to the first one's size and joined.
 
+    Source: Long et al., Fully Convolutional Networks, CVPR 2015; details as mmsegmentation 0.26.0 `FCNHead` with one
+    convolution (and "resize_concat" for HRNet).
+    """
+
+    @configurable
     def __init__(
         self,
         *,
-        in_feature: str,
-        in_channels: int,
+        in_features: Sequence[str],
+        in_channels: Sequence[int],
         channels: int,
         num_classes: int,
+        kernel_size: int = 3,
         norm: str = "BN",
         dropout: float = 0.1,
+        align_corners: bool = False,
     ) -> None:
-        """Builds the head on the backbone's stage ``in_feature`` with ``in_channels`` channels."""
-        super().__init__(channels=channels, num_classes=num_classes, dropout=dropout)
-        self.in_feature = in_feature
-        self.convs = nn.Sequential(ConvBlock(in_channels, channels, 3, norm=norm))
+        """Builds the head.
+
+        Args:
+            in_features: the backbone's stages.
+            in_channels: their channels.
+            channels: of the convolution.
+            num_classes: number of classes.
+            kernel_size: of the convolution.
+            norm: name for `bpkd.modeling.layers.make_norm`.
+            dropout: before the classifier.
+            align_corners: of every resize, here and after the head.
+        """
+        super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)
+        self.in_features = tuple(in_features)
+        self.convs = nn.Sequential(ConvBlock(sum(in_channels), channels, kernel_size, norm=norm))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """Reads MODEL.SEM_SEG_HEAD."""
+        names = pick_stages(cfg, input_shape, "")
+        return {
+            "in_features": names,
+            "in_channels": [input_shape[name].channels for name in names],
+            "kernel_size": cfg.MODEL.SEM_SEG_HEAD.KERNEL_SIZE,
+            **head_options(cfg),
+        }
 
     def decode(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Maps the stage [N, in_channels, h, w] to [N, channels, h, w]."""
-        return self.convs(features[self.in_feature])
+        """Maps the stages [N, C_i, h_i, w_i] to [N, channels, h_0, w_0]."""
+        maps = [features[name] for name in self.in_features]
+        if len(maps) == 1:
+            return self.convs(maps[0])
+        size = maps[0].shape[2:]
+        return self.convs(torch.cat([resize(m, size, align_corners=self.align_corners) for m in maps], dim=1))

@@ -10,10 +10,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bpkd.modeling.heads.base import SegHead, pick_stage
-from bpkd.modeling.layers import ConvBlock, norm_for_device
+from bpkd.modeling.heads.base import SegHead, head_options, single_stage
+from bpkd.modeling.layers import ConvBlock, resize
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -48,8 +47,8 @@ class PSPHead(SegHead):
             dropout: before the classifier.
             align_corners: of every resize, here and after the head.
         """
-        super().__init__(channels=channels, num_classes=num_classes, dropout=dropout)
-        self.in_feature, self.align_corners = in_feature, align_corners
+        super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)
+        self.in_feature = in_feature
         self.psp_modules = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvBlock(in_channels, channels, 1, norm=norm))
             for scale in pool_scales
@@ -60,24 +59,14 @@ class PSPHead(SegHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """Reads MODEL.SEM_SEG_HEAD."""
-        node = cfg.MODEL.SEM_SEG_HEAD
-        stage = pick_stage(node.IN_FEATURES[-1], input_shape, "MODEL.SEM_SEG_HEAD.IN_FEATURES")
         return {
-            "in_feature": stage,
-            "in_channels": input_shape[stage].channels,
-            "channels": node.CHANNELS,
-            "num_classes": node.NUM_CLASSES,
-            "pool_scales": tuple(node.POOL_SCALES),
-            "norm": norm_for_device(node.NORM, cfg.MODEL.DEVICE),
-            "dropout": node.DROPOUT,
-            "align_corners": node.ALIGN_CORNERS,
+            "pool_scales": tuple(cfg.MODEL.SEM_SEG_HEAD.POOL_SCALES),
+            **single_stage(cfg, input_shape),
+            **head_options(cfg),
         }
 
     def decode(self, features: Mapping[str, Tensor]) -> Tensor:
         """Maps the stage [N, in_channels, h, w] to [N, channels, h, w]."""
         x = features[self.in_feature]
-        size = x.shape[-2:]
-        pooled = [
-            F.interpolate(m(x), size=size, mode="bilinear", align_corners=self.align_corners) for m in self.psp_modules
-        ]
+        pooled = [resize(m(x), x.shape[2:], align_corners=self.align_corners) for m in self.psp_modules]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))
