@@ -1,6 +1,29 @@
-"""Checkpoints from disk into networks, strictly. Pure PyTorch."""
+"""Checkpoints from disk into networks, strictly, and from one project's layout to another's. Pure PyTorch."""
 
 from .checkpoint import Checkpoint, load_safely, read_checkpoint
-from .strict import CheckpointError, LoadedWeights, load_strict
+from .conversion import Conversion, Pixels, as_bpkd, as_mmseg, convert_checkpoint, describe, pixel_warning
+from .files import check_target, hash_warning, write
+from .rules import SOURCES, RuleError
+from .strict import CheckpointError, LoadedWeights, load_backbone, load_strict
 
-__all__ = ["Checkpoint", "CheckpointError", "LoadedWeights", "load_safely", "load_strict", "read_checkpoint"]
+__all__ = [
+    "SOURCES",
+    "Checkpoint",
+    "CheckpointError",
+    "Conversion",
+    "LoadedWeights",
+    "Pixels",
+    "RuleError",
+    "as_bpkd",
+    "as_mmseg",
+    "check_target",
+    "convert_checkpoint",
+    "describe",
+    "hash_warning",
+    "load_backbone",
+    "load_safely",
+    "load_strict",
+    "pixel_warning",
+    "read_checkpoint",
+    "write",
+]

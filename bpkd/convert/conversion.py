@@ -1,0 +1,196 @@
+"""From one project's file to another's: what `tools/convert_checkpoint.py` does, step by step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .architectures import COUNTER, architecture_keys
+from .checkpoint import Checkpoint, read_checkpoint
+from .files import sha256_of
+from .rules import OWN, RuleError, RuleSet, recognise
+from .strict import CheckpointError, check_fit, refuse_backbone, rename_backbone
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What weights expect of an image, in 0..255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    order: str
+    """"RGB" or "BGR"."""
+
+    def __str__(self) -> str:
+        return f"{self.order}, mean {list(self.mean)}, std {list(self.std)}, of values 0..255"
+
+
+# Start of a key that says what it belongs to.
+GROUP = re.compile(r"^((?:(?:features|backbone|distiller)\.)?[^.]+)\..*")
+# torchvision and timm state the same numbers over 255.
+IMAGENET_PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RGB")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A file under our names."""
+
+    state: dict[str, Tensor]
+    rules: RuleSet
+    checkpoint: Checkpoint
+    sha256: str
+    dropped: tuple[str, ...]
+    """Keys left out on purpose: classifier of ImageNet files, teacher of distillation checkpoints."""
+
+    counters_missing: int
+    """``num_batches_tracked`` that the file lacks, as older ones do; 0 where there is no network to compare with."""
+
+    pixels: Pixels | None
+    """None where the file's project does not fix them and the file does not state them."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the decode head, None for a backbone."""
+        classifier = self.state.get("decode_head.conv_seg.weight")
+        return None if classifier is None else len(classifier)
+
+
+def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "auto") -> Conversion:
+    """Reads a file, puts it under our names and makes sure that it is all of a network and nothing else.
+
+    Args:
+        path: file.
+        network: that the weights are for. None: a ResNet's or MobileNetV2's backbone is checked against the keys of
+            its architecture.
+        source: one of `bpkd.convert.rules.SOURCES`.
+
+    Returns:
+        The weights in the file's order, with what is to say about them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: keys or shapes do not fit, or there is no network to check a whole one against.
+        ValueError: the file cannot be read.
+    """
+    checkpoint = read_checkpoint(path, source="SRC")
+    where = f"SRC {path}"
+    own = source == "bpkd" or (source == "auto" and checkpoint.layout == "bpkd")
+    if own:
+        rules = OWN["backbone" if checkpoint.meta.get("part") == "backbone" else "network"]
+    else:
+        try:
+            rules = recognise(checkpoint.state, source)
+        except RuleError as error:
+            hint = " Keys of a network of your own: --source bpkd." if source == "auto" else ""
+            raise CheckpointError(f"{where}: {error}{hint}") from error
+    state, dropped = checkpoint.state, checkpoint.left_out
+    if rules.part == "backbone":
+        renamed, rules = rename_backbone(checkpoint, where, source)
+        state, dropped = renamed.state, renamed.dropped
+    expected = _check(state, rules, checkpoint, network, where)
+    counters = sum(k.endswith(COUNTER) and k not in state for k in expected)
+    return Conversion(state, rules, checkpoint, sha256_of(path), dropped, counters, _pixels(checkpoint, rules))
+
+
+def describe(done: Conversion) -> list[str]:
+    """Returns the lines that the tool prints about a file."""
+    names, left, alone = done.checkpoint.classes, done.dropped, done.rules.part == "backbone"
+    groups = ", ".join(sorted({GROUP.sub(r"\1.*", key) for key in left}))
+    lines = [
+        f"sha256    {done.sha256} (OpenMMLab would end the name with -{done.sha256[:8]})",
+        f"source    {done.rules.label}, layout {done.checkpoint.layout}{', backbone alone' if alone else ''}",
+        f"keys      {len(done.state)} mapped, {len(left)} dropped{f' ({groups})' if left else ''}, "
+        f"{done.counters_missing} {COUNTER} missing (not needed)",
+        f"classes   {done.num_classes or 'none'}{': ' + ', '.join(names) if names else ', no names in the file'}",
+        f"pixels    {done.pixels or 'the file does not say'}",
+    ]
+    if done.rules.source == "timm":
+        lines.append("          timm states them in 0..1; a few of its files use 0.5 for all: see the file's own page")
+    if done.checkpoint.replaced:
+        lines.append(f"not read  Python objects: {', '.join(done.checkpoint.replaced)}")
+    return lines
+
+
+def pixel_warning(pixels: Pixels | None, mean: Sequence[float], std: Sequence[float], order: str) -> str | None:
+    """Compares what weights expect with a config's MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT."""
+    if pixels is None or pixels == Pixels(tuple(mean), tuple(std), order):
+        return None
+    return (
+        f"the weights expect {pixels}; the config has INPUT.FORMAT {order}, MODEL.PIXEL_MEAN {list(mean)}, "
+        f"MODEL.PIXEL_STD {list(std)}. They would load and score badly: set these keys to what the weights expect."
+    )
+
+
+def as_bpkd(done: Conversion) -> dict[str, Any]:
+    """Returns the content of a file of ours; plain values only."""
+    pixels = done.pixels
+    meta: dict[str, Any] = {
+        "part": done.rules.part,
+        "classes": list(done.checkpoint.classes or []),
+        "source": done.rules.label,
+        "source_sha256": done.sha256,
+    }
+    if pixels:
+        meta.update(pixel_mean=list(pixels.mean), pixel_std=list(pixels.std), input_format=pixels.order)
+    if done.checkpoint.palette:
+        meta["palette"] = [list(color) for color in done.checkpoint.palette]
+    return {"model": done.state, "bpkd": meta}
+
+
+def as_mmseg(
+    done: Conversion, classes: Sequence[str] | None = None, palette: Sequence[Sequence[int]] | None = None
+) -> dict[str, Any]:
+    """Returns the content of a file for OpenMMLab.
+
+    Args:
+        done: from `convert_checkpoint`.
+        classes: names where the file states none.
+        palette: colours where the file states none; OpenMMLab's inference wants both.
+    """
+    names = done.checkpoint.classes or classes
+    colors = done.checkpoint.palette or palette
+    meta: dict[str, Any] = {"CLASSES": tuple(names)} if names else {}
+    if names and colors:
+        meta["PALETTE"] = [list(color) for color in colors]
+    return {"state_dict": done.state, "meta": meta}
+
+
+def _check(
+    state: dict[str, Tensor], rules: RuleSet, checkpoint: Checkpoint, network: nn.Module | None, where: str
+) -> Mapping[str, Any]:
+    """Checks the weights against a network or an architecture; returns what was expected."""
+    if network is None:
+        expected = architecture_keys(state) if rules.part == "backbone" else None
+        if expected is None:
+            raise CheckpointError(
+                f"{where} holds {rules.label}: it can only be checked against its network. Pass --config-file (those "
+                "of the paper's networks are in configs/networks)."
+            )
+        check_fit(state, {k: state.get(k, torch.empty(0)) for k in expected}, where, prefix="backbone.")
+        return {}
+    if rules.part == "network":
+        refuse_backbone(checkpoint, network.state_dict(), where)
+        check_fit(state, network.state_dict(), where, classes=checkpoint.classes)
+        return network.state_dict()
+    backbone = getattr(network, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise CheckpointError(
+            f"{where} holds a backbone ({rules.label}), but the config's {type(network).__name__} has none of its own."
+        )
+    check_fit(state, backbone.state_dict(), where, prefix="backbone.")
+    return backbone.state_dict()
+
+
+def _pixels(checkpoint: Checkpoint, rules: RuleSet) -> Pixels | None:
+    if rules.source != "bpkd":
+        stated = rules.part == "backbone" or checkpoint.layout != "Detectron2"
+        return IMAGENET_PIXELS if stated else None
+    mean, std, order = (checkpoint.meta.get(k) for k in ("pixel_mean", "pixel_std", "input_format"))
+    if not isinstance(mean, list) or not isinstance(std, list) or not isinstance(order, str):
+        return None
+    return Pixels(tuple(float(v) for v in mean), tuple(float(v) for v in std), order)
