@@ -35,6 +35,7 @@ REQUIRES = [
     "tensorboard",
     "setuptools<81",
 ]
+ONNX = ["onnx", "onnxscript", "onnxruntime", "ml_dtypes<0.6"]
 DEV = ["pytest>=8", "pytest-cov", "ruff", "mypy", "cityscapesscripts"]
 
 setup(
@@ -47,5 +48,5 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["bpkd", "bpkd.*"]),
     install_requires=REQUIRES,
-    extras_require={"dev": DEV},
+    extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX},
 )

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bpkd.modeling import build_student
 from bpkd.modeling.inference import predict_logits, slide, window_starts
 
+from .architecture import network
 from .conftest import TOLERANCE
-from .test_networks_golden import NETWORKS, filled_state, network_cfg
+from .golden_networks import filled_state
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 NEAR = TOLERANCE[torch.float32]
@@ -38,9 +38,8 @@ def resized(x: Tensor, size: tuple[int, int], align_corners: bool = False) -> Te
 def test_slide_equals_openmmlabs() -> None:
     facts = json.loads((GOLDEN / "recipe.json").read_text())["slide"]
     golden = np.load(GOLDEN / "recipe_slide.npz")
-    gain, spec = NETWORKS["pspnet_r18"]
-    model = build_student(network_cfg(spec)).eval()
-    model.load_state_dict(filled_state(json.loads((GOLDEN / "pspnet_r18.keys.json").read_text()), gain))
+    model = network("pspnet_r18", classes=19).eval()
+    model.load_state_dict(filled_state(json.loads((GOLDEN / "pspnet_r18.keys.json").read_text()), 0.8))
     options = {"mode": "slide", "crop": tuple(facts["crop"]), "stride": tuple(facts["stride"])}
 
     def scores(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Heads."""
+"""PSPNet, and what all heads share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ import torch
 
 from bpkd.modeling import FCNHead, PSPHead, build_student
 
+from .architecture import ArchitectureSuite
 from .tiny_networks import tiny_cfg
+
+
+class TestPSPNet(ArchitectureSuite):
+    config, stride = "pspnet_r18", 8
+    small = (
+        *("MODEL.RESNET_V1C.WIDTH_MULTIPLIER", 0.0625, "MODEL.SEM_SEG_HEAD.CHANNELS", 16),
+        *("MODEL.AUX_HEAD.CHANNELS", 8),
+    )
+    golden = {
+        "pspnet_r101": ("pspnet_r101", 0.75),
+        "pspnet_r18": ("pspnet_r18", 0.8),
+        "pspnet_r18b": ("variant_pspnet_r18b", 0.8),
+    }
+    lacks = frozenset({"script", "onnx_any_size"})
 
 
 def head(**changes: object) -> PSPHead:

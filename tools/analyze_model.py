@@ -1,38 +1,78 @@
 #!/usr/bin/env python
-"""Prints parameters and FLOPs of the networks that config files describe, by the convention of the paper's table."""
+"""Prints what networks cost: parameters, FLOPs, activations and, on request, latency.
+
+    tools/analyze_model.py --config-file configs/networks/pspnet_r18.yaml configs/networks/isanet_r18.yaml
+    tools/analyze_model.py --config-file X --size 512 1024 --latency cpu cuda --json
+    tools/analyze_model.py --table2
+
+The convention is that of the paper's table: parameters with the auxiliary head; FLOPs without it, in evaluation, one
+multiply-add = 1, with one resize of the scores to the image's size. Counted are convolutions, batch norms, bilinear
+resizes, adaptive poolings and matrix products.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
-from bpkd.analysis.complexity import count
+from bpkd.analysis.complexity import cost_table, count, latency
+from bpkd.analysis.paper import TABLE2, table2_rows
 from bpkd.config import read_config
 from bpkd.modeling import build_student
 
+NETWORKS = Path(__file__).resolve().parents[1] / "configs" / "networks"
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Counts each config's network (the student, where the config distils) and prints one row per config."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", nargs="+", required=True, metavar="YAML")
-    parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"))
-    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    """Counts each config's network (the student, where the config distils)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", nargs="+", metavar="YAML")
+    what.add_argument("--table2", action="store_true", help="the paper's eight networks beside the paper's figures")
+    parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"), help="default 512 512")
+    parser.add_argument("--latency", nargs="+", default=[], choices=("cpu", "cuda"), help="time a pass on these")
+    parser.add_argument("--batch", type=int, default=1, help="images per pass of --latency")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a Markdown table")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for all")
     args = parser.parse_args(argv)
-    rows = [{"config": path, **analyse(path, args.opts, args.size)} for path in args.config_file]
-    if args.json:
-        print(json.dumps(rows, indent=1))
-        return 0
-    print(f"{'config':<50} {'params M':>10} {'FLOPs G':>10}   at {args.size[0]}x{args.size[1]}")
-    for row in rows:
-        print(f"{row['config']:<50} {row['params'] / 1e6:>10.2f} {row['flops'] / 1e9:>10.2f}")
+    try:
+        rows = table2(args.json) if args.table2 else [analyse(path, args) for path in args.config_file]
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(rows, indent=1) if args.json else cost_table(rows if args.table2 else map(shown, rows)))
     return 0
 
 
-def analyse(path: str, opts: list[str], size: list[int]) -> dict:
-    """Returns the counts of one config's network on CPU."""
-    cfg = read_config(path, [*opts, "MODEL.DEVICE", "cpu"])
-    return count(build_student(cfg), (size[0], size[1])).row()
+def analyse(path: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the counts of one config's network."""
+    model = build_student(read_config(path, [*args.opts, "MODEL.DEVICE", "cpu"]))
+    size = (args.size[0], args.size[1])
+    row = {"config": path, **count(model, size, activations=True).row()}
+    row["latency"] = {device: latency(model, size, device=device, batch=args.batch) for device in args.latency}
+    return row
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the columns of the table."""
+    cells = {"config": row["config"], "size": "{}x{}".format(*row["size"])}
+    cells |= {"params M": row["params"] / 1e6, "FLOPs G": row["flops"] / 1e9, "activations M": row["activations"] / 1e6}
+    return cells | {f"{device} ms": float(time["median_ms"]) for device, time in row["latency"].items()}
+
+
+def table2(as_json: bool) -> list[dict[str, Any]]:
+    """Counts the networks of Table 2 at its 150 classes and 512 x 512."""
+    costs = {}
+    for name in TABLE2:
+        opts = ["MODEL.DEVICE", "cpu", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150"]
+        cost = count(build_student(read_config(str(NETWORKS / f"{name}.yaml"), opts)))
+        costs[name] = (cost.params / 1e6, cost.flops / 1e9)
+    if as_json:
+        return [{"network": name, "params_m": params, "flops_g": flops} for name, (params, flops) in costs.items()]
+    return table2_rows(costs)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,13 @@ def _add_data(cfg: CN) -> None:
 def _add_model(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "BPKDSemanticSegmentor"
     cfg.MODEL.BACKBONE.NAME = "build_resnet_v1c_backbone"
+    # ImageNet weights of the backbone, where a run starts without MODEL.WEIGHTS (docs/checkpoints.md): a converted file
+    # or one as OpenMMLab, torchvision, timm or HRNet publish it. Empty: from scratch (the supplement's Table 1).
+    cfg.MODEL.BACKBONE.WEIGHTS = ""
+    # Memory layout with the channels of a pixel side by side: faster on GPUs with mixed precision.
+    cfg.MODEL.CHANNELS_LAST = False
+    # Run the network through torch.compile: long first iterations, then faster ones.
+    cfg.MODEL.COMPILE = False
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
 

@@ -129,6 +129,7 @@ def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
             )
         model = build_student(cfg)
         load_strict(model, weights)
+        model.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
     return evaluate(cfg, model, folder=f"inference_{which}")
 
 

@@ -23,9 +23,9 @@ from torch import nn
 from bpkd import __version__
 from bpkd.analysis.complexity import count
 from bpkd.analysis.records import environment
-from bpkd.convert import load_strict
+from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
-from bpkd.modeling import SemanticDistiller
+from bpkd.modeling import DenseModel, SemanticDistiller
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate
@@ -94,6 +94,9 @@ class DistillationTrainer(DefaultTrainer):
         """Builds the meta-architecture; the student's initial weights depend on cfg.SEED alone."""
         torch.manual_seed(cfg.SEED)
         model = build_model(cfg)
+        student = student_of(model)
+        if isinstance(student, DenseModel):
+            student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
         parameters = sum(p.numel() for p in student_of(model).parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
         if getattr(model, "distiller", None) is not None:
@@ -176,10 +179,11 @@ class DistillationTrainer(DefaultTrainer):
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continues the run in OUTPUT_DIR, or starts one from MODEL.WEIGHTS or from scratch.
+        """Continues the run in OUTPUT_DIR, or starts one from MODEL.WEIGHTS, MODEL.BACKBONE.WEIGHTS or from scratch.
 
         Raises:
             RuntimeError: OUTPUT_DIR holds a run and ``resume`` is False, or the checkpoint does not fit.
+            ValueError: the weights do not fit, or the network has no backbone that could be given any.
         """
         if self.checkpointer.has_checkpoint():
             if not resume:
@@ -192,6 +196,14 @@ class DistillationTrainer(DefaultTrainer):
             self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter))
         elif self.cfg.MODEL.WEIGHTS:
             load_strict(self.student, self.cfg.MODEL.WEIGHTS)
+        elif self.cfg.MODEL.BACKBONE.WEIGHTS:
+            backbone = getattr(self.student, "backbone", None)
+            if backbone is None:
+                raise ValueError(
+                    f"MODEL.BACKBONE.WEIGHTS: expected a network with a backbone, got {type(self.student).__name__}. "
+                    "Give MODEL.WEIGHTS, or let MODEL.MODULE.KWARGS load the weights."
+                )
+            load_backbone(backbone, self.cfg.MODEL.BACKBONE.WEIGHTS)
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, evaluates, and writes ``run.json``, the record that tables are made from.

@@ -14,6 +14,10 @@ from bpkd.modeling.losses import segmentation_loss
 from bpkd.modeling.pixels import check_format, file_names, normalised, stack_padded
 from bpkd.structures import SegOutput
 
+# Ways to use a network beyond calling it. "trace" and "onnx_any_size" are meant for images of any size; "onnx" for
+# the size of the example.
+CAPABILITIES = ("channels_last", "compile", "trace", "script", "onnx", "onnx_any_size")
+
 
 @dataclass(frozen=True)
 class InferenceOptions:
@@ -75,6 +79,8 @@ class DenseModel(nn.Module):
         self.align_corners = align_corners
         self.inference = inference or InferenceOptions()
         self.output_map: Callable[[Tensor], Tensor] | None = None
+        self._memory_format = torch.contiguous_format
+        self._compiled: Callable[[Tensor], SegOutput] | None = None
         # Not in the checkpoint: its keys are the network's alone.
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             stats = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
@@ -92,6 +98,35 @@ class DenseModel(nn.Module):
     def drop_auxiliary(self) -> None:
         """Removes what only training needs. A frozen teacher calls it before its weights are loaded."""
 
+    def supports(self, capability: str) -> bool:
+        """Tells whether the network can be used in one of the ways of `CAPABILITIES`.
+
+        Unknown networks (yours, torchvision's) are said to support everything: whether they do, their own code decides.
+
+        Raises:
+            ValueError: the name is none of them.
+        """
+        if capability not in CAPABILITIES:
+            raise ValueError(f"capability: expected one of {', '.join(CAPABILITIES)}, got {capability!r}.")
+        return capability not in self.unsupported()
+
+    def unsupported(self) -> frozenset[str]:
+        """Returns the names of `CAPABILITIES` that the network is known to lack."""
+        return frozenset()
+
+    def accelerate(self, *, channels_last: bool = False, compiled: bool = False) -> None:
+        """Chooses how the network runs, in training and in evaluation; what it computes stays the same.
+
+        Args:
+            channels_last: keep images and weights with the channels of a pixel side by side in memory.
+            compiled: run `predict` through `torch.compile`; the first batch of every image size takes long.
+        """
+        if channels_last:
+            self._memory_format = torch.channels_last
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:
+            self._compiled = torch.compile(self.predict)
+
     def predict(self, images: Tensor) -> SegOutput:
         """Maps normalised images [N, 3, H, W] to raw scores; ``aux`` in training only."""
         raise NotImplementedError
@@ -102,7 +137,7 @@ class DenseModel(nn.Module):
         Raises:
             ValueError: the network delivers another number of classes than it was declared with.
         """
-        output = self.predict(images)
+        output = (self._compiled or self.predict)(images)
         if output.logits.shape[1] != self.num_classes:
             raise ValueError(
                 f"{type(self).__name__}: expected logits of {self.num_classes} classes "
@@ -123,7 +158,7 @@ class DenseModel(nn.Module):
             )
             for item in batch
         ]
-        return stack_padded(rows, size, 0.0, file_names(batch))
+        return stack_padded(rows, size, 0.0, file_names(batch)).contiguous(memory_format=self._memory_format)
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Returns (images [N, 3, H, W], target [N, H, W] or None).

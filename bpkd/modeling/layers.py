@@ -157,13 +157,17 @@ class SeparableConvBlock(nn.Module):
 
 
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
-    """Bilinear resize of [N, C, H, W] to ``size``; a map that has the size already is returned as it is.
+    """Bilinear resize of [N, C, H, W] to ``size``.
 
-    While a trace is recorded the operation is always there: whether it is needed depends on the image, and the
-    paper's FLOPs count it.
+    A map that has the size already is returned as it is, and a single value is repeated without a copy. While a trace
+    is recorded the operation is always there: whether it is needed depends on the image, and the paper's FLOPs count
+    it.
     """
-    if x.shape[2:] == tuple(size) and not torch.jit.is_tracing():
-        return x
+    if not torch.jit.is_tracing():
+        if x.shape[2:] == tuple(size):
+            return x
+        if x.shape[2] == x.shape[3] == 1:
+            return x.expand(-1, -1, *size)
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 

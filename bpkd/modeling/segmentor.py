@@ -78,6 +78,10 @@ class SemanticSegmentor(DenseModel):
         stages = {name: shape.channels for name, shape in self.backbone.output_shape().items()}
         return {**stages, "decode": self.decode_head.channels}
 
+    def unsupported(self) -> frozenset[str]:
+        """Returns "script" (`SegOutput` and dicts of maps are not TorchScript's) and what the decode head lacks."""
+        return frozenset({"script"}) | self.decode_head.unsupported
+
     def drop_auxiliary(self) -> None:
         """Removes the auxiliary head."""
         self.auxiliary_head = None

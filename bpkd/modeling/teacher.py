@@ -101,6 +101,7 @@ def build_teacher_model(cfg: CfgNode) -> DenseModel:
     names = info.classes or class_names(teacher_cfg)
     _match_classes(model, names, class_names(cfg), cfg)
     model.source_format = cfg.INPUT.FORMAT
+    model.accelerate(channels_last=teacher_cfg.MODEL.CHANNELS_LAST, compiled=teacher_cfg.MODEL.COMPILE)
     return model.eval().requires_grad_(False)
 
 

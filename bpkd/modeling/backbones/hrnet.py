@@ -50,7 +50,7 @@ class FusionModule(nn.Module):
             if source > target:
                 # Two steps, the first by an integer factor: where sizes do not divide, one step is another map.
                 factor = 2 ** (source - target)
-                term = resize(term, [int(n * factor) for n in term.shape[2:]])
+                term = resize(term, [n * factor for n in term.shape[2:]])
                 term = resize(term, maps[target].shape[2:])
             # Every term is fresh, so the sum may be built in the first one's memory.
             total = term if total is None else total.add_(term)

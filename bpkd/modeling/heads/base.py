@@ -16,7 +16,12 @@ class SegHead(nn.Module):
     """Base of heads: a subclass turns the backbone's maps into one map, this class turns that into scores.
 
     The classifier is named `conv_seg` as in OpenMMLab's networks.
+
+    Attributes:
+        unsupported: names of `bpkd.modeling.dense.CAPABILITIES` that the head is known to lack.
     """
+
+    unsupported: frozenset[str] = frozenset()
 
     def __init__(self, *, channels: int, num_classes: int, dropout: float = 0.1, align_corners: bool = False) -> None:
         """Builds the classifier.

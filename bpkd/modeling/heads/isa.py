@@ -129,7 +129,7 @@ class ISAHead(SegHead):
         below, right = -height % self.window[0], -width % self.window[1]
         top, left = below // 2, right // 2
         padded = x
-        if below or right:
+        if torch.jit.is_tracing() or below or right:  # a trace is for other sizes too
             padded = F.pad(x, (left, right - left, top, below - top))
         attended = self.local_relation(self.global_relation(padded, self.window), self.window)
         attended = attended[:, :, top : top + height, left : left + width]

@@ -22,6 +22,9 @@ class PSPHead(SegHead):
     Source: Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, figure 3; details as mmsegmentation 0.26.0.
     """
 
+    # ONNX has no adaptive pooling: its windows are fixed when the file is written.
+    unsupported = frozenset({"onnx_any_size"})
+
     @configurable
     def __init__(
         self,

@@ -1,0 +1,131 @@
+"""TorchScript and ONNX files of a trained network, checked against the network before they are handed out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bpkd.modeling import DenseModel
+
+# Largest difference of a file's scores from the network's, in standard deviations of the scores.
+TOLERANCE = 1e-3
+
+
+class Scores(nn.Module):
+    """Normalised images [N, 3, H, W] to raw scores [N, K, h, w], before any resize."""
+
+    def __init__(self, model: DenseModel) -> None:
+        """Takes a network without its preprocessing and inference protocol."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the decode head's scores."""
+        return self.model.predict(image).logits
+
+
+def to_torchscript(model: DenseModel, path: str, size: tuple[int, int] = (512, 512)) -> float:
+    """Writes a TorchScript trace that takes images of any size.
+
+    Args:
+        model: network with its weights; its mode is kept.
+        path: file to write.
+        size: (height, width) of the example; the file is checked at this size and at another one.
+
+    Returns:
+        The largest difference of the scores, in standard deviations of the network's.
+
+    Raises:
+        ValueError: the network cannot be traced, or the file computes something else.
+    """
+    _require(model, "trace")
+
+    def write(scores: Scores, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
+        traced = torch.jit.trace(scores, example, check_trace=False)
+        torch.jit.save(traced, part)
+        return torch.jit.load(part, map_location=example.device)
+
+    return _export(model, path, size, write, sizes=[size, _other(size)])
+
+
+def to_onnx(model: DenseModel, path: str, size: tuple[int, int] = (512, 512), *, any_size: bool = False) -> float:
+    """Writes an ONNX file with the input ``image`` and the output ``logits``.
+
+    Args:
+        model: network with its weights; its mode is kept.
+        path: file to write.
+        size: (height, width) of the example.
+        any_size: the file takes batches of any number and size, else one image of exactly ``size``.
+
+    Returns:
+        The largest difference of the scores, in standard deviations of the network's.
+
+    Raises:
+        ValueError: the network cannot be exported like this, or the file computes something else.
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    _require(model, "onnx_any_size" if any_size else "onnx")
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter is built on it)
+    except ImportError as error:
+        raise ImportError(f"{error}. ONNX files need the packages onnx, onnxscript and onnxruntime.") from error
+    dims = {0: torch.export.Dim("images", min=1, max=64), **{d: torch.export.Dim(f"axis{d}", min=64) for d in (2, 3)}}
+
+    def write(scores: Scores, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
+        shapes = ({d: dims[d] for d in dims},) if any_size else None
+        program = torch.onnx.export(
+            scores, (example,), input_names=["image"], output_names=["logits"], dynamic_shapes=shapes, verbose=False
+        )
+        assert program is not None  # only the old exporter returns nothing
+        program.save(part)
+        session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+        return lambda image: torch.from_numpy(session.run(None, {"image": image.cpu().numpy()})[0])
+
+    return _export(model, path, size, write, sizes=[size, _other(size)] if any_size else [size])
+
+
+def _require(model: DenseModel, capability: str) -> None:
+    if not model.supports(capability):
+        raise ValueError(
+            f"{type(model).__name__}: this network does not support {capability!r} (lacking: "
+            f"{', '.join(sorted(model.unsupported()))}). Export it for one size, or as TorchScript."
+        )
+
+
+def _other(size: tuple[int, int]) -> tuple[int, int]:
+    """A size that divides by nothing the first one divides by: it shows whether the file took sizes for constants."""
+    return size[0] + 33, size[1] + 17
+
+
+@torch.no_grad()
+def _export(
+    model: DenseModel,
+    path: str,
+    size: tuple[int, int],
+    write: Callable[[Scores, Tensor, str], Callable[[Tensor], Tensor]],
+    *,
+    sizes: list[tuple[int, int]],
+) -> float:
+    """Writes beside ``path``, compares, and only then gives the file its name."""
+    was_training, part = model.training, path + ".tmp"
+    scores, generator = Scores(model).eval(), torch.Generator().manual_seed(0)
+    try:
+        images = [torch.randn(1, 3, *s, generator=generator).to(model.device) for s in sizes]
+        run = write(scores, images[0], part)
+        worst = max(_difference(scores(image), run(image)) for image in images)
+        if not worst <= TOLERANCE:
+            raise ValueError(f"{path}: the file's scores differ from the network's by {worst:.2g} of their deviation.")
+        os.replace(part, path)
+    finally:
+        model.train(was_training)
+        if os.path.exists(part):
+            os.remove(part)
+    return worst
+
+
+def _difference(wanted: Tensor, got: Tensor) -> float:
+    return float((wanted.cpu() - got.cpu()).abs().max() / wanted.std())

@@ -1,0 +1,33 @@
+"""HRNet with the FCN head."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bpkd.modeling import HRNet
+
+from .architecture import ArchitectureSuite
+
+
+class TestHRNet(ArchitectureSuite):
+    config, stride = "hrnet_w18s", 4
+    small = ("MODEL.HRNET.WIDTH_MULTIPLIER", 0.125, "MODEL.SEM_SEG_HEAD.CHANNELS", 16)
+    golden = {"hrnet_w48": ("hrnetv2p_w48", 0.5), "hrnet_w18s": ("hrnetv2p_w18s", 0.7)}
+
+    def auxiliary(self) -> tuple[object, ...]:
+        return ("MODEL.AUX_HEAD.IN_FEATURE", "branch2", "MODEL.AUX_HEAD.CHANNELS", 8)
+
+
+@pytest.mark.parametrize(("variant", "channels"), [("w18", 18), ("w32", 32), ("w40", 40)])
+def test_other_widths(variant: str, channels: int) -> None:
+    with torch.device("meta"):
+        net = HRNet(variant)
+    assert [s.channels for s in net.output_shape().values()] == [channels * 2**b for b in range(4)]
+    assert (len(net.stage3), len(net.stage4), len(net.stage2[0].branches[0])) == (4, 3, 4)
+
+
+@pytest.mark.parametrize(("arguments", "key"), [(("w64",), "VARIANT"), (("w48",), "WIDTH_MULTIPLIER")])
+def test_wrong_arguments_name_their_key(arguments: tuple[str], key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        HRNet(*arguments, width_multiplier=-1 if key.startswith("W") else 1.0)
