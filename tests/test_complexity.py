@@ -1,61 +1,25 @@
-"""Parameters and FLOPs equal the paper's table."""
+"""Counting, and the tool that prints the counts."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from detectron2.config import CfgNode
 from torch import nn
 
-from bpkd.analysis.complexity import count
-from bpkd.config import get_bpkd_cfg
-from bpkd.modeling import DenseModel, build_student
+from bpkd.analysis.complexity import cost_table, count, latency
+from bpkd.analysis.paper import TABLE2, table2_rows
+from bpkd.modeling import build_student
 
+from . import test_deeplab_plus, test_hrnet, test_isa, test_psp  # noqa: F401  (they define the suites)
+from .architecture import ArchitectureSuite
 from .tiny_networks import TINY, TORCHVISION, tiny_cfg
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests/golden/networks/params_flops.json").read_text())["networks"]
-
-
-def without_data(cfg: CfgNode) -> DenseModel:
-    """Shapes are all that is counted."""
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        return build_student(cfg)
-
-
-@pytest.mark.parametrize("classes", [150, 19])
-@pytest.mark.parametrize(
-    ("name", "depth", "channels", "aux"),
-    [("pspnet_r101", 101, 512, 256), ("pspnet_r18", 18, 128, 64)],
-)
-def test_counts_equal_the_papers(name: str, depth: int, channels: int, aux: int, classes: int) -> None:
-    if classes != 150 and depth == 101:
-        pytest.skip("seconds of tracing: with other classes only the classifier changes")
-    model = build_student(
-        tiny_cfg(
-            *("MODEL.RESNET_V1C.DEPTH", depth, "MODEL.RESNET_V1C.WIDTH_MULTIPLIER", 1.0),
-            *("MODEL.SEM_SEG_HEAD.CHANNELS", channels, "MODEL.AUX_HEAD.CHANNELS", aux),
-            *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes),
-        )
-    )
-    got, golden = count(model), GOLDEN[name][str(classes)]
-    assert got.params == golden["params_total"]
-    assert got.flops == golden["flops_512x512_fvcore"]
-    assert got.flops_by_operator == golden["flops_by_operator"]
-    assert got.params_by_part == {
-        "backbone": golden["params_backbone"],
-        "decode_head": golden["params_decode_head"],
-        "auxiliary_head": golden["params_aux_head"],
-    }
-    if classes == 150:
-        paper = GOLDEN[name]["paper_table2"]
-        assert round(got.params / 1e6, 2) == paper["params_M"]
-        assert round(got.flops / 1e9, 2) == paper["flops_G"]
 
 
 def test_hand_count_of_a_plain_module() -> None:
@@ -71,24 +35,59 @@ def test_foreign_networks_are_counted() -> None:
     assert count(model, (64, 64)).params == sum(p.numel() for p in model.parameters())
 
 
-def test_tool_prints_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def tool() -> Any:
     spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools" / "analyze_model.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tool_prints_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY)
     arguments = ["--config-file", str(config), str(config), "--size", "64", "96"]
-    assert tool.main([*arguments, "--json"]) == 0
+    assert tool().main([*arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [r["config"] for r in rows] == [str(config)] * 2
     assert rows[0]["params"] == sum(p.numel() for p in build_student(tiny_cfg()).parameters())
     assert rows[0]["size"] == [64, 96]
-    assert tool.main([*arguments, "--opts", "MODEL.SEM_SEG_HEAD.CHANNELS", "32"]) == 0
+    assert tool().main([*arguments, "--opts", "MODEL.SEM_SEG_HEAD.CHANNELS", "32"]) == 0
     assert "params M" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "params"), [("pspnet_r101", 67.9), ("pspnet_r18", 12.8)])
-def test_shipped_configs_are_the_papers_networks(name: str, params: float) -> None:
-    cfg = get_bpkd_cfg()
-    cfg.merge_from_file(str(ROOT / "configs" / "camvid" / f"{name}.yaml"))
-    assert sum(p.numel() for p in without_data(cfg).parameters()) / 1e6 == pytest.approx(params, abs=0.1)
+def test_activations_and_latency_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+    assert count(net, (8, 10)).activations is None
+    assert count(net, (8, 10), activations=True).activations == 4 * 4 * 5
+    timed = latency(net, (8, 10), seconds=0.01, batch=3)
+    assert timed["images_per_second"] == pytest.approx(3e3 / timed["median_ms"])
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY)
+    assert tool().main(["--config-file", str(config), "--size", "64", "64", "--latency", "cpu"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header == "| config | size | params M | FLOPs G | activations M | cpu ms |"
+    assert float(row.split("|")[-2]) > 0
+
+
+def test_wrong_config_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool().main(["--config-file", "nowhere.yaml"]) == 1
+    assert capsys.readouterr().err.startswith("error: --config-file: expected a YAML file, got 'nowhere.yaml'")
+
+
+def test_the_docs_table_is_the_tools() -> None:
+    """The counts themselves are held by every architecture's own test."""
+    suites = ArchitectureSuite.__subclasses__()
+    names = {config: golden for suite in suites for config, (golden, _) in suite.golden.items()}
+    costs = {}
+    for config in TABLE2:
+        golden = GOLDEN[names[config]]["150"]
+        costs[config] = (golden["params_total"] / 1e6, golden["flops_512x512_fvcore"] / 1e9)
+    assert cost_table(table2_rows(costs)) in (ROOT / "docs" / "networks.md").read_text()
+
+
+def test_table2_prints_what_was_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    one = tool()
+    monkeypatch.setattr(one, "TABLE2", {"hrnet_w18s": TABLE2["hrnet_w18s"]})  # the smallest: it is counted for real
+    assert one.main(["--table2", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["network"], round(row["params_m"], 2), round(row["flops_g"], 2)) == ("hrnet_w18s", 3.97, 10.49)

@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Write a trained network as TorchScript or ONNX, checked against the network.
+
+    tools/export_model.py --config-file configs/camvid/small_student.yaml \
+        --weights output/camvid-small/bpkd/model_final.pth student.onnx --size 180 240
+
+The file takes normalised images (the tool prints mean, deviation and colour order) and returns the raw scores of the
+decode head: resize them to the image (bilinear) and take the largest. The suffix chooses: .onnx, or .ts / .pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from bpkd.config import read_config
+from bpkd.convert import load_strict
+from bpkd.export import to_onnx, to_torchscript
+from bpkd.modeling import build_student
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exports; returns 1 after one line that says why not."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", metavar="FILE", help="to write: .onnx, .ts or .pt")
+    parser.add_argument("--config-file", required=True, help="of the network, or of the pair it was distilled in")
+    parser.add_argument("--weights", required=True, help="its checkpoint; the auxiliary head is left out")
+    parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"), help="of the example")
+    parser.add_argument("--any-size", action="store_true", help="ONNX for any batch and size (TorchScript always is)")
+    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes")
+    args = parser.parse_args(argv)
+    kind, size = Path(args.output).suffix, (args.size[0], args.size[1])
+    if kind not in (".onnx", ".ts", ".pt"):
+        parser.error(f"FILE: expected a name that ends in .onnx, .ts or .pt, got {args.output}")
+    try:
+        cfg = read_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+        model = build_student(cfg).eval()
+        model.drop_auxiliary()
+        load_strict(model, args.weights, source="--weights", drop=("auxiliary_head.",))
+        if kind == ".onnx":
+            error = to_onnx(model, args.output, size, any_size=args.any_size)
+        else:
+            error = to_torchscript(model, args.output, size)
+    except (ValueError, ImportError, OSError) as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 1
+    node = cfg.MODEL
+    print(f"wrote {args.output}; its scores differ from the network's by at most {error:.1g} of their deviation")
+    print(f"images: {cfg.INPUT.FORMAT}, minus {list(node.PIXEL_MEAN)}, over {list(node.PIXEL_STD)}, of values 0..255")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
