@@ -64,9 +64,9 @@ def check_classes(cfg: CfgNode) -> None:
     Raises:
         ValueError: a data set is unknown, or has another number of classes than MODEL.SEM_SEG_HEAD.NUM_CLASSES.
     """
+    known = [n for n in DatasetCatalog.list() if "label_table" in MetadataCatalog.get(n).as_dict()]
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name not in DatasetCatalog.list():
-            known = [n for n in DatasetCatalog.list() if "label_table" in MetadataCatalog.get(n).as_dict()]
+        if name not in known:
             raise ValueError(
                 f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME."
             )
