@@ -19,6 +19,7 @@ from bpkd.convert import load_strict
 from bpkd.export import to_onnx, to_torchscript
 from bpkd.modeling import SemanticSegmentor, build_student
 from bpkd.modeling.dense import CAPABILITIES
+from bpkd.modeling.layers import resize
 
 from .golden_networks import GOLDEN, INPUTS, filled_state
 
@@ -148,6 +149,10 @@ class ArchitectureSuite:
                     want = golden[f"{key}_{case}"]
                     # 1.6e-5 is what MobileNetV2 reaches in float32, the others 3e-6
                     assert np.abs(value.numpy() - want).max() <= 5e-5 * want.std(ddof=1), (config, key, case)
+                for key, align in (("pred", False), ("pred_ac", True)):
+                    if f"{key}_{case}" in golden:
+                        classes = resize(output.logits, shape[2:], align_corners=align).argmax(1).numpy()
+                        assert (classes != golden[f"{key}_{case}"]).sum() <= 2, (config, key, case)  # ties
 
     def test_cost_equals_the_papers(self) -> None:
         golden = json.loads((GOLDEN / "params_flops.json").read_text())["networks"]

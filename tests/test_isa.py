@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
 from bpkd.modeling.heads.isa import WindowAttention
+from bpkd.modeling.inference import predict_logits
 
-from .architecture import ArchitectureSuite
+from .architecture import ArchitectureSuite, network
+from .golden_networks import GOLDEN, INPUTS, filled_state
 
 
 class TestISANet(ArchitectureSuite):
@@ -37,3 +42,16 @@ def test_attention_equals_the_plain_form(across: bool) -> None:
         scores = torch.stack([query[:, i, j] @ key[:, a, b] / 2 for a, b in group]).softmax(0)
         plain[:, i, j] = sum(s * value[:, a, b] for s, (a, b) in zip(scores, group, strict=True))
     torch.testing.assert_close(got, attention.output_project(plain[None]), rtol=1e-10, atol=1e-10)
+
+
+def test_align_corners_is_the_networks_own() -> None:
+    """The Cityscapes teacher needs it; the golden classes of this setting are those of the whole test path."""
+    model = network("isanet_r18", "MODEL.SEM_SEG_HEAD.ALIGN_CORNERS", True, classes=19).eval()
+    model.load_state_dict(filled_state(json.loads((GOLDEN / "isanet_r18.keys.json").read_text()), 0.8))
+    golden = np.load(GOLDEN / "isanet_r18.logits.npz")
+    seed, shape = INPUTS["b"]
+    image = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+    with torch.no_grad():
+        scores = predict_logits(lambda x: model.scores(x).logits, image, shape[2:], align_corners=model.align_corners)
+    wrong = {key: int((scores.argmax(1).numpy() != golden[f"{key}_b"]).sum()) for key in ("pred_ac", "pred")}
+    assert wrong["pred_ac"] <= 2 < wrong["pred"]
