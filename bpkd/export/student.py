@@ -58,7 +58,7 @@ def to_onnx(model: DenseModel, path: str, size: tuple[int, int] = (512, 512), *,
         model: network with its weights; its mode is kept.
         path: file to write.
         size: (height, width) of the example.
-        any_size: the file takes batches of any number and size, else one image of exactly ``size``.
+        any_size: the file takes batches of 1 to 64 images of 64 to 4096 pixels a side, else one image of ``size``.
 
     Returns:
         The largest difference of the scores, in standard deviations of the network's.
@@ -73,10 +73,11 @@ def to_onnx(model: DenseModel, path: str, size: tuple[int, int] = (512, 512), *,
         import onnxscript  # noqa: F401  (torch's exporter is built on it)
     except ImportError as error:
         raise ImportError(f"{error}. ONNX files need the packages onnx, onnxscript and onnxruntime.") from error
-    dims = {0: torch.export.Dim("images", min=1, max=64), **{d: torch.export.Dim(f"axis{d}", min=64) for d in (2, 3)}}
+    limits = {0: ("images", 1, 64), 2: ("height", 64, 4096), 3: ("width", 64, 4096)}
+    dims = {d: torch.export.Dim(name, min=low, max=high) for d, (name, low, high) in limits.items()}
 
     def write(scores: Scores, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
-        shapes = ({d: dims[d] for d in dims},) if any_size else None
+        shapes = (dims,) if any_size else None
         program = torch.onnx.export(
             scores, (example,), input_names=["image"], output_names=["logits"], dynamic_shapes=shapes, verbose=False
         )
@@ -114,7 +115,9 @@ def _export(
     was_training, part = model.training, path + ".tmp"
     scores, generator = Scores(model).eval(), torch.Generator().manual_seed(0)
     try:
-        images = [torch.randn(1, 3, *s, generator=generator).to(model.device) for s in sizes]
+        counts = (1,) if len(sizes) == 1 else (2, 1)  # a file for any batch is checked with two numbers of images
+        batches = zip(counts, sizes, strict=True)
+        images = [torch.randn(n, 3, *s, generator=generator).to(model.device) for n, s in batches]
         run = write(scores, images[0], part)
         worst = max(_difference(scores(image), run(image)) for image in images)
         if not worst <= TOLERANCE:

@@ -156,14 +156,23 @@ class SeparableConvBlock(nn.Module):
         return self.pointwise_conv(self.depthwise_conv(x))
 
 
+def recording() -> bool:
+    """Whether a graph for images of other sizes is being recorded, by a trace or an export.
+
+    Then an operation that only some sizes need has to be there always. The paper's FLOPs, which are counted on a
+    trace, contain it too.
+    """
+    exporting = getattr(torch.compiler, "is_exporting", None)  # newer than the oldest torch that is allowed
+    return torch.jit.is_tracing() or (exporting is not None and exporting())
+
+
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """Bilinear resize of [N, C, H, W] to ``size``.
 
-    A map that has the size already is returned as it is, and a single value is repeated without a copy. While a trace
-    is recorded the operation is always there: whether it is needed depends on the image, and the paper's FLOPs count
-    it.
+    A map that has the size already is returned as it is, and a single value is repeated without a copy; see
+    `recording`.
     """
-    if not torch.jit.is_tracing():
+    if not recording():
         if x.shape[2:] == tuple(size):
             return x
         if x.shape[2] == x.shape[3] == 1:

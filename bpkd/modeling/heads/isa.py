@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bpkd.modeling.heads.base import SegHead, head_options, single_stage
-from bpkd.modeling.layers import ConvBlock
+from bpkd.modeling.layers import ConvBlock, recording
 
 
 class WindowAttention(nn.Module):
@@ -129,7 +129,7 @@ class ISAHead(SegHead):
         below, right = -height % self.window[0], -width % self.window[1]
         top, left = below // 2, right // 2
         padded = x
-        if torch.jit.is_tracing() or below or right:  # a trace is for other sizes too
+        if recording() or below or right:
             padded = F.pad(x, (left, right - left, top, below - top))
         attended = self.local_relation(self.global_relation(padded, self.window), self.window)
         attended = attended[:, :, top : top + height, left : left + width]
