@@ -80,6 +80,7 @@ def _worker(rank: int, folder: str) -> None:
         judge.process([item], [output])
     results = judge.evaluate()
     assert (results is None) == (rank == 1)
+    dist.barrier()  # nobody leaves while the other still talks
     dist.destroy_process_group()
 
 

@@ -107,6 +107,7 @@ def _worker(rank: int, folder: str) -> None:
     part = x[:1] if rank == 0 else x[1:]
     start = 0 if rank == 0 else x[:1].numel()
     torch.save(_normalise(CpuSyncBatchNorm(4), part, start), f"{folder}/{rank}.pt")
+    dist.barrier()  # nobody leaves while the other still talks
     dist.destroy_process_group()
 
 
