@@ -131,6 +131,8 @@ class ArchitectureSuite:
             assert torch.equal(model.eval().predict(images).logits, other.eval().predict(images).logits)
 
     def test_keys_and_logits_equal_openmmlabs(self) -> None:
+        if not self.golden:
+            pytest.skip("no golden network")
         for config, (name, gain) in self.golden.items():
             model = network(config, classes=19).eval()
             keys = json.loads((GOLDEN / f"{name}.keys.json").read_text())
@@ -155,6 +157,8 @@ class ArchitectureSuite:
                         assert (classes != golden[f"{key}_{case}"]).sum() <= 2, (config, key, case)  # ties
 
     def test_cost_equals_the_papers(self) -> None:
+        if not self.golden:
+            pytest.skip("no golden network")
         golden = json.loads((GOLDEN / "params_flops.json").read_text())["networks"]
         for config, (name, _) in self.golden.items():
             if config not in TABLE2:

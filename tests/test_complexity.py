@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from bpkd.analysis.complexity import cost_table, count, latency
@@ -65,13 +66,24 @@ def test_activations_and_latency_on_request(tmp_path: Path, capsys: pytest.Captu
     config.write_text(TINY)
     assert tool().main(["--config-file", str(config), "--size", "64", "64", "--latency", "cpu"]) == 0
     header, _, row = capsys.readouterr().out.splitlines()
-    assert header == "| config | size | params M | FLOPs G | activations M | cpu ms |"
+    assert header.startswith("| config | classes | size | params M | FLOPs G | activations M | cpu ms (")
+    assert f"({torch.get_num_threads()} threads, batch 1)" in header
     assert float(row.split("|")[-2]) > 0
 
 
 def test_wrong_config_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert tool().main(["--config-file", "nowhere.yaml"]) == 1
     assert capsys.readouterr().err.startswith("error: --config-file: expected a YAML file, got 'nowhere.yaml'")
+
+
+@pytest.mark.parametrize("options", [["--size", "0", "64"], ["--size", "-1", "64"], ["--batch", "0"]])
+def test_wrong_sizes_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tool().main(["--config-file", "x.yaml", *options])
+    assert "expected a whole number above 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tool().main(["--table2", "--size", "64", "64"])
+    assert "goes with --json alone" in capsys.readouterr().err
 
 
 def test_the_docs_table_is_the_tools() -> None:

@@ -162,3 +162,29 @@ def test_a_training_checkpoint_of_openmmlab_loads(tmp_path: Path, caplog: pytest
     torch.save(content, tmp_path / "short.pth")
     with pytest.raises(CheckpointError, match="missing"):
         load_strict(model, str(tmp_path / "short.pth"))
+
+
+def test_flipped_bytes_and_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model, path = build_student(tiny_cfg()), tmp_path / "w.pth"
+    state = model.state_dict()
+    saved(path, {"model": state})
+    data = bytearray(path.read_bytes())
+    middle = data.index(state["backbone.layer4.1.conv2.weight"].numpy().tobytes()[:64])
+    data[middle : middle + 8] = b"\x00" * 8  # finite numbers, but not those that were written
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="the file is damaged"):
+        load_strict(model, str(path))
+    broken = {**state, "decode_head.conv_seg.bias": torch.full((5,), float("nan"))}
+    with pytest.raises(ValueError, match=r"1 weights that are not finite, first decode_head\.conv_seg\.bias"):
+        load_strict(model, saved(path, {"model": broken}))
+
+
+def test_heads_and_networks_of_others_are_named(tmp_path: Path) -> None:
+    ours = {k: tuple(v.shape) for k, v in build_student(tiny_cfg()).state_dict().items()}
+    own = {k.replace("psp_modules", "mine"): v for k, v in ours.items()}
+    (cause,) = likely_causes(ours, own)
+    assert cause == "the decode heads differ: the file has PSPNet, the network one that is not known here"
+    state = {"backbone.conv1.weight": torch.zeros(1), "backbone.layer4.0.conv1.weight": torch.zeros(1)}
+    state["classifier.4.bias"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="a whole segmentation network of torchvision"):
+        load_strict(build_student(tiny_cfg()), saved(tmp_path / "w.pth", state))

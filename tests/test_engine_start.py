@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bpkd.convert import CheckpointError
-from bpkd.engine import DistillationTrainer, load_config
+from bpkd.engine import DistillationTrainer, argument_parser, load_config, main
 
 from .test_engine import TINY, largest_difference, losses, train, weights
 
@@ -77,3 +77,21 @@ def test_the_way_a_network_runs_changes_nothing(config: Path, option: str, monke
         image = torch.zeros(3, 20, 30, dtype=torch.uint8)
         assert student.backbone.stem[0].weight.is_contiguous(memory_format=layout)
         assert student.images([{"image": image}]).is_contiguous(memory_format=layout)
+
+
+def test_an_architecture_alone_is_no_run(config: Path) -> None:
+    root = Path(__file__).parents[1] / "configs"
+    with pytest.raises(ValueError, match="configs/networks describe networks alone"):
+        load_config(str(root / "networks" / "pspnet_r18.yaml"))
+    with pytest.raises(ValueError, match="ade20k_sem_seg_train has no loader yet"):
+        load_config(str(root / "ade20k" / "pspnet_r18.yaml"))
+    for flags, missing in ((["--eval-only"], "TEST"), ([], "TRAIN")):
+        args = argument_parser().parse_args([*flags, "--config-file", str(config), f"DATASETS.{missing}", "()"])
+        with pytest.raises(ValueError, match=f"DATASETS.{missing}: expected a data set, got none"):
+            main(args)
+
+
+def test_unknown_parts_list_the_known_ones(config: Path) -> None:
+    for key, known in (("SEM_SEG_HEAD", "ISAHead"), ("BACKBONE", "build_hrnet_backbone")):
+        with pytest.raises(ValueError, match=f"MODEL.{key}.NAME: expected one of .*{known}.*got 'Mine'.*__init__"):
+            start(config, f"MODEL.{key}.NAME", "Mine")

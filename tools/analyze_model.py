@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bpkd.analysis.complexity import cost_table, count, latency
 from bpkd.analysis.paper import TABLE2, table2_rows
 from bpkd.config import read_config
@@ -32,12 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", nargs="+", metavar="YAML")
     what.add_argument("--table2", action="store_true", help="the paper's eight networks beside the paper's figures")
-    parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"), help="default 512 512")
+    parser.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="default 512 512")
     parser.add_argument("--latency", nargs="+", default=[], choices=("cpu", "cuda"), help="time a pass on these")
-    parser.add_argument("--batch", type=int, default=1, help="images per pass of --latency")
+    parser.add_argument("--batch", type=positive, default=1, help="images per pass of --latency")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a Markdown table")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for all")
     args = parser.parse_args(argv)
+    if args.table2 and (args.size or args.latency or args.opts):
+        parser.error("--table2 is the paper's setting: it goes with --json alone")
+    if "cuda" in args.latency and not torch.cuda.is_available():
+        parser.error("--latency cuda: there is no GPU that torch can use")
+    args.size = args.size or [512, 512]
     try:
         rows = table2(args.json) if args.table2 else [analyse(path, args) for path in args.config_file]
     except (ValueError, FileNotFoundError) as error:
@@ -49,18 +56,30 @@ def main(argv: list[str] | None = None) -> int:
 
 def analyse(path: str, args: argparse.Namespace) -> dict[str, Any]:
     """Returns the counts of one config's network."""
-    model = build_student(read_config(path, [*args.opts, "MODEL.DEVICE", "cpu"]))
+    cfg = read_config(path, ["MODEL.DEVICE", "cpu", *args.opts])
+    model = build_student(cfg)
     size = (args.size[0], args.size[1])
-    row = {"config": path, **count(model, size, activations=True).row()}
+    row = {"config": path, "classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, **count(model, size, activations=True).row()}
     row["latency"] = {device: latency(model, size, device=device, batch=args.batch) for device in args.latency}
     return row
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """Returns the columns of the table."""
-    cells = {"config": row["config"], "size": "{}x{}".format(*row["size"])}
+    cells = {"config": row["config"], "classes": row["classes"], "size": "{}x{}".format(*row["size"])}
     cells |= {"params M": row["params"] / 1e6, "FLOPs G": row["flops"] / 1e9, "activations M": row["activations"] / 1e6}
-    return cells | {f"{device} ms": float(time["median_ms"]) for device, time in row["latency"].items()}
+    for device, time in row["latency"].items():
+        how = f"{time['threads']:.0f} threads, " if device == "cpu" else ""
+        cells[f"{device} ms ({how}batch {time['batch']:.0f})"] = float(time["median_ms"])
+    return cells
+
+
+def positive(text: str) -> int:
+    """Parses a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
+    return value
 
 
 def table2(as_json: bool) -> list[dict[str, Any]]:

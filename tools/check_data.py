@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from bpkd.config import read_config
 from bpkd.data import check_dataset, register_datasets
 from bpkd.data.files import read_image, read_label
+from bpkd.engine.launch import check_data_sets
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,8 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="sheet.png")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config changes")
     args = parser.parse_args(argv)
-    cfg, failed = read_config(args.config_file, args.opts), False
-    register_datasets(cfg)
+    try:
+        cfg = read_config(args.config_file, args.opts)
+        register_datasets(cfg)
+        check_data_sets(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    failed = False
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     for name in names:
         try:

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         check_target(args.dst, source=args.src, force=args.force)
-        cfg = read_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"]) if args.config_file else None
+        cfg = read_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts]) if args.config_file else None
         done = convert_checkpoint(args.src, build_student(cfg) if cfg else None, source=args.source)
         content = as_mmseg(done, *dataset_of(cfg, done)) if args.to == "mmseg" else as_bpkd(done)
         write(content, args.dst, source=args.src, force=args.force)

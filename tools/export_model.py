@@ -31,10 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes")
     args = parser.parse_args(argv)
     kind, size = Path(args.output).suffix, (args.size[0], args.size[1])
+    if min(size) < 1:
+        parser.error(f"--size: expected two whole numbers above 0, got {args.size}")
     if kind not in (".onnx", ".ts", ".pt"):
         parser.error(f"FILE: expected a name that ends in .onnx, .ts or .pt, got {args.output}")
     try:
-        cfg = read_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+        cfg = read_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
         model = build_student(cfg).eval()
         model.drop_auxiliary()
         load_strict(model, args.weights, source="--weights", drop=("auxiliary_head.",))

@@ -94,7 +94,7 @@ def latency(
         seconds: to measure for, at least, after a warm-up.
 
     Returns:
-        ``median_ms`` and ``iqr_ms`` (interquartile range) of a pass, ``images_per_second``, ``threads``.
+        ``median_ms`` and ``iqr_ms`` (interquartile range) of a pass, ``images_per_second``, ``threads``, ``batch``.
     """
     from torch.utils.benchmark import Timer
 
@@ -108,6 +108,7 @@ def latency(
         "iqr_ms": 1e3 * measured.iqr,
         "images_per_second": batch / measured.median,
         "threads": float(torch.get_num_threads()),
+        "batch": float(batch),
     }
 
 

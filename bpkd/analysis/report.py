@@ -147,7 +147,9 @@ def _better_than_bpkd(scores: Mapping[str, Mapping[int, float]], metric: str) ->
         if method == "BPKD" or not seeds:
             continue
         theirs, own = mean(by_seed[s] for s in seeds), mean(ours[s] for s in seeds)
-        if theirs > own:
+        if f"{theirs:.2f}" == f"{own:.2f}":
+            lines.append(f"{display_name(method)} and BPKD are level here: {own:.2f} {metric}.")
+        elif theirs > own:
             lines.append(f"{display_name(method)} beats BPKD here: {theirs:.2f} against {own:.2f} {metric}.")
     return lines
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .defaults import add_bpkd_config
@@ -32,7 +33,7 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a key is unknown (the message lists its siblings) or a value has the wrong type.
+        ValueError: it is no YAML, a key is unknown (the message lists its siblings) or a value has the wrong type.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{source}: expected a YAML file, got {path!r}; configs/ and projects/ hold some.")
@@ -42,6 +43,8 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         cfg.merge_from_list(list(opts))
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{source} {path}: {_explained(cfg, str(error))}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} {path}: expected YAML, got {error}") from error
     except OSError as error:
         message = f"{source} {path}: its _BASE_ cannot be read ({error}). _BASE_ is relative to the file it stands in."
         raise FileNotFoundError(message) from error

@@ -51,6 +51,9 @@ def likely_causes(file: Shapes, network: Shapes, names: Sequence[str] | None = N
         found, keys = [], list(SENTENCES)
     if theirs["head"] != ours["head"]:
         keys = [k for k in keys if k != "channels"]
+        if theirs["head"] is None or ours["head"] is None:
+            kinds = [side["head"] or "one that is not known here" for side in (theirs, ours)]
+            found.append(f"the decode heads differ: the file has {kinds[0]}, the network {kinds[1]}")
     for key in keys:
         if theirs[key] is not None and ours[key] is not None and theirs[key] != ours[key]:
             found.append(SENTENCES[key](theirs, ours, names))

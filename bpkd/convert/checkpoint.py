@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,7 @@ def read_checkpoint(path: str, *, source: str = "weights") -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or holds no weights.
+        ValueError: the file is damaged, or holds no weights or such that are not finite.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{source}: expected a checkpoint file, got {path!r}: no such file.")
@@ -76,6 +77,12 @@ def read_checkpoint(path: str, *, source: str = "weights") -> Checkpoint:
         keys = ", ".join(map(str, list(data)[:8])) if isinstance(data, Mapping) else type(data).__name__
         raise ValueError(
             f"{source}: expected a state dict under 'model' or 'state_dict', or alone, got {keys} in {path}."
+        )
+    broken = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{source}: {path} holds {len(broken)} weights that are not finite, first {broken[0]}. The training that "
+            "wrote it went wrong, or the file was changed: use an earlier checkpoint or another copy."
         )
     student, left_out = _student(_without_prefix(tensors, "module."))
     if left_out:
@@ -93,12 +100,21 @@ def load_safely(path: str, *, source: str = "weights") -> Any:
     try:
         if is_tar(path):
             raise ValueError(TAR)
+        _check_sums(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types on damaged files, KeyError and IndexError among them
         blocked = re.search(r"(?:GLOBAL|global) `?([\w.]+)`?", str(error))
         why = f"it holds the Python object {blocked[1]}, which is not loaded" if blocked else "the file is damaged"
         why = TAR if TAR in str(error) else why
         raise ValueError(_unreadable(path, source, why)) from error
+
+
+def _check_sums(path: str) -> None:
+    """Raises ValueError where a zip file's contents are not those that were written: torch.load does not look."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise ValueError("checksum")
 
 
 def _load(path: str, source: str) -> tuple[Any, tuple[str, ...]]:

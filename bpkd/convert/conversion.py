@@ -32,6 +32,8 @@ class Pixels:
 
 # Start of a key that says what it belongs to.
 GROUP = re.compile(r"^((?:(?:features|backbone|distiller)\.)?[^.]+)\..*")
+# Modules whose objects training checkpoints do hold.
+USUAL = ("mmengine.", "mmcv.", "mmseg.", "mmdet.", "numpy", "collections.", "torch.", "builtins.set", "builtins.froz")
 # torchvision and timm state the same numbers over 255.
 IMAGENET_PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RGB")
 
@@ -99,21 +101,32 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
 
 def describe(done: Conversion) -> list[str]:
     """Returns the lines that the tool prints about a file."""
-    names, left, alone = done.checkpoint.classes, done.dropped, done.rules.part == "backbone"
+    names, left, alone = done.checkpoint.classes or (), done.dropped, done.rules.part == "backbone"
     groups = ", ".join(sorted({GROUP.sub(r"\1.*", key) for key in left}))
     lines = [
         f"sha256    {done.sha256} (OpenMMLab would end the name with -{done.sha256[:8]})",
         f"source    {done.rules.label}, layout {done.checkpoint.layout}{', backbone alone' if alone else ''}",
         f"keys      {len(done.state)} mapped, {len(left)} dropped{f' ({groups})' if left else ''}, "
         f"{done.counters_missing} {COUNTER} missing (not needed)",
-        f"classes   {done.num_classes or 'none'}{': ' + ', '.join(names) if names else ', no names in the file'}",
+        f"classes   {_class_line(done, names)}",
         f"pixels    {done.pixels or 'the file does not say'}",
     ]
     if done.rules.source == "timm":
         lines.append("          timm states them in 0..1; a few of its files use 0.5 for all: see the file's own page")
     if done.checkpoint.replaced:
         lines.append(f"not read  Python objects: {', '.join(done.checkpoint.replaced)}")
+    odd = [name for name in done.checkpoint.replaced if not name.startswith(USUAL)]
+    if odd:
+        shown = ", ".join(odd)
+        lines.append(f"WARNING: no checkpoint needs {shown}. Nothing of it was run; do not open this file elsewhere.")
     return lines
+
+
+def _class_line(done: Conversion, names: Sequence[str]) -> str:
+    if done.num_classes is None:
+        return "none: a backbone" if done.rules.part == "backbone" else "unknown: no conv_seg"
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"{done.num_classes}{': ' + shown if shown else ', no names in the file'}"
 
 
 def pixel_warning(pixels: Pixels | None, mean: Sequence[float], std: Sequence[float], order: str) -> str | None:

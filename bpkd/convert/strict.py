@@ -138,6 +138,11 @@ def refuse_backbone(checkpoint: Checkpoint, expected: Mapping[str, Tensor], wher
         rules = recognise(checkpoint.state)
     except RuleError:
         return
+    if rules.part == "backbone" and any(key.startswith("classifier.") for key in checkpoint.state):
+        raise CheckpointError(
+            f"{where} holds a whole segmentation network of torchvision, which ours cannot load. Use it as it is: "
+            "META_ARCHITECTURE ModuleSegmentor with MODEL.MODULE.FACTORY (README, Your networks)."
+        )
     if rules.part == "backbone":
         raise CheckpointError(
             f"{where} holds a backbone alone ({rules.label}; first key {next(iter(checkpoint.state))}): decode_head.* "
@@ -180,7 +185,7 @@ def check_fit(
     advice = f"Likely cause: {'; '.join(causes)}." if causes else (
         "Use the config that the weights were trained with (architecture, depth, stem, width, auxiliary head)."
     )  # fmt: skip
-    raise CheckpointError(f"{where} does not fit the network: {'; '.join(parts)}. {advice}")
+    raise CheckpointError(f"{where} does not fit the network. {advice} In detail: {'; '.join(parts)}.")
 
 
 def _differences(

@@ -27,6 +27,10 @@ from .trainer import DistillationTrainer
 logger = logging.getLogger(__name__)
 
 
+# Data sets that configs name and that cannot be read yet; Detectron2 registers some of them with loaders of its own.
+LATER = ("ade20k_", "cityscapes_", "pascal_context_59_")
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Returns Detectron2's parser with bpkd's options."""
     parser = default_argument_parser(
@@ -53,23 +57,44 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_datasets(cfg)
+    check_data_sets(cfg)
     check_classes(cfg)
     cfg.freeze()
     return cfg
+
+
+def check_data_sets(cfg: CfgNode) -> None:
+    """Makes sure that DATASETS.TRAIN and DATASETS.TEST name sets that can be read.
+
+    Raises:
+        ValueError: both are empty, or a data set is unknown or has no loader.
+    """
+    if not cfg.DATASETS.TRAIN and not cfg.DATASETS.TEST:
+        raise ValueError(
+            "DATASETS.TRAIN, DATASETS.TEST: expected a data set, got none. The files of configs/networks describe "
+            "networks alone: use the one of a data set (configs/camvid, ...), or name both."
+        )
+    known = [n for n in DatasetCatalog.list() if "label_table" in MetadataCatalog.get(n).as_dict()]
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if name in known:
+            continue
+        if name.startswith(LATER):
+            raise ValueError(
+                f"DATASETS: {name} has no loader yet; ADE20K, Cityscapes and Pascal Context come with a later version "
+                f"(docs/paper_settings.md). There are {', '.join(known)}, and your own folders (DATASETS.FOLDER)."
+            )
+        raise ValueError(
+            f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME."
+        )
 
 
 def check_classes(cfg: CfgNode) -> None:
     """Compares the configured data sets with the network.
 
     Raises:
-        ValueError: a data set is unknown, or has another number of classes than MODEL.SEM_SEG_HEAD.NUM_CLASSES.
+        ValueError: a data set has another number of classes than MODEL.SEM_SEG_HEAD.NUM_CLASSES.
     """
-    known = [n for n in DatasetCatalog.list() if "label_table" in MetadataCatalog.get(n).as_dict()]
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name not in known:
-            raise ValueError(
-                f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME."
-            )
         names, wanted = MetadataCatalog.get(name).get("stuff_classes", ()), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         if names and len(names) != wanted:
             raise ValueError(
@@ -81,6 +106,9 @@ def check_classes(cfg: CfgNode) -> None:
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Runs training or evaluation in this process; every process of a launch calls it."""
     cfg = load_config(args.config_file, args.opts)
+    needed = "TEST" if args.eval_only else "TRAIN"
+    if not cfg.DATASETS[needed]:
+        raise ValueError(f"DATASETS.{needed}: expected a data set, got none: there is nothing to do.")
     setup(cfg)
     if args.eval_only:
         return evaluate_only(cfg, args.evaluate)

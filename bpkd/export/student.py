@@ -112,6 +112,9 @@ def _export(
     sizes: list[tuple[int, int]],
 ) -> float:
     """Writes beside ``path``, compares, and only then gives the file its name."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{path}: expected a file in a folder that exists. Make {folder} first.")
     was_training, part = model.training, path + ".tmp"
     scores, generator = Scores(model).eval(), torch.Generator().manual_seed(0)
     try:

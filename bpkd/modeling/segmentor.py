@@ -6,7 +6,9 @@ from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import (
+    BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     Backbone,
     build_backbone,
     build_sem_seg_head,
@@ -56,8 +58,11 @@ class SemanticSegmentor(DenseModel):
         """Builds the parts that MODEL.BACKBONE, MODEL.SEM_SEG_HEAD and MODEL.AUX_HEAD name.
 
         Raises:
+            ValueError: a name is unknown.
             TypeError: the head is not one of ours.
         """
+        _known(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+        _known(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
         backbone = build_backbone(cfg)
         head = build_sem_seg_head(cfg, backbone.output_shape())
         if not isinstance(head, SegHead):
@@ -123,3 +128,12 @@ def _auxiliary_from_config(cfg: CfgNode, shapes: dict[str, Any]) -> FCNHead | No
         dropout=head.DROPOUT,
         align_corners=head.ALIGN_CORNERS,
     )
+
+
+def _known(registry: Any, name: str, key: str) -> None:
+    if name not in registry:
+        names = ", ".join(sorted(known for known, _ in registry))
+        raise ValueError(
+            f"{key}: expected one of {names}, got {name!r}. A class of your own is known once its module is imported "
+            "(bpkd/modeling/heads/__init__.py, bpkd/modeling/backbones/__init__.py)."
+        )
