@@ -75,19 +75,17 @@ class IFVD(Distiller):
         self.pixel_weight: float = chosen["pixel_weight"]
         self.ifv_weight: float = chosen["ifv_weight"]
         self.tap, self.valid_only = tap, valid_only
-        self.adversary: Adversary | None = None
-        if chosen["adv_weight"]:
-            self.adversary = Adversary(
-                self.num_classes,
-                adv_weight=chosen["adv_weight"],
-                critic_weight=critic_weight,
-                adv_loss=chosen["adv_loss"],
-                gp_weight=gp_weight,
-                critic_input=critic_input,
-                critic_optimizer=critic_optimizer,
-                critic_lr=critic_lr,
-            )
         adv = chosen["adv_weight"]
+        self.adversary_options: dict[str, Any] = {
+            "adv_weight": adv,
+            "critic_weight": critic_weight,
+            "adv_loss": chosen["adv_loss"],
+            "gp_weight": gp_weight,
+            "critic_input": critic_input,
+            "critic_optimizer": critic_optimizer,
+            "critic_lr": critic_lr,
+        }
+        self.adversary = Adversary(self.num_classes, **self.adversary_options) if adv else None
         weights = {"pixel": self.pixel_weight, "ifv": self.ifv_weight, "adv": adv, "critic": adv}
         self.taps = {name: tap if name == "ifv" else "logits" for name, weight in weights.items() if weight}
 

@@ -88,19 +88,17 @@ class SKDS(Distiller):
         self.pixel_weight: float = chosen["pixel_weight"]
         self.pair_weight: float = chosen["pair_weight"]
         self.tap, self.pool_scale, self.pool_kernel, self.detach_norm = tap, pool_scale, pool_kernel, detach_norm
-        self.adversary: Adversary | None = None
-        if chosen["adv_weight"]:
-            self.adversary = Adversary(
-                self.num_classes,
-                adv_weight=chosen["adv_weight"],
-                critic_weight=chosen["critic_weight"],
-                adv_loss=adv_loss,
-                gp_weight=gp_weight,
-                critic_input=critic_input,
-                critic_optimizer=chosen["critic_optimizer"],
-                critic_lr=critic_lr,
-            )
         adv = chosen["adv_weight"]
+        self.adversary_options: dict[str, Any] = {
+            "adv_weight": adv,
+            "critic_weight": chosen["critic_weight"],
+            "adv_loss": adv_loss,
+            "gp_weight": gp_weight,
+            "critic_input": critic_input,
+            "critic_optimizer": chosen["critic_optimizer"],
+            "critic_lr": critic_lr,
+        }
+        self.adversary = Adversary(self.num_classes, **self.adversary_options) if adv else None
         weights = {"pixel": self.pixel_weight, "pair": self.pair_weight, "adv": adv, "critic": adv}
         self.taps = {name: tap if name == "pair" else "logits" for name, weight in weights.items() if weight}
 

@@ -142,7 +142,7 @@ class SilentTermGuard(HookBase):
         return (
             f"{', '.join(taps)}: exactly 0 in each of the first {self.ITERATIONS} iterations, so nothing is distilled "
             "through it. Check that the labels are not all ignored or of one class (tools/visualize_edges.py "
-            "shows them), that TEACHER.WEIGHTS are not the student's own, and that the tapped map differs between the two. "
+            "shows them), that TEACHER.WEIGHTS are not the student's own, and that the tapped maps differ. "
             "A term that you do not want has weight 0."
         )
 

@@ -48,7 +48,7 @@ def method_of(cfg: CfgNode) -> str:
 
 def settings(distiller: nn.Module) -> dict[str, Any]:
     """Returns a distiller's plain attributes, presets resolved, for the log."""
-    plain = (bool, int, float, str, list, tuple)
+    plain = (bool, int, float, str, list, tuple, dict)
     return {k: v for k, v in vars(distiller).items() if isinstance(v, plain) and k[0] != "_" and k != "training"}
 
 
