@@ -337,6 +337,7 @@ def test_joint_optimizer_is_one_for_schedule_and_checkpoint() -> None:
         optimizer.step()
         schedule.step()
     saved = copy.deepcopy(optimizer.state_dict())
+    model.seen = None  # a graph cannot be copied
     again = joint(copy.deepcopy(model))
     again_schedule = poly_schedule(again, max_iter=10, power=1.0, min_lr=0.01)
     again.load_state_dict(saved)
@@ -394,9 +395,8 @@ def test_two_processes(exact: bool, tmp_path: Path) -> None:
     options = options if exact else {}
     mp.spawn(replica, (free_port(), str(tmp_path), options), nprocs=2)
     states = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1)]
-    parameters = [{k: v for k, v in s.items() if ".bn." not in k or exact} for s in states]
-    parameters = [{k: v for k, v in p.items() if "running" not in k} for p in parameters]
-    assert largest_difference(*parameters) == 0.0
+    # the critic's running statistics are each process's own; nothing reads them
+    assert largest_difference(*({k: v for k, v in s.items() if "running" not in k} for s in states)) == 0.0
     if exact:
         torch.manual_seed(1)
         model = Toy(SKDS(num_classes=K, **options))
