@@ -177,6 +177,50 @@ def _add_distillation(cfg: CN) -> None:
     # "logits" or a feature name of SegOutput.features.
     cfg.DISTILL.CWD.TAP = "logits"
 
+    # Structured knowledge distillation. "default": pixel 1, pair 0.5, adv 0.001; "author": 80, 0.5, 0.1 and SGD for
+    # the critic (docs/methods.md). A preset fills only the keys left at -1 / ""; weight 0 leaves a term out.
+    cfg.DISTILL.SKDS = CN()
+    cfg.DISTILL.SKDS.PRESET = "default"
+    cfg.DISTILL.SKDS.PIXEL_WEIGHT = -1.0
+    cfg.DISTILL.SKDS.PAIR_WEIGHT = -1.0
+    # Of the student's adversarial term; 0 builds no critic.
+    cfg.DISTILL.SKDS.ADV_WEIGHT = -1.0
+    # Feature whose places are compared: a name of SegOutput.features.
+    cfg.DISTILL.SKDS.TAP = "decode"
+    # Side of the max-pooled patches that are compared: a share of the map's, or positions where POOL_KERNEL is not 0.
+    cfg.DISTILL.SKDS.POOL_SCALE = 0.5
+    cfg.DISTILL.SKDS.POOL_KERNEL = 0
+    # No gradient through the norms that features are divided by (the authors' code).
+    cfg.DISTILL.SKDS.DETACH_NORM = True
+    # "wgan-gp" or "hinge".
+    cfg.DISTILL.SKDS.ADV_LOSS = "wgan-gp"
+    # Of the critic's own term, and of the gradient penalty in it.
+    cfg.DISTILL.SKDS.CRITIC_WEIGHT = -1.0
+    cfg.DISTILL.SKDS.GP_WEIGHT = 10.0
+    # What the critic does to the logits first: "batchnorm" or "tanh".
+    cfg.DISTILL.SKDS.CRITIC_INPUT = "batchnorm"
+    # The critic's own optimizer, "adam" (0.9, 0.99) or "sgd" (momentum 0.9, decay 5e-4); its rate decays to 0.
+    cfg.DISTILL.SKDS.CRITIC_OPTIMIZER = ""
+    cfg.DISTILL.SKDS.CRITIC_LR = 4e-4
+
+    # Intra-class feature variation distillation. "default": pixel 1, ifv 50, adv 0.001; "author": 10 over the number
+    # of classes, 200, 0.001; "cirkd": 1, 20, 0.001 with hinge. Presets and weight 0 as above.
+    cfg.DISTILL.IFVD = CN()
+    cfg.DISTILL.IFVD.PRESET = "default"
+    cfg.DISTILL.IFVD.PIXEL_WEIGHT = -1.0
+    cfg.DISTILL.IFVD.IFV_WEIGHT = -1.0
+    cfg.DISTILL.IFVD.ADV_WEIGHT = -1.0
+    cfg.DISTILL.IFVD.TAP = "decode"
+    # Divide the intra-class term by the pixels that are not ignored (the authors divide by all).
+    cfg.DISTILL.IFVD.VALID_ONLY = False
+    # As for SKDS.
+    cfg.DISTILL.IFVD.ADV_LOSS = ""
+    cfg.DISTILL.IFVD.CRITIC_WEIGHT = 0.1
+    cfg.DISTILL.IFVD.GP_WEIGHT = 10.0
+    cfg.DISTILL.IFVD.CRITIC_INPUT = "batchnorm"
+    cfg.DISTILL.IFVD.CRITIC_OPTIMIZER = "adam"
+    cfg.DISTILL.IFVD.CRITIC_LR = 4e-4
+
     cfg.DISTILL.BPKD = CN()
     # "safe": a scale that trains from scratch; "literal": the supplement's sums (edge 50, body 20) exactly.
     # A preset fills only the keys left at -1 / "".
