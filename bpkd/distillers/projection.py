@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from .ranks import world_size
 
 
-class JointBatchNorm(nn.SyncBatchNorm):
-    """Batch norm over all processes' values, on CPU too, where torch's own refuses. One process: plain batch norm."""
+class JointBatchNorm(nn.BatchNorm2d):
+    """Batch norm over all processes' values, on any device. With one process, or in evaluation, plain batch norm.
+
+    Not torch's own SyncBatchNorm: DDP refuses a CPU module that holds one.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises float32 [N, C, h, w] by the joint batch's mean and variance per channel."""
         if not self.training or world_size() == 1:
-            return nn.modules.batchnorm._BatchNorm.forward(self, input)
-        if input.device.type != "cpu":
             return super().forward(input)
-        sums = torch.cat([input.sum((0, 2, 3)), input.new_tensor([input.numel() // input.shape[1]])])
+        sums = torch.cat([input.sum((0, 2, 3)), input.new_tensor([float(input.numel() // input.shape[1])])])
         sums = _sum_over_ranks(sums)
         count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
         centred = input - mean[:, None, None]
