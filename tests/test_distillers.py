@@ -21,32 +21,38 @@ def outputs(num_classes: int = 5, size: tuple[int, int] = (8, 8)) -> tuple[SegOu
     student, teacher = (torch.randn(2, num_classes, *size, generator=g) * 3 for _ in range(2))
     target = torch.randint(0, num_classes, (2, 32, 32), generator=g)
     target[:, :5] = 255
-    return SegOutput(student.requires_grad_()), SegOutput(teacher), target
+    features = [{"decode": torch.randn(2, 8, *size, generator=g)} for _ in range(2)]
+    features[0]["decode"].requires_grad_()
+    return SegOutput(student.requires_grad_(), None, features[0]), SegOutput(teacher, None, features[1]), target
+
+
+def build(name: str) -> Distiller:
+    return DISTILLERS[name](num_classes=5, student_channels={"decode": 8}, teacher_channels={"decode": 8})
 
 
 @pytest.mark.parametrize("name", sorted(DISTILLERS))
 def test_every_distiller_names_weighted_terms(name: str) -> None:
     student, teacher, target = outputs()
-    terms = DISTILLERS[name](num_classes=5)(student, teacher, target)
+    terms = build(name)(student, teacher, target)
     assert terms
     for key, value in terms.items():
         assert key.startswith("loss_kd_")
         assert value.ndim == 0
-        assert gradient_norm(value, student.logits) > 0
+        assert gradient_norm(value, student.logits) + gradient_norm(value, student.features["decode"]) > 0
 
 
 @pytest.mark.parametrize("name", sorted(DISTILLERS))
 def test_student_equal_to_teacher_learns_nothing(name: str) -> None:
     _, teacher, target = outputs()
-    student = SegOutput(teacher.logits.clone().requires_grad_())
-    for value in DISTILLERS[name](num_classes=5)(student, teacher, target).values():
+    student = SegOutput(teacher.logits.clone().requires_grad_(), None, teacher.features)
+    for value in build(name)(student, teacher, target).values():
         assert float(gradient_norm(value, student.logits)) == pytest.approx(0.0, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", sorted(DISTILLERS))
 def test_all_ignored_labels_are_finite(name: str) -> None:
     student, teacher, target = outputs()
-    for value in DISTILLERS[name](num_classes=5)(student, teacher, torch.full_like(target, 255)).values():
+    for value in build(name)(student, teacher, torch.full_like(target, 255)).values():
         assert value.isfinite()
         assert value.requires_grad
 
@@ -107,7 +113,7 @@ def test_a_tap_that_does_not_exist_is_an_error() -> None:
         CWD(tap="layer9", student_channels={"layer4": 8}, teacher_channels={"layer4": 8})
     cwd = CWD(tap="decode", student_channels={"decode": 8}, teacher_channels={"decode": 8})
     with pytest.raises(KeyError, match="the student gives only logits"):
-        cwd(student, teacher, target)
+        cwd(SegOutput(student.logits), teacher, target)
 
 
 def test_other_sizes_are_matched_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
