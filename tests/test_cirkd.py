@@ -35,6 +35,11 @@ def outputs(n: int = 2, size: tuple[int, int] = (8, 8), seed: int = 0) -> tuple[
     return SegOutput(maps[0], None, {"decode": maps[1]}), SegOutput(maps[2], None, {"decode": maps[3]}), target
 
 
+def feature_pair(n: int = 2, size: tuple[int, int] = (8, 8)) -> tuple[Tensor, Tensor]:
+    student, teacher, _ = outputs(n, size)
+    return student.features["decode"], teacher.features["decode"]
+
+
 # Golden numbers
 
 
@@ -145,7 +150,7 @@ def literal_cross_image(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 9), (4, 4)])
 def test_mini_batch_equals_the_formula(size: tuple[int, int]) -> None:
-    student, teacher, _ = (x.features["decode"] if isinstance(x, SegOutput) else x for x in outputs(3, size))
+    student, teacher = feature_pair(3, size)
     got, want = cross_image_kd(student, teacher), literal_cross_image(student, teacher, 0.1)
     assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-5)
     gradients = [torch.autograd.grad(x, student)[0] for x in (got, want)]
@@ -153,15 +158,15 @@ def test_mini_batch_equals_the_formula(size: tuple[int, int]) -> None:
 
 
 def test_mini_batch_does_not_depend_on_how_often_an_image_is_there() -> None:
-    student, teacher, _ = (x.features["decode"] if isinstance(x, SegOutput) else x for x in outputs(3))
-    once, twice = cross_image_kd(student, teacher), cross_image_kd(student.repeat(2, 1, 1, 1), teacher.repeat(2, 1, 1, 1))
+    student, teacher = feature_pair(3)
+    once, twice = (cross_image_kd(student.repeat(n, 1, 1, 1), teacher.repeat(n, 1, 1, 1)) for n in (1, 2))
     assert float(twice.detach()) == pytest.approx(float(once.detach()), rel=1e-6)
     total = [float(torch.autograd.grad(x, student)[0].norm()) for x in (once, twice)]
     assert total[0] == pytest.approx(total[1], rel=1e-5)
 
 
 def test_remote_images_are_columns_without_gradient() -> None:
-    student, teacher, _ = (x.features["decode"] if isinstance(x, SegOutput) else x for x in outputs(4))
+    student, teacher = feature_pair(4)
     local = [cross_image_kd(student[a], teacher[a], remote=(student[b], teacher[b]))
              for a, b in ((slice(0, 1), slice(1, 4)), (slice(1, 4), slice(0, 1)))]  # fmt: skip
     joint = cross_image_kd(student, teacher)
@@ -173,8 +178,8 @@ def test_remote_images_are_columns_without_gradient() -> None:
 
 @pytest.mark.parametrize(
     ("size", "max_nodes", "pooled"),
-    [((64, 128), 8192, (64, 128)), ((128, 256), 8192, (64, 128)), ((65, 129), 8192, (33, 65)), ((97, 97), 100, (10, 10)),
-     ((3, 50), 4, (1, 4)), ((5, 5), 1, (1, 1))],
+    [((64, 128), 8192, (64, 128)), ((128, 256), 8192, (64, 128)), ((65, 129), 8192, (33, 65)),
+     ((97, 97), 100, (10, 10)), ((3, 50), 4, (1, 4)), ((5, 5), 1, (1, 1))],
 )  # fmt: skip
 def test_pooling_stays_below_max_nodes(size: tuple[int, int], max_nodes: int, pooled: tuple[int, int]) -> None:
     maps = torch.ones(1, 2, *size)
@@ -196,7 +201,7 @@ def test_no_larger_map_than_max_nodes_is_ever_made(monkeypatch: pytest.MonkeyPat
 
 
 def test_saved_memory_is_the_features_not_the_maps() -> None:
-    student, teacher, _ = (x.features["decode"] if isinstance(x, SegOutput) else x for x in outputs(3, (32, 32)))
+    student, teacher = feature_pair(3, (32, 32))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         value = cross_image_kd(student, teacher)
@@ -219,7 +224,9 @@ def test_anchor_kd_is_a_mean_over_rows() -> None:
     assert float(anchor_kd(student.repeat(3, 1), teacher.repeat(3, 1), anchors)) == pytest.approx(float(once), rel=1e-5)
 
 
-@pytest.mark.parametrize(("h", "w", "small"), [(128, 128, (16, 16)), (97, 161, (13, 21)), (7, 5, (7, 5)), (3, 3, (8, 8))])
+@pytest.mark.parametrize(
+    ("h", "w", "small"), [(128, 128, (16, 16)), (97, 161, (13, 21)), (7, 5, (7, 5)), (3, 3, (8, 8))]
+)
 def test_labels_are_taken_at_floor(h: int, w: int, small: tuple[int, int]) -> None:
     labels = torch.arange(h * w).view(1, h, w)
     got = nearest_labels(labels, small)
@@ -331,6 +338,22 @@ def test_half_precision_features_under_autocast(dtype: torch.dtype) -> None:
     sum(got.values()).backward()
     for parameter in half.parameters():
         assert parameter.grad.isfinite().all()
+
+
+def test_dead_pixels_stay_finite() -> None:
+    """A pixel whose channels are all zero after the ReLU has no direction."""
+    student, teacher, target = outputs()
+    before = student.features["decode"].detach().clone()
+    before[:, :, :3] = -1.0
+    before.requires_grad_()
+    dead = teacher.features["decode"].clone()
+    dead[:, :, 2:5] = 0.0
+    distiller = CIRKD(**SMALL)
+    alive = SegOutput(student.logits, None, {"decode": before.relu()})
+    terms = distiller(alive, SegOutput(teacher.logits, None, {"decode": dead}), target)
+    sum(terms.values()).backward()
+    assert float(before.grad.norm()) < 1e3
+    assert all(float(p.grad.norm()) < 1e3 for p in distiller.parameters())
 
 
 def test_gradients_reach_student_and_head_only() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bpkd.distillers import CIRKD
+from bpkd.engine import DistillationTrainer, load_config
 from bpkd.structures import SegOutput
 
 from .test_cirkd import SMALL, outputs
-from .test_engine import TINY, command, largest_difference, load_config, losses, run_parallel, stop_after, train, weights
+from .test_engine import TINY, command, largest_difference, losses, run_parallel, stop_after, train, weights
 
 # Both processes, and one process that holds both images
 
@@ -155,8 +155,6 @@ def test_resume_equals_no_interruption(pair: Path, tmp_path: Path, caplog: pytes
         train(pair / "pair.yaml", tmp_path / "whole")
     assert "9 classes x (60 pixels + 12 regions) x 16 channels of float32" in caplog.text  # before training
     (tmp_path / "parts").mkdir()
-    from bpkd.engine import DistillationTrainer
-
     first = DistillationTrainer(load_config(str(pair / "pair.yaml"), ["OUTPUT_DIR", str(tmp_path / "parts")]))
     first.resume_or_load(resume=False)
     first.after_step = stop_after(first, 2)  # type: ignore[method-assign]
@@ -188,7 +186,6 @@ def test_queues_of_a_run_do_not_depend_on_the_number_of_processes(pair: Path, tm
     for key in one:
         if key.startswith("bank."):
             assert torch.allclose(one[key], two[key], atol=1e-5), key
-    assert os.path.getsize(tmp_path / "one" / "model_final.pth") > 0
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

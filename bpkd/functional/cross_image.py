@@ -67,7 +67,8 @@ def cross_image_kd(
         ValueError: batch or size differ.
 
     Source:
-        Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022, eq. 2-5.
+        Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022:
+        mini-batch-based pixel-to-pixel distillation.
     """
     if student.ndim != 4 or student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
@@ -116,7 +117,7 @@ def anchor_kd(
         ValueError: shapes differ.
 
     Source:
-        CIRKD (CVPR 2022), eq. 8-11: memory-based pixel-to-pixel and pixel-to-region distillation.
+        CIRKD (CVPR 2022): memory-based pixel-to-pixel and pixel-to-region distillation.
     """
     if student.shape != teacher.shape or student.shape[1:] != anchors.shape[1:]:
         raise ValueError(
