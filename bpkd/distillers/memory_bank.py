@@ -105,14 +105,18 @@ class ClassQueue(nn.Module):
             self._write(image[None], count[None])
 
     def _write(self, rows: Tensor, counts: Tensor) -> None:
-        total = counts.sum(0)
-        slot = torch.arange(rows.shape[2], device=rows.device)
-        place = (counts.cumsum(0) - counts)[..., None] + slot  # [G, K, P] in this call's sequence of the class
+        g, k, p, slot = self.slots(counts, rows.shape[2])
+        self.rows[k, slot] = rows[g, k, p].to(self.rows.dtype)
+        self.pointer.copy_((self.pointer + counts.sum(0)) % self.size)
+
+    def slots(self, counts: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns image, class and entry of what [G, K] counts of ``width`` entries write, and the slots, each once."""
+        entry = torch.arange(width, device=counts.device)
+        place = (counts.cumsum(0) - counts)[..., None] + entry  # [G, K, P] in this call's sequence of the class
         # Of more entries than the ring holds only the last remain: no slot is written twice.
-        keep = (slot < counts[..., None]) & (place >= (total - self.size)[:, None])
+        keep = (entry < counts[..., None]) & (place >= (counts.sum(0) - self.size)[:, None])
         g, k, p = keep.nonzero(as_tuple=True)
-        self.rows[k, (self.pointer[k] + place[g, k, p]) % self.size] = rows[g, k, p].to(self.rows.dtype)
-        self.pointer.copy_((self.pointer + total) % self.size)
+        return g, k, p, (self.pointer[k] + place[g, k, p]) % self.size
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Returns [K * count, D] float32: the entries at ``count`` random positions, the same ones for every class."""
