@@ -243,6 +243,42 @@ def _add_distillation(cfg: CN) -> None:
     # The edge weight grows linearly from 0 over this many iterations.
     cfg.DISTILL.BPKD.RAMP_ITERS = -1
 
+    cfg.DISTILL.CIRKD = CN()
+    # "default": the authors' weights, queues below 1 GB; "author": the same, queues as long as the authors'.
+    # A preset fills only the keys left at -1. A term of weight 0 is not computed.
+    cfg.DISTILL.CIRKD.PRESET = "default"
+    # Pixel KD on the logits; similarities within the batch; to the pixel queue; to the region queue.
+    cfg.DISTILL.CIRKD.KD_WEIGHT = -1.0
+    cfg.DISTILL.CIRKD.MINI_BATCH_WEIGHT = -1.0
+    cfg.DISTILL.CIRKD.PIXEL_WEIGHT = -1.0
+    cfg.DISTILL.CIRKD.REGION_WEIGHT = -1.0
+    # A feature name of SegOutput.features.
+    cfg.DISTILL.CIRKD.TAP = "decode"
+    # Temperatures of the pixel KD, of all similarities, and of the memory terms' KL.
+    cfg.DISTILL.CIRKD.TEMPERATURE = 1.0
+    cfg.DISTILL.CIRKD.CONTRAST_TEMPERATURE = 0.1
+    cfg.DISTILL.CIRKD.MEMORY_TEMPERATURE = 1.0
+    # Maps with more positions are average-pooled for the mini-batch term.
+    cfg.DISTILL.CIRKD.MAX_NODES = 8192
+    # The mini-batch term pairs images of all processes, not only of its own.
+    cfg.DISTILL.CIRKD.GATHER = False
+    # Width of the projection head; 0: the teacher's channels.
+    cfg.DISTILL.CIRKD.HIDDEN_CHANNELS = 0
+    # Entries per class of the two queues, and pixels that one image adds to a class.
+    cfg.DISTILL.CIRKD.PIXEL_QUEUE = 20000
+    cfg.DISTILL.CIRKD.REGION_QUEUE = 2000
+    cfg.DISTILL.CIRKD.PIXELS_PER_IMAGE = 16
+    # Entries drawn per iteration, A // K + 1 of each of the K classes.
+    cfg.DISTILL.CIRKD.PIXEL_ANCHORS = 4096
+    cfg.DISTILL.CIRKD.REGION_ANCHORS = 1024
+    # The queues' storage, "float32" or "float16", and their limit in 1e9 bytes (0: none); longer ones are shortened.
+    cfg.DISTILL.CIRKD.STORAGE = "float32"
+    cfg.DISTILL.CIRKD.MAX_GIGABYTES = -1.0
+    # Seed of the queues' first entries and of every draw.
+    cfg.DISTILL.CIRKD.SEED = 0
+    # Fill the queues as CIRKD's published code does (any pixels, no ring); only for comparing numbers with it.
+    cfg.DISTILL.CIRKD.LEGACY_ENQUEUE = False
+
 
 def _add_solver(cfg: CN) -> None:
     # The paper's recipe: SGD, poly schedule with a floor, no warm-up, weight decay on every parameter.

@@ -2,11 +2,19 @@
 
 from .base import Distiller
 from .bpkd import BPKD
+from .cirkd import CIRKD
 from .cwd import CWD
 from .ifvd import IFVD
 from .kd import KD
 from .skds import SKDS
 
-DISTILLERS: dict[str, type[Distiller]] = {"BPKD": BPKD, "CWD": CWD, "IFVD": IFVD, "KD": KD, "SKDS": SKDS}
+DISTILLERS: dict[str, type[Distiller]] = {
+    "BPKD": BPKD,
+    "CIRKD": CIRKD,
+    "CWD": CWD,
+    "IFVD": IFVD,
+    "KD": KD,
+    "SKDS": SKDS,
+}
 
-__all__ = ["BPKD", "CWD", "DISTILLERS", "IFVD", "KD", "SKDS", "Distiller"]
+__all__ = ["BPKD", "CIRKD", "CWD", "DISTILLERS", "IFVD", "KD", "SKDS", "Distiller"]
