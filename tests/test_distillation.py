@@ -113,7 +113,7 @@ def test_method_none_needs_no_teacher() -> None:
 
 
 def test_unknown_method_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="none, BPKD, CWD, KD.*'AKD'"):
+    with pytest.raises(ValueError, match="none, BPKD, CIRKD, CWD, .*KD.*'AKD'"):
         build_model(tiny_cfg(*WRAP, "AKD"))
 
 

@@ -18,7 +18,10 @@ from bpkd.functional import edge_band
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLORS = {ALONE: "#7f7f7f", "KD": "#2ca02c", "CWD": "#1f77b4", "BPKD": "#d62728", TEACHER: "#000000"}
+COLORS = {
+    ALONE: "#7f7f7f", "KD": "#2ca02c", "SKDS": "#8c564b", "IFVD": "#ff7f0e", "CIRKD": "#9467bd", "CWD": "#1f77b4",
+    "BPKD": "#d62728", TEACHER: "#000000",
+}  # fmt: skip
 WRONG_EDGE = (255, 0, 60)
 WRONG_BODY = (255, 190, 0)
 BAND = (60, 90, 160)

@@ -2,9 +2,19 @@
 
 from .base import Distiller
 from .bpkd import BPKD
+from .cirkd import CIRKD
 from .cwd import CWD
+from .ifvd import IFVD
 from .kd import KD
+from .skds import SKDS
 
-DISTILLERS: dict[str, type[Distiller]] = {"BPKD": BPKD, "CWD": CWD, "KD": KD}
+DISTILLERS: dict[str, type[Distiller]] = {
+    "BPKD": BPKD,
+    "CIRKD": CIRKD,
+    "CWD": CWD,
+    "IFVD": IFVD,
+    "KD": KD,
+    "SKDS": SKDS,
+}
 
-__all__ = ["BPKD", "CWD", "DISTILLERS", "KD", "Distiller"]
+__all__ = ["BPKD", "CIRKD", "CWD", "DISTILLERS", "IFVD", "KD", "SKDS", "Distiller"]

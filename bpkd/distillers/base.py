@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,8 +16,11 @@ class Distiller(nn.Module):
     """Base of all distillers.
 
     A subclass takes its own keyword arguments (the keys of its config node, in lower case) plus ``**common`` for this
-    class, and implements ``terms``. ``taps`` names the maps that it compares, so that a missing one is an error when
-    the run starts and not a term that is silently absent.
+    class, sets ``taps`` and implements ``terms``. A term whose weight is 0 is in neither.
+
+    Attributes:
+        taps: the map that each term compares ("logits" or a feature name) by the term's name, so that a missing map
+            or term is an error and not a silent nothing. Empty: not declared, not checked.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class Distiller(nn.Module):
             teacher_channels: the same for the teacher.
         """
         super().__init__()
+        self.taps: dict[str, str] = {}
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.student_channels = dict(student_channels or {})
         self.teacher_channels = dict(teacher_channels or {})
@@ -53,7 +58,9 @@ class Distiller(nn.Module):
             ``{"loss_kd_<term>": scalar}``, weights applied.
 
         Raises:
-            ValueError: class counts differ.
+            ValueError: class counts differ, or no term is switched on.
+            KeyError: a network lacks a map that is compared.
+            RuntimeError: a declared term was not delivered.
         """
         if student.logits.shape[1] != teacher.logits.shape[1]:
             raise ValueError(
@@ -61,11 +68,25 @@ class Distiller(nn.Module):
                 "teacher classes. Say how they correspond with TEACHER.CLASS_MAP."
             )
         terms = self.terms(student, teacher, target, iteration)
+        if not terms:
+            raise ValueError(f"{type(self).__name__}: all weights are 0. Give one, or set DISTILL.METHOD none.")
+        absent = sorted(self.taps.keys() - terms.keys())
+        if absent:
+            raise RuntimeError(f"{type(self).__name__}: terms() did not return {', '.join(absent)}, which taps names.")
         return {f"loss_kd_{name}": term for name, term in terms.items()}
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns the method's own terms, weights applied; names without prefix."""
         raise NotImplementedError(f"{type(self).__name__} must implement terms().")
+
+    def parameter_options(self) -> dict[str, dict[str, Any]]:
+        """Returns an optimizer of their own for parts that do not share the student's.
+
+        Returns:
+            ``{prefix of parameter names: {"optimizer": "adam" or "sgd", "lr": ..., "min_lr": ..., keywords of the
+            optimizer}}``; parameters under no prefix are trained as the student is.
+        """
+        return {}
 
     @staticmethod
     def pair(student: SegOutput, teacher: SegOutput, tap: str) -> tuple[Tensor, Tensor]:
@@ -82,3 +103,14 @@ class Distiller(nn.Module):
                 raise KeyError(f"tap {tap!r}: the {role} gives only {names}.")
             maps.append(found)
         return match_size(maps[0], maps[1]), maps[1].detach()
+
+
+def with_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``given`` with the values that were left open (-1 or "") taken from a preset.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    if preset not in presets:
+        raise ValueError(f"preset: expected one of {sorted(presets)}, got {preset!r}.")
+    return {k: presets[preset][k] if v in (-1, "") else v for k, v in given.items()}

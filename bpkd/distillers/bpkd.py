@@ -10,7 +10,7 @@ from torch import Tensor
 from bpkd.functional import boundary_kd, class_edge_mask
 from bpkd.structures import SegOutput
 
-from .base import Distiller
+from .base import Distiller, with_preset
 
 PRESETS: dict[str, dict[str, Any]] = {
     # A scale that trains from scratch: the edge term is a weighted mean over classes and cells, of unfiltered logits.
@@ -55,8 +55,8 @@ class BPKD(Distiller):
 
         Args:
             preset: "safe" or "literal".
-            edge_weight: of the edge term.
-            body_weight: of the body term.
+            edge_weight: of the edge term; 0 leaves it out.
+            body_weight: of the body term; 0 leaves it out.
             class_weight: alpha of the edge term, one number or one per class.
             temperature: T of both terms.
             kernel_size: odd edge width in label pixels.
@@ -71,8 +71,6 @@ class BPKD(Distiller):
             ValueError: the preset is unknown.
         """
         super().__init__(**common)
-        if preset not in PRESETS:
-            raise ValueError(f"preset: expected one of {sorted(PRESETS)}, got {preset!r}.")
         given: dict[str, Any] = {
             "edge_weight": edge_weight,
             "body_weight": body_weight,
@@ -80,7 +78,7 @@ class BPKD(Distiller):
             "pre_mask": pre_mask,
             "ramp_iters": ramp_iters,
         }
-        chosen: dict[str, Any] = {k: PRESETS[preset][k] if v in (-1, "") else v for k, v in given.items()}
+        chosen = with_preset(PRESETS, preset, given)
         self.edge_weight: float = chosen["edge_weight"]
         self.body_weight: float = chosen["body_weight"]
         self.ramp_iters: int = chosen["ramp_iters"]
@@ -88,9 +86,11 @@ class BPKD(Distiller):
         self.pre_mask: str = chosen["pre_mask"]
         self.class_weight, self.temperature = class_weight, temperature
         self.kernel_size, self.iterations, self.ignore_mode = kernel_size, iterations, ignore_mode
+        weights = {"edge": self.edge_weight, "body": self.body_weight}
+        self.taps = {name: "logits" for name, weight in weights.items() if weight}
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
-        """Returns {"edge", "body"}."""
+        """Returns {"edge", "body"}, without a term whose weight is 0."""
         s, t = self.pair(student, teacher, "logits")
         mask = class_edge_mask(
             target,
@@ -111,4 +111,5 @@ class BPKD(Distiller):
             pre_mask=self.pre_mask,
         )
         ramp = min(1.0, (iteration + 1) / self.ramp_iters) if self.ramp_iters else 1.0
-        return {"edge": ramp * self.edge_weight * edge, "body": self.body_weight * body}
+        out = {"edge": ramp * self.edge_weight * edge, "body": self.body_weight * body}
+        return {name: out[name] for name in self.taps}

@@ -30,6 +30,7 @@ class CWD(Distiller):
         """
         super().__init__(**common)
         self.weight, self.temperature, self.tap = weight, temperature, tap
+        self.taps = {"channel": tap} if weight else {}
         self.adapter: ChannelAdapter | None = None
         if tap != "logits":
             if tap not in self.student_channels or tap not in self.teacher_channels:
@@ -41,6 +42,8 @@ class CWD(Distiller):
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns {"channel"}."""
+        if not self.weight:
+            return {}
         s, t = self.pair(student, teacher, self.tap)
         if self.adapter is not None:
             s = self.adapter(s)

@@ -34,9 +34,12 @@ class KD(Distiller):
         """
         super().__init__(**common)
         self.weight, self.temperature, self.mask_ignored = weight, temperature, mask_ignored
+        self.taps = {"pixel": "logits"} if weight else {}
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns {"pixel"}."""
+        if not self.weight:
+            return {}
         s, t = self.pair(student, teacher, "logits")
         valid = None
         if self.mask_ignored:

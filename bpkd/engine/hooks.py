@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.engine.train_loop import HookBase
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from bpkd.functional import gradient_norm
 from bpkd.modeling import SemanticDistiller
+
+from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +99,62 @@ class StopOnSignal(HookBase):
             signal.signal(number, handler)
 
 
+class SilentTermError(RuntimeError):
+    """A distillation term has done nothing since the run began; the message names it."""
+
+
+class SilentTermGuard(HookBase):
+    """Stops a run in which a distillation term is exactly zero in each of the first iterations, on all processes."""
+
+    ITERATIONS = 20
+
+    def __init__(self, step: StepTrainer, taps: Mapping[str, str]) -> None:
+        """Watches ``step.values``.
+
+        Args:
+            step: that trains.
+            taps: the distiller's, for the message.
+        """
+        self.step, self.taps = step, taps
+        self.watched = 0
+        self.alive: dict[str, bool] = {}
+
+    def after_step(self) -> None:
+        """Notes which terms were not zero; judges once, after ITERATIONS.
+
+        Raises:
+            SilentTermError: a term never was.
+        """
+        if self.trainer.iter != self.watched or self.watched >= self.ITERATIONS:
+            return
+        self.watched += 1
+        for name, value in self.step.values.items():
+            if name.startswith("loss_kd_"):
+                self.alive[name] = self.alive.get(name, False) or value != 0
+        if self.watched == self.ITERATIONS:
+            everywhere = comm.all_gather(self.alive)  # a term may have nothing to do on one process alone
+            silent = [name for name in self.alive if not any(one.get(name) for one in everywhere)]
+            if silent:
+                raise SilentTermError(self._message(silent))
+
+    def _message(self, silent: list[str]) -> str:
+        taps = [f"{name} (tap {self.taps.get(name.removeprefix('loss_kd_'), 'unknown')!r})" for name in silent]
+        return (
+            f"{', '.join(taps)}: exactly 0 in each of the first {self.ITERATIONS} iterations, so nothing is distilled "
+            "through it. Check that the labels are not all ignored or of one class (tools/visualize_edges.py "
+            "shows them), that TEACHER.WEIGHTS are not the student's own, and that the tapped maps differ. "
+            "A term that you do not want has weight 0."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what was seen; a run that is resumed later than that is not judged."""
+        return {"watched": self.watched, "alive": dict(self.alive)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from what was seen."""
+        self.watched, self.alive = state_dict["watched"], dict(state_dict["alive"])
+
+
 class GradientMonitor(HookBase):
     """Logs each distillation term's gradient at the logits over the task loss's, and warns when one dominates."""
 
@@ -121,9 +180,9 @@ class GradientMonitor(HookBase):
 
     def _measure(self, losses: dict[str, Tensor], logits: Tensor) -> None:
         task = float(gradient_norm(losses["loss_ce"], logits))
-        for name, loss in losses.items():
-            if name.startswith("loss_kd"):
-                self.ratios[name] = float(gradient_norm(loss, logits)) / max(task, 1e-12)
+        norms = {n: float(gradient_norm(loss, logits)) for n, loss in losses.items() if n.startswith("loss_kd")}
+        # A term on features, or the critic's own, has no gradient at the logits: 0 would look like a measurement.
+        self.ratios = {name: norm / max(task, 1e-12) for name, norm in norms.items() if norm}
 
     def after_step(self) -> None:
         """Writes the ratios and warns."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ def parameter_groups(
     weight_decay_norm: float,
     head_lr_multiplier: float = 1.0,
     head_prefixes: Iterable[str] = ("decode_head.", "auxiliary_head."),
+    exclude: Iterable[str] = (),
 ) -> list[dict]:
     """Groups the trainable parameters by learning rate and weight decay.
 
@@ -29,11 +31,12 @@ def parameter_groups(
         weight_decay_norm: of normalisation layers.
         head_lr_multiplier: learning rate of the heads over that of the backbone.
         head_prefixes: where the heads live.
+        exclude: starts of the names of parameters that belong to an optimizer of their own.
 
     Returns:
         Parameter groups in a stable order, as torch optimizers take them.
     """
-    prefixes = tuple(head_prefixes)
+    prefixes, others = tuple(head_prefixes), tuple(exclude)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module_name, module in model.named_modules():
@@ -43,6 +46,8 @@ def parameter_groups(
                 continue
             seen.add(id(parameter))
             full = f"{module_name}.{name}"
+            if full.startswith(others):
+                continue
             factor = head_lr_multiplier if any(p in full for p in prefixes) else 1.0
             groups.setdefault((lr * factor, decay), []).append(parameter)
     return [{"params": p, "lr": key[0], "weight_decay": key[1]} for key, p in groups.items()]
@@ -61,6 +66,77 @@ def build_optimizer(groups: list[dict], *, name: str, lr: float, momentum: float
     raise ValueError(f"SOLVER.OPTIMIZER: expected 'sgd' or 'adamw', got {name!r}.")
 
 
+def own_optimizer(model: nn.Module, prefix: str, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Makes the optimizer of the parameters whose names start with ``prefix``.
+
+    Args:
+        model: that holds them.
+        prefix: e.g. "distiller.adversary.".
+        options: see `bpkd.distillers.Distiller.parameter_options`; "min_lr" is where its poly schedule ends.
+
+    Raises:
+        ValueError: the optimizer is unknown, or no trainable parameter has the prefix.
+    """
+    parameters = [p for name, p in model.named_parameters() if name.startswith(prefix) and p.requires_grad]
+    if not parameters:
+        raise ValueError(f"parameter_options: no trainable parameter's name starts with {prefix!r}.")
+    known: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    keywords = dict(options)
+    name, min_lr = keywords.pop("optimizer"), keywords.pop("min_lr")
+    if name not in known:
+        raise ValueError(f"parameter_options: expected an optimizer of {', '.join(known)}, got {name!r}.")
+    return known[name]([{"params": parameters, "min_lr": min_lr}], **keywords)
+
+
+class JointOptimizer(torch.optim.Optimizer):
+    """Several optimizers of different kinds that step as one.
+
+    Its groups are theirs, so that a schedule, a loss scaler and ``zero_grad`` reach all of them. With a loss scaler a
+    step is taken by all or, where one gradient overflowed, by none.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Joins optimizers that share no parameter."""
+        self.optimizers = list(optimizers)
+        super().__init__([group for one in self.optimizers for group in one.param_groups], {})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; a new one joins the first optimizer."""
+        if not any(param_group is group for one in self.optimizers for group in one.param_groups):
+            self.optimizers[0].add_param_group(param_group)
+        super().add_param_group(param_group)
+
+    def step(self, closure: Any = None) -> Any:
+        """Steps all of them; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for one in self.optimizers:
+            one.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of each."""
+        return {"optimizers": [one.state_dict() for one in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the state of each.
+
+        Raises:
+            ValueError: the state is of another number of optimizers.
+        """
+        states = state_dict.get("optimizers", [state_dict])
+        if len(states) != len(self.optimizers):
+            raise ValueError(
+                f"expected the state of {len(self.optimizers)} optimizers, got {len(states)}: the run was started with "
+                "other terms (a critic more or less). Resume with the config it was started with."
+            )
+        for one, state in zip(self.optimizers, states, strict=True):
+            one.load_state_dict(state)
+        self.param_groups = [group for one in self.optimizers for group in one.param_groups]  # loading replaced them
+
+
 def poly_schedule(
     optimizer: torch.optim.Optimizer,
     *,
@@ -72,18 +148,18 @@ def poly_schedule(
 ) -> LambdaLR:
     """Polynomial decay to a floor: lr(t) = (base - min) (1 - t/T)^power + min, per iteration and group.
 
-    The floor is absolute, so groups with different base rates end at the same rate. A linear warm-up multiplies
-    the first ``warmup_iters`` iterations.
+    The floor is absolute, so groups with different base rates end at the same rate; a group's own "min_lr" comes
+    first. A linear warm-up multiplies the first ``warmup_iters`` iterations.
     """
 
-    def factor(base: float) -> Callable[[int], float]:
+    def factor(base: float, floor: float) -> Callable[[int], float]:
         def at(t: int) -> float:
             decay = (1 - min(t, max_iter) / max_iter) ** power
-            value = ((base - min_lr) * decay + min_lr) / base
+            value = ((base - floor) * decay + floor) / base
             if t < warmup_iters:
                 value *= warmup_factor + (1 - warmup_factor) * t / warmup_iters
             return value
 
         return at
 
-    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])
+    return LambdaLR(optimizer, [factor(g["lr"], g.get("min_lr", min_lr)) for g in optimizer.param_groups])

@@ -30,6 +30,9 @@ class StepTrainer(SimpleTrainer):
     """Detectron2's SimpleTrainer with autocast, a loss scaler for fp16, and ``accumulate`` batches per step.
 
     Every term is checked before the weights change, on every iteration.
+
+    Attributes:
+        values: the terms of the last step on this process.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class StepTrainer(SimpleTrainer):
             raise ValueError(f"SOLVER.ACCUMULATE: expected at least 1, got {accumulate}.")
         super().__init__(model, data_loader, optimizer, gather_metric_period=log_period)
         self.accumulate, self.amp, self.seed = accumulate, amp, seed
+        self.values: dict[str, float] = {}
         self.device = next(model.parameters()).device
         # bf16 has float32's range: only fp16 needs scaling.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
@@ -87,6 +91,7 @@ class StepTrainer(SimpleTrainer):
         self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.values = sums
         self._log(sums, data_time)
 
     def _autocast(self) -> contextlib.AbstractContextManager:

@@ -29,8 +29,8 @@ from bpkd.modeling import DenseModel, SemanticDistiller
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate
-from .hooks import GradientMonitor, RunClock, StopOnSignal
-from .optim import build_optimizer, parameter_groups, poly_schedule
+from .hooks import GradientMonitor, RunClock, SilentTermGuard, StopOnSignal
+from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def method_of(cfg: CfgNode) -> str:
 
 def settings(distiller: nn.Module) -> dict[str, Any]:
     """Returns a distiller's plain attributes, presets resolved, for the log."""
-    plain = (bool, int, float, str, list, tuple)
+    plain = (bool, int, float, str, list, tuple, dict)
     return {k: v for k, v in vars(distiller).items() if isinstance(v, plain) and k[0] != "_" and k != "training"}
 
 
@@ -105,15 +105,22 @@ class DistillationTrainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Builds the optimizer over the student and the distiller's own parts."""
+        """Builds the optimizer over the student and the distiller's parts; a critic has one of its own inside it."""
+        distiller = getattr(model, "distiller", None)
+        options = {} if distiller is None else distiller.parameter_options()
+        own = {f"distiller.{prefix}": keywords for prefix, keywords in options.items()}
         groups = parameter_groups(
             model,
             lr=cfg.SOLVER.BASE_LR,
             weight_decay=cfg.SOLVER.WEIGHT_DECAY,
             weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
             head_lr_multiplier=cfg.SOLVER.HEAD_LR_MULTIPLIER,
+            exclude=own,
         )
-        return build_optimizer(groups, name=cfg.SOLVER.OPTIMIZER, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
+        main = build_optimizer(groups, name=cfg.SOLVER.OPTIMIZER, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM)
+        if not own:
+            return main
+        return JointOptimizer([main, *(own_optimizer(model, prefix, keywords) for prefix, keywords in own.items())])
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
@@ -142,6 +149,8 @@ class DistillationTrainer(DefaultTrainer):
         """Lists the hooks in the order in which they act."""
         cfg = self.cfg
         chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
+        if self._wrapper is not None:
+            chain.append(SilentTermGuard(self._trainer, getattr(self.distiller, "taps", {})))
         if self._wrapper is not None and cfg.SOLVER.GRADIENT_RATIO_LIMIT > 0:
             chain.append(
                 GradientMonitor(

@@ -83,16 +83,28 @@ def check_method(name: str) -> None:
 
 
 def build_distiller(cfg: CfgNode, student: DenseModel, teacher: FrozenTeacher) -> nn.Module:
-    """Builds the distiller DISTILL.METHOD from its node and from what the two networks say about themselves."""
+    """Builds the distiller DISTILL.METHOD from its node and from what the two networks say about themselves.
+
+    Raises:
+        ValueError: it compares a feature that a network lacks (as far as that is known before the first image).
+    """
     name = cfg.DISTILL.METHOD
     arguments = {key.lower(): value for key, value in cfg.DISTILL[name].items()}
-    return DISTILLERS[name](
+    distiller = DISTILLERS[name](
         **arguments,
         num_classes=student.num_classes,
         ignore_index=student.ignore_index,
         student_channels=student.feature_channels(),
         teacher_channels=teacher.feature_channels(),
     )
+    for term, tap in distiller.taps.items():
+        for role, known in (("student", student.feature_channels()), ("teacher", teacher.feature_channels())):
+            if tap != "logits" and known and tap not in known:
+                raise ValueError(
+                    f"DISTILL.{name}, term {term!r}: expected a tap that the {role} has, logits or one of "
+                    f"{', '.join(known)}, got {tap!r}."
+                )
+    return distiller
 
 
 def current_iteration() -> int:

@@ -1,0 +1,181 @@
+"""Cross-image relational knowledge distillation (Yang et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bpkd.functional import anchor_kd, cross_image_kd, nearest_labels, pixel_kd
+from bpkd.functional.cross_image import pool_nodes
+from bpkd.structures import SegOutput
+
+from .base import Distiller, with_preset
+from .memory_bank import MemoryBank
+from .projection import ProjectionHead
+from .ranks import gather_ranks, rank, world_size
+
+WEIGHTS = {"kd_weight": 1.0, "mini_batch_weight": 1.0, "pixel_weight": 0.1, "region_weight": 0.1}
+PRESETS: dict[str, dict[str, float]] = {
+    # The authors' weights; the memory is held below 1 GB.
+    "default": {**WEIGHTS, "max_gigabytes": 1.0},
+    # The same with queues as long as the authors', whatever they take (6.8 GB for 150 classes of 512 channels).
+    "author": {**WEIGHTS, "max_gigabytes": 0.0},
+}
+
+
+class CIRKD(Distiller):
+    """Pixel KD on the logits; similarities within the batch and to a memory on a feature map.
+
+    Attributes:
+        memory: what the queues hold and take, for the log.
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: str = "default",
+        kd_weight: float = -1.0,
+        mini_batch_weight: float = -1.0,
+        pixel_weight: float = -1.0,
+        region_weight: float = -1.0,
+        tap: str = "decode",
+        temperature: float = 1.0,
+        contrast_temperature: float = 0.1,
+        memory_temperature: float = 1.0,
+        max_nodes: int = 8192,
+        gather: bool = False,
+        hidden_channels: int = 0,
+        pixel_queue: int = 20000,
+        region_queue: int = 2000,
+        pixels_per_image: int = 16,
+        pixel_anchors: int = 4096,
+        region_anchors: int = 1024,
+        storage: str = "float32",
+        max_gigabytes: float = -1.0,
+        seed: int = 0,
+        legacy_enqueue: bool = False,
+        **common: Any,
+    ) -> None:
+        """Sets the terms; arguments left at -1 come from the preset. A term of weight 0 is not computed.
+
+        Args:
+            preset: "default" or "author".
+            kd_weight: of the pixel term on the logits.
+            mini_batch_weight: of the similarities between the batch's images.
+            pixel_weight: of the similarities to the pixel queue.
+            region_weight: of the similarities to the region queue.
+            tap: feature name.
+            temperature: T of the pixel term.
+            contrast_temperature: tau of all similarities.
+            memory_temperature: Tk of the memory terms.
+            max_nodes: positions of the mini-batch term; larger maps are average-pooled.
+            gather: the mini-batch term's pairs reach over all processes.
+            hidden_channels: of the projection head; 0 means the teacher's channels.
+            pixel_queue: entries per class.
+            region_queue: entries per class.
+            pixels_per_image: pixels enqueued per image and class.
+            pixel_anchors: A pixels are compared with, spread over the classes: A // K + 1 of each.
+            region_anchors: the same for regions.
+            storage: of the queues, "float32" or "float16".
+            max_gigabytes: limit of both queues (1e9 bytes), 0 for none; longer queues are shortened.
+            seed: of the queues' first entries and of all draws.
+            legacy_enqueue: fill and overflow the queues as CIRKD's code does, against the paper.
+            **common: see Distiller; the memory needs ``num_classes`` and the channels of ``tap``.
+
+        Raises:
+            ValueError: the preset is unknown, or the memory lacks classes or channels.
+        """
+        super().__init__(**common)
+        given = {
+            "kd_weight": kd_weight,
+            "mini_batch_weight": mini_batch_weight,
+            "pixel_weight": pixel_weight,
+            "region_weight": region_weight,
+            "max_gigabytes": max_gigabytes,
+        }
+        chosen = with_preset(PRESETS, preset, given)
+        self.kd_weight: float = chosen["kd_weight"]
+        self.mini_batch_weight: float = chosen["mini_batch_weight"]
+        self.pixel_weight: float = chosen["pixel_weight"]
+        self.region_weight: float = chosen["region_weight"]
+        weights = {
+            "pixel": self.kd_weight,
+            "mini_batch": self.mini_batch_weight,
+            "memory_pixel": self.pixel_weight,
+            "memory_region": self.region_weight,
+        }
+        self.taps = {name: "logits" if name == "pixel" else tap for name, weight in weights.items() if weight}
+        self.tap, self.temperature, self.contrast_temperature = tap, temperature, contrast_temperature
+        self.memory_temperature, self.max_nodes, self.gather = memory_temperature, max_nodes, gather
+        self.head: ProjectionHead | None = None
+        self.bank: MemoryBank | None = None
+        self.memory = "none"
+        if not (self.pixel_weight or self.region_weight):
+            return
+        if self.num_classes < 1 or tap not in self.student_channels or tap not in self.teacher_channels:
+            raise ValueError(
+                f"tap {tap!r}: CIRKD's memory expected the number of classes and a feature of both networks, got "
+                f"{self.num_classes} classes, student {sorted(self.student_channels)}, teacher "
+                f"{sorted(self.teacher_channels)}. Name another TAP, or set both memory weights to 0."
+            )
+        channels = self.teacher_channels[tap]
+        self.pixel_anchors = pixel_anchors // self.num_classes + 1
+        self.region_anchors = region_anchors // self.num_classes + 1
+        self.head = ProjectionHead(self.student_channels[tap], channels, hidden_channels)
+        self.bank = MemoryBank(
+            self.num_classes,
+            channels,
+            pixels=pixel_queue if self.pixel_weight else 0,
+            regions=region_queue if self.region_weight else 0,
+            pixels_per_image=pixels_per_image,
+            ignore_index=self.ignore_index,
+            storage=storage,
+            max_gigabytes=chosen["max_gigabytes"],
+            seed=seed,
+            legacy=legacy_enqueue,
+        )
+        self.memory = self.bank.description
+
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+        """Returns those of {"pixel", "mini_batch", "memory_pixel", "memory_region"} whose weight is not 0."""
+        terms = {}
+        if self.kd_weight:
+            logits = self.pair(student, teacher, "logits")
+            terms["pixel"] = self.kd_weight * pixel_kd(*logits, self.temperature)
+        if self.mini_batch_weight:
+            s, t = self.pair(student, teacher, self.tap)
+            terms["mini_batch"] = self.mini_batch_weight * cross_image_kd(
+                s, t, self.contrast_temperature, max_nodes=self.max_nodes, remote=self._remote(s, t)
+            )
+        if self.bank is not None:
+            terms.update(self._memory_terms(*self.pair(student, teacher, self.tap), target, iteration))
+        return terms
+
+    def _remote(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Returns the other processes' features, pooled before they are sent."""
+        if not self.gather or world_size() == 1:
+            return None
+        parts = (gather_ranks(pool_nodes(x.float(), self.max_nodes)) for x in (student, teacher))
+        far_s, far_t = (torch.cat(x[: rank()] + x[rank() + 1 :]) for x in parts)
+        return far_s, far_t
+
+    def _memory_terms(self, student: Tensor, teacher: Tensor, target: Tensor, iteration: int) -> dict[str, Tensor]:
+        """Fills the memory, then compares every valid pixel's similarities to a fresh draw from it."""
+        assert self.bank is not None
+        assert self.head is not None
+        labels = nearest_labels(target, (teacher.shape[2], teacher.shape[3]))
+        if torch.is_grad_enabled():  # a pass without gradient (precise batch norm) leaves the memory alone
+            self.bank.update(teacher, labels, iteration)
+        valid = labels != self.ignore_index
+        s, t = (x.permute(0, 2, 3, 1)[valid] for x in (self.head(student), teacher))
+        temperatures = (self.contrast_temperature, self.memory_temperature)
+        terms = {}
+        if self.bank.pixel is not None:
+            anchors = self.bank.pixel_anchors(self.pixel_anchors, iteration)
+            terms["memory_pixel"] = self.pixel_weight * anchor_kd(s, t, anchors, *temperatures)
+        if self.bank.region is not None:
+            anchors = self.bank.region_anchors(self.region_anchors, iteration)
+            terms["memory_region"] = self.region_weight * anchor_kd(s, t, anchors, *temperatures)
+        return terms
