@@ -20,7 +20,7 @@ help: ## list the verbs
 quickstart: env ## distil a small student on procedural scenes (under 8 minutes on 2 cores)
 	@$(PY) tools/quickstart.py $(ARGS)
 
-quickstart-full: env ## the same with every method and 3 seeds
+quickstart-full: env ## the same with KD too and 3 seeds
 	@$(PY) tools/quickstart.py --full $(ARGS)
 
 test: env ## the tests, without the slow ones
