@@ -2,7 +2,7 @@
 """Watch a small network learn from a large one, on built-in scenes.
 
 make quickstart        teacher, then student alone, with CWD and with BPKD; one seed
-make quickstart-full   every method, three seeds
+make quickstart-full   with KD too, three seeds
 
 Interrupted, it goes on where it was when it is called again.
 """
@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import compare
-
 
 CONFIGS = os.path.relpath(Path(__file__).resolve().parents[1] / "configs" / "quickstart")
 
