@@ -31,3 +31,13 @@ def test_other_widths(variant: str, channels: int) -> None:
 def test_wrong_arguments_name_their_key(arguments: tuple[str], key: str) -> None:
     with pytest.raises(ValueError, match=key):
         HRNet(*arguments, width_multiplier=-1 if key.startswith("W") else 1.0)
+
+
+def test_branches_of_a_single_position() -> None:
+    """Up to 8 pixels a side every coarser branch is 1x1: its value is repeated, and nothing is summed into that."""
+    torch.manual_seed(0)
+    net = HRNet("w18s", width_multiplier=0.125).eval()
+    with torch.no_grad():
+        maps = net(torch.rand(1, 3, 8, 8))
+    assert [tuple(m.shape[2:]) for m in maps.values()] == [(2, 2), (1, 1), (1, 1), (1, 1)]
+    assert all(m.isfinite().all() for m in maps.values())

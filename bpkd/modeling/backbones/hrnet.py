@@ -42,7 +42,7 @@ class FusionModule(nn.Module):
         return [self._fused(maps, target) for target in range(len(maps))]
 
     def _fused(self, maps: Sequence[Tensor], target: int) -> Tensor:
-        total: Tensor | None = None
+        total = maps[target]
         for source, layer in enumerate(cast(nn.ModuleList, self.fuse_layers[target])):
             if source == target:
                 continue
@@ -52,10 +52,9 @@ class FusionModule(nn.Module):
                 factor = 2 ** (source - target)
                 term = resize(term, [n * factor for n in term.shape[2:]])
                 term = resize(term, maps[target].shape[2:])
-            # Every term is fresh, so the sum may be built in the first one's memory.
-            total = term if total is None else total.add_(term)
-        assert total is not None  # a module has two branches or more
-        return self.relu(total.add_(maps[target]))
+            # The first sum is a new map, the others are built in its memory.
+            total = total + term if total is maps[target] else total.add_(term)
+        return self.relu(total)
 
 
 class HRNet(Backbone):
