@@ -25,7 +25,8 @@ from bpkd.modeling import build_student
 
 ROOT = Path(__file__).parents[1]
 FILES = {
-    str(p.relative_to(ROOT)): p for p in sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/**/*.yaml")])
+    str(p.relative_to(ROOT)): p
+    for p in sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/**/configs/**/*.yaml")])
 }
 SETS = ("ade20k", "cityscapes", "pascal_context59")
 PAIRS = ("pspnet_r18__pspnet_r101", "hrnet_w18s__hrnet_w48", "deeplabv3plus_mv2__deeplabv3plus_r101",
@@ -256,3 +257,34 @@ def test_a_network_that_cannot_be_built_is_found(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"MODEL\.SEM_SEG_HEAD\.IN_FEATURES: expected one of branch1"):
         unused(path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "opts", "expected"),
+    [
+        ("DISTILL: {CWD: {WEIGHT: 3}}", [], 3.0),
+        ("DISTILL: {CWD: {WEIGHT: 3.5}}", ["DISTILL.CWD.WEIGHT", "2"], 2.0),
+        ("", ["DISTILL.CWD.WEIGHT", 4], 4.0),
+    ],
+)
+def test_a_whole_number_is_a_float_where_one_is_expected(
+    tmp_path: Path, text: str, opts: list[Any], expected: float
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("VERSION: 2\n" + text)
+    value = read_config(str(path), opts).DISTILL.CWD.WEIGHT
+    assert isinstance(value, float)
+    assert value == expected
+
+
+def test_other_types_stay_errors_and_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("SOLVER: {MAX_ITER: 3.5}\n")
+    with pytest.raises(ValueError, match="Type mismatch"):
+        read_config(str(path))
+    path.write_text("OUTPUT_DIR: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ValueError, match="expected YAML"):
+        read_config(str(path))
+    path.write_text("VERSION: 1\n")
+    with pytest.raises(ValueError, match="VERSION: expected 2, got 1"):
+        read_config(str(path))

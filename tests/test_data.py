@@ -282,3 +282,15 @@ def test_photometric_distortion_changes_colour_within_bounds() -> None:
     assert 0.03 < unchanged / 300 < 0.10  # all four steps off: 1 in 16
     assert max(np.abs(shifts)) < 110
     assert abs(np.mean(shifts)) < 6
+
+
+def test_tuning_drive_is_apart(camvid_root: Path) -> None:
+    cfg = get_bpkd_cfg()
+    cfg.DATASETS.ROOT = str(camvid_root)
+    register_datasets(cfg)
+    names = {s: {d["image_id"] for d in DatasetCatalog.get(f"camvid_{s}")} for s in ("train", "tune_train", "tune_val")}
+    assert names["tune_train"] | names["tune_val"] == names["train"]
+    assert not names["tune_train"] & names["tune_val"]
+    if len(names["train"]) == 367:
+        assert {n[:6] for n in names["tune_val"]} == {"0006R0"}
+        assert len(names["tune_val"]) == 101

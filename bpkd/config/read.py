@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -39,8 +39,12 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         raise FileNotFoundError(f"{source}: expected a YAML file, got {path!r}; configs/ and projects/ hold some.")
     cfg = get_bpkd_cfg()
     try:
-        cfg.merge_from_file(path)
-        cfg.merge_from_list(list(opts))
+        loaded = cfg.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
+        if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
+            raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")
+        _file_floats(cfg, loaded)
+        cfg.merge_from_other_cfg(CfgNode(loaded))
+        cfg.merge_from_list(_option_floats(cfg, opts))
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{source} {path}: {_explained(cfg, str(error))}") from error
     except yaml.YAMLError as error:
@@ -49,6 +53,29 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         message = f"{source} {path}: its _BASE_ cannot be read ({error}). _BASE_ is relative to the file it stands in."
         raise FileNotFoundError(message) from error
     return cfg
+
+
+def _file_floats(node: Mapping[str, Any], given: dict[str, Any]) -> None:
+    """Turns whole numbers into floats where the default is one: ``WEIGHT: 3`` is no mistake."""
+    for key, value in given.items():
+        default = node.get(key)
+        if isinstance(value, dict) and isinstance(default, Mapping):
+            _file_floats(default, value)
+        elif type(value) is int and isinstance(default, float):
+            given[key] = float(value)
+
+
+def _option_floats(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
+    """The same for KEY VALUE pairs."""
+    pairs = list(opts)
+    for i, key in enumerate(pairs[:-1:2]):
+        default: Any = cfg
+        for part in str(key).split("."):
+            default = default.get(part) if isinstance(default, Mapping) else None
+        value = pairs[2 * i + 1]
+        if isinstance(default, float) and (type(value) is int or re.fullmatch(r"[+-]?\d+", str(value))):
+            pairs[2 * i + 1] = float(value)
+    return pairs
 
 
 def _explained(cfg: CfgNode, message: str) -> str:

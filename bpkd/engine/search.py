@@ -1,0 +1,147 @@
+"""A search of distillers' settings with the same budget for every method: all candidates once, the best ones again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import yaml
+
+from bpkd.analysis.report import markdown
+
+from .matrix import Job, run_jobs
+
+KEYS = ("config", "opts", "trials")
+RATIO = "gradient_ratio_kd_"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: a distiller with some keys of its node changed."""
+
+    method: str
+    settings: tuple[tuple[str, Any], ...]
+
+    @property
+    def text(self) -> str:
+        """The settings as they are told: ``WEIGHT 3, TEMPERATURE 2``."""
+        return ", ".join(f"{key} {value}" for key, value in self.settings) or "defaults"
+
+    def job(self, number: int, seed: int, *, config_file: str, opts: Iterable[str], output: Path) -> Job:
+        """Returns the run of this candidate with a seed."""
+        changes = ["SEED", str(seed), "DISTILL.METHOD", self.method, *opts]
+        for key, value in self.settings:
+            changes += [f"DISTILL.{self.method}.{key}", str(value)]
+        name = f"{self.method}-{number}-seed{seed}"
+        return Job(name, config_file, output / name, tuple(changes))
+
+
+def read_search(path: Path) -> tuple[str, list[str], dict[str, list[Trial]]]:
+    """Reads a search: ``config`` (a pair), ``opts`` for every run, ``trials`` (method -> list of settings).
+
+    Returns:
+        (config file, opts, candidates by method).
+
+    Raises:
+        ValueError: a key is missing or unknown, or methods have unequal numbers of candidates.
+    """
+    found = yaml.safe_load(path.read_text())
+    if not isinstance(found, dict) or sorted(found) != sorted(KEYS):
+        got = sorted(found) if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"{path}: expected the keys {', '.join(KEYS)}, got {got}.")
+    trials = {m: [Trial(m, tuple(s.items())) for s in listed] for m, listed in found["trials"].items()}
+    counts = {method: len(listed) for method, listed in trials.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"{path}: expected as many candidates for every method, got {counts}.")
+    return found["config"], [str(o) for o in found["opts"]], trials
+
+
+def run_search(
+    path: Path, output: Path, *, finalists: int, opts: Sequence[str], say: Callable[[str], None], workers: int = 0
+) -> list[dict[str, Any]]:
+    """Runs every candidate with seed 0 and each method's best ``finalists`` with seed 1 too; complete runs stay.
+
+    Args:
+        path: file of the search.
+        output: folder of the runs.
+        finalists: candidates per method that get a second run.
+        opts: KEY VALUE pairs for every run, after the file's own.
+        say: receives lines of progress.
+        workers: runs at a time; 0: one per core.
+
+    Returns:
+        One row per candidate, see `rows`.
+    """
+    config_file, shared, trials = read_search(path)
+
+    def job(trial: Trial, number: int, seed: int) -> Job:
+        return trial.job(number, seed, config_file=config_file, opts=[*shared, *opts], output=output)
+
+    runs = {(m, i): [job(t, i, 0)] for m, listed in trials.items() for i, t in enumerate(listed)}
+    run_jobs([jobs[0] for jobs in runs.values()], say=say, workers=workers)
+    for method, listed in trials.items():
+        ranked = sorted(range(len(listed)), key=lambda i: -_score(runs[method, i][0]))
+        for i in ranked[:finalists]:
+            runs[method, i].append(job(listed[i], i, 1))
+    run_jobs([jobs[1] for jobs in runs.values() if len(jobs) > 1], say=say, workers=workers)
+    return rows({(m, i): (trials[m][i], jobs) for (m, i), jobs in runs.items()})
+
+
+def _score(job: Job) -> float:
+    record = job.record
+    assert record is not None  # run_jobs has raised otherwise
+    return float(record["metrics"]["mIoU"])
+
+
+def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[dict[str, Any]]:
+    """Returns a row per candidate; ``chosen`` marks each method's best mean mIoU among those that ran most often."""
+    found = []
+    for (method, number), (trial, jobs) in runs.items():
+        records = [r for r in (j.record for j in jobs) if r is not None]
+        found.append(
+            {
+                "method": method,
+                "candidate": number,
+                "settings": dict(trial.settings),
+                "text": trial.text,
+                "runs": [j.name for j in jobs],
+                "seeds": [r["seed"] for r in records],
+                "mIoU": [r["metrics"]["mIoU"] for r in records],
+                "trimap_w3": [r["metrics"]["trimap_w3"] for r in records],
+                "gradient_ratios": _ratios(jobs[0]),
+                **{k: records[0][k] for k in ("dataset", "iterations", "commit", "versions", "hardware")},
+            }
+        )
+    for method in {row["method"] for row in found}:
+        mine = [row for row in found if row["method"] == method]
+        best = max(mine, key=lambda row: (len(row["seeds"]), mean(row["mIoU"])))
+        for row in mine:
+            row["chosen"] = row is best
+    return found
+
+
+def _ratios(job: Job) -> dict[str, float]:
+    """The terms' gradients at the logits over the cross entropy's, the median over the run."""
+    found: dict[str, list[float]] = {}
+    for line in (job.output / "metrics.json").read_text().splitlines():
+        for name, value in json.loads(line).items():
+            if name.startswith(RATIO):
+                found.setdefault(name.removeprefix(RATIO), []).append(value)
+    return {name: round(median(values), 3) for name, values in found.items()}
+
+
+def search_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the candidates as Markdown, the chosen ones in bold."""
+    lines = []
+    for row in found:
+        name = f"**{row['text']}**" if row["chosen"] else row["text"]
+        scores = [" / ".join(f"{v:.2f}" for v in row[k]) for k in ("mIoU", "trimap_w3")]
+        ratios = ", ".join(f"{k} {v:.2g}" for k, v in row["gradient_ratios"].items())
+        lines.append([row["method"], name, *scores, ratios])
+    return markdown(
+        ["method", "settings", "mIoU", "Trimap mIoU (w=3)", "gradient at the logits / cross entropy's"], lines
+    )

@@ -1,0 +1,95 @@
+"""The search: equal budgets, what is chosen, what its table says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bpkd.engine import search
+from bpkd.engine.matrix import Job
+from bpkd.engine.search import read_search, run_search, search_table
+
+ROOT = Path(__file__).parents[1]
+TEXT = "config: pair.yaml\nopts: [SOLVER.MAX_ITER, 9]\ntrials: {KD: [{}, {WEIGHT: 3.0}], CWD: [{}, {WEIGHT: 2.0}]}\n"
+
+
+def finish(job: Job, miou: float) -> None:
+    job.output.mkdir(parents=True, exist_ok=True)
+    seed = int(job.name[-1])
+    metrics = {"mIoU": miou, "trimap_w3": miou / 2}
+    facts: dict[str, Any] = dict.fromkeys(("dataset", "iterations", "commit", "versions", "hardware"), "x")
+    (job.output / "run.json").write_text(json.dumps({"metrics": metrics, "seed": seed, **facts}))
+    rows = [{"iteration": i, "gradient_ratio_kd_term": r} for i, r in ((10, 1.0), (20, 5.0), (30, 2.0))]
+    (job.output / "metrics.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_best_candidate_is_the_best_mean_of_those_that_ran_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # KD's candidate 1 has the best single run, but loses it with the second seed.
+    scores = {"KD-0-seed0": 50.0, "KD-1-seed0": 52.0, "KD-0-seed1": 51.0, "KD-1-seed1": 40.0}
+    started: list[Job] = []
+
+    def run(jobs: list[Job], **_: Any) -> None:
+        for job in jobs:
+            started.append(job)
+            finish(job, scores.get(job.name, 30.0 - int(job.name.split("-")[1])))
+
+    monkeypatch.setattr(search, "run_jobs", run)
+    path = tmp_path / "search.yaml"
+    path.write_text(TEXT)
+    rows = run_search(path, tmp_path / "out", finalists=2, opts=["A", "b"], say=print)
+    chosen = {(row["method"], row["candidate"]) for row in rows if row["chosen"]}
+    assert chosen == {("KD", 0), ("CWD", 0)}
+    assert sorted(job.name for job in started) == sorted(
+        f"{m}-{i}-seed{s}" for m in ("KD", "CWD") for i in (0, 1) for s in (0, 1)
+    )
+    job = next(job for job in started if job.name == "KD-1-seed1")
+    assert job.opts == ("SEED", "1", "DISTILL.METHOD", "KD", "SOLVER.MAX_ITER", "9", "A", "b",
+                        "DISTILL.KD.WEIGHT", "3.0")  # fmt: skip
+    table = search_table(rows)
+    assert "| KD | **defaults** | 50.00 / 51.00 | 25.00 / 25.50 | term 2 |" in table
+    assert "| KD | WEIGHT 3.0 | 52.00 / 40.00 |" in table
+
+
+def test_one_finalist_is_chosen_among_those_with_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(jobs: list[Job], **_: Any) -> None:
+        for job in jobs:
+            finish(job, 40.0 if job.name.endswith("seed0") and "-1-" in job.name else 30.0)
+
+    monkeypatch.setattr(search, "run_jobs", run)
+    path = tmp_path / "search.yaml"
+    path.write_text(TEXT)
+    rows = run_search(path, tmp_path / "out", finalists=1, opts=[], say=print)
+    assert [row["candidate"] for row in rows if row["chosen"]] == [1, 1]
+    assert [len(row["seeds"]) for row in rows] == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT.replace("{WEIGHT: 3.0}, ", "").replace(", {WEIGHT: 3.0}", ""), "as many candidates .* got .*'KD': 1"),
+        ("config: a\ntrials: {}\n", "expected the keys config, opts, trials, got .*'config', 'trials'"),
+        ("- 1\n", "got list"),
+    ],
+)
+def test_files_that_are_no_fair_search(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_search(path)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("projects/BPKD/search/*.yaml")), ids=lambda p: p.stem)
+def test_searches_of_the_project_name_keys_that_exist(path: Path) -> None:
+    from bpkd.config import read_config
+
+    config, opts, trials = read_search(path)
+    for listed in trials.values():
+        for number, trial in enumerate(listed):
+            job = trial.job(number, 0, config_file=str(ROOT / config), opts=opts, output=Path("x"))
+            cfg = read_config(job.config_file, job.opts)
+            assert trial.method == cfg.DISTILL.METHOD
