@@ -12,7 +12,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.bpkd-installed
 
-.PHONY: help env quickstart quickstart-full test test-slow lint type bench clean
+.PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -23,11 +23,14 @@ quickstart: env ## distil a small student on procedural scenes (under 8 minutes 
 quickstart-full: env ## the same with KD too and 3 seeds
 	@$(PY) tools/quickstart.py --full $(ARGS)
 
-test: env ## the tests, without the slow ones
+test: env ## the tests, without the slow ones and the browser's
 	@$(PY) -m pytest -q $(ARGS)
 
 test-slow: env ## the slow tests: they train
 	@$(PY) -m pytest -q -m slow $(ARGS)
+
+test-browser: env ## the report's page in headless Chromium, installed where Debian's can be
+	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser $(ARGS)
 
 lint: env ## ruff
 	@$(PY) -m ruff check . $(ARGS)

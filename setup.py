@@ -47,6 +47,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["bpkd", "bpkd.*"]),
+    package_data={"bpkd.analysis": ["page.html", "page.css", "page.js"]},
     install_requires=REQUIRES,
     extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX},
 )
