@@ -24,9 +24,9 @@ TIMEOUT = 120.0
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Sandboxes need user namespaces, which containers and root do not have; the pages are our own.
 FLAGS = (
-    "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-    "--no-default-browser-check", "--disable-extensions", "--disable-background-networking", "--disable-sync",
-    "--disable-component-update", "--hide-scrollbars", "--force-color-profile=srgb",
+    "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+    "--no-first-run", "--no-default-browser-check", "--disable-extensions", "--disable-background-networking",
+    "--disable-sync", "--disable-component-update", "--hide-scrollbars", "--force-color-profile=srgb",
 )  # fmt: skip
 
 
@@ -68,7 +68,8 @@ class Chromium:
         os.close(theirs_out)
         try:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
-            self._session = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+            attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+            self._session = {"sessionId": attached["sessionId"]}
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self.call(f"{domain}.enable")
             self.resize(width, height)
@@ -157,7 +158,8 @@ class Chromium:
     def box(self, selector: str) -> tuple[float, float, float, float]:
         """Scrolls to an element and returns its left, top, width and height in the window."""
         found = self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center'});"
             " const b = e.getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; })()"
         )
         return tuple(found)
