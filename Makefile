@@ -30,7 +30,7 @@ test-slow: env ## the slow tests: they train
 	@$(PY) -m pytest -q -m slow $(ARGS)
 
 test-browser: env ## the report's page in headless Chromium, installed where Debian's can be
-	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser $(ARGS)
+	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/test_browser.py $(ARGS)
 
 lint: env ## ruff
 	@$(PY) -m ruff check . $(ARGS)

@@ -21,7 +21,7 @@ METHODS = ["a", "b", "c", "d", "e", "f", "g"]
 
 
 def solid(color: tuple[int, int, int]) -> np.ndarray:
-    return np.full((30, 40, 3), color, np.uint8)
+    return np.full((31, 41, 3), color, np.uint8)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def choose(browser: Chromium, part: str, label: str) -> None:
 
 def test_mouse_moves_the_slider(browser: Chromium) -> None:
     left, top, width, height = browser.box(".view")
-    assert width == 800  # 20 x 40: a small picture is magnified by a whole factor
+    assert width == 19 * 41  # a small picture is magnified by a whole factor
     assert colors(browser, 0.05, 0.45, 0.55, 0.95) == [GREEN, GREEN, BLUE, BLUE]
     y = top + height / 2
     browser.mouse(("Pressed", left + width * 0.5, y))
@@ -83,6 +83,15 @@ def test_arrow_keys_move_the_slider(browser: Chromium) -> None:
     assert colors(browser, 0.05, 0.95) == [BLUE, BLUE]
     said = browser.evaluate("document.activeElement.getAttribute('aria-valuetext')")
     assert said == f"{TRUTH} on the left 0 %, BPKD on the right"
+
+
+def test_arrow_keys_go_on_where_the_mouse_left_off(browser: Chromium) -> None:
+    left, top, width, height = browser.box(".view")
+    x, y = left + width * 0.2, top + height / 2
+    browser.mouse(("Pressed", x, y), ("Released", x, y))
+    for _ in range(10):
+        browser.press("ArrowRight", 39)
+    assert colors(browser, 0.27, 0.33) == [GREEN, BLUE]
 
 
 def test_other_layers_and_pictures_keep_the_position(browser: Chromium) -> None:
