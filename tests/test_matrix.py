@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bpkd.engine.compare import comparison_jobs
+from bpkd.engine.machine import divide, visible_gpus
 from bpkd.engine.matrix import Job, JobFailedError, run_jobs
 
 WRITE = "import json,sys,pathlib; p=pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True); " + (
@@ -22,12 +21,13 @@ class FakeJob(Job):
 
     started: list[str] = []
 
-    def start(self, threads: int) -> subprocess.Popen[bytes]:
+    def command(self, processes: int) -> list[str]:
         self.started.append(self.name)
-        self.output.mkdir(parents=True, exist_ok=True)
-        code = "print('boom'); raise SystemExit(3)" if self.config_file == "bad" else WRITE
-        with open(self.output / "console.log", "ab") as log:
-            return subprocess.Popen([sys.executable, "-c", code, str(self.output)], stdout=log)
+        code = "print('boom'); raise SystemExit(3)" if self.config_file == "bad" else self.code()
+        return [sys.executable, "-c", code, str(self.output), *self.opts]
+
+    def code(self) -> str:
+        return WRITE
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +60,72 @@ def test_progress_reads_the_last_whole_row(tmp_path: Path) -> None:
     assert job.last_row()["iteration"] == 9
 
 
-def test_methods_share_seed_and_schedule(tmp_path: Path) -> None:
-    jobs = comparison_jobs("t.yaml", "s.yaml", tmp_path, methods=["none", "BPKD"], seeds=[3], opts=["A", "1"])
-    teacher, alone, distilled = jobs
-    assert alone.opts == ("SEED", "3", "A", "1")
-    assert distilled.opts[:4] == alone.opts
-    assert str(teacher.weights) in distilled.opts
-    assert distilled.after == ("teacher",)
+def test_a_job_with_late_changes_asks_for_them_when_it_starts(tmp_path: Path) -> None:
+    class Tells(FakeJob):
+        def code(self) -> str:
+            return WRITE + "; (p/'told').write_text(' '.join(sys.argv[2:]))"
+
+    first = FakeJob("first", "", tmp_path / "first")
+
+    def late() -> tuple[str, ...]:
+        assert first.record is not None
+        return ("ITERATIONS", str(first.record["iterations"] + 1))
+
+    job = Tells("second", "", tmp_path / "second", ("SEED", "0"), after=("first",), late_opts=late)
+    run_jobs([job, first], say=lambda line: None, poll_seconds=0.2)
+    assert (job.output / "told").read_text() == "SEED 0 ITERATIONS 2"
+
+
+def test_each_run_has_gpus_of_its_own(tmp_path: Path) -> None:
+    class Shows(FakeJob):
+        def code(self) -> str:
+            return (
+                WRITE
+                + "; import os, time; time.sleep(0.5); (p/'gpus').write_text("
+                + ("os.environ['CUDA_VISIBLE_DEVICES'] + ' ' + os.environ['OMP_NUM_THREADS'])")
+            )
+
+    jobs = [Shows(n, "", tmp_path / n) for n in "abc"]
+    machine = divide(gpus=["0", "1", "5", "7"], per_run=2, cores=8)
+    run_jobs(jobs, say=lambda line: None, machine=machine, poll_seconds=0.1)
+    seen = [(tmp_path / n / "gpus").read_text() for n in "abc"]
+    assert sorted(seen[:2]) == ["0,1 2", "5,7 2"]  # 8 cores for 2 runs of 2 processes
+    assert seen[2] in seen[:2]  # the slot that came free
+
+
+def test_gpus_are_divided_between_runs() -> None:
+    assert divide(gpus=list("0123"), per_run=1, cores=8).slots == ("0", "1", "2", "3")
+    assert divide(gpus=list("01234"), per_run=2, cores=8).slots == ("0,1", "2,3")
+    assert divide(gpus=list("0123"), per_run=1, workers=2, cores=8).slots == ("0", "1")
+    with pytest.raises(ValueError, match=r"--num-gpus 3: expected at most the 2 GPUs that are visible \(4, 6\)"):
+        divide(gpus=["4", "6"], per_run=3)
+
+
+def test_cores_are_divided_between_runs() -> None:
+    assert divide(gpus=[], cores=8).slots == ("",) * 8
+    two = divide(gpus=[], per_run=2, cores=8)
+    assert (two.runs, two.threads(alone=False), two.threads(alone=True)) == (4, 1, 4)
+    assert divide(gpus=[], workers=3, cores=8).threads(alone=False) == 2
+    assert divide(gpus=[], per_run=4, cores=2).runs == 1
+    with pytest.raises(ValueError, match="--num-gpus of at least 1"):
+        divide(gpus=[], per_run=0)
+
+
+@pytest.mark.parametrize(("named", "gpus"), [("3,5", ["3", "5"]), ("", ["0", "1"])])
+def test_visible_gpus_keep_their_names(monkeypatch: pytest.MonkeyPatch, named: str, gpus: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert visible_gpus() == gpus
+
+
+def test_several_processes_of_runs_side_by_side_get_ports_of_their_own(tmp_path: Path) -> None:
+    job = Job("x", "x.yaml", tmp_path / "x", ("A", "1"))
+    assert (
+        job.command(2)[-7:]
+        == ["--num-gpus", "2", "--dist-url", "auto", "OUTPUT_DIR", str(tmp_path / "x"), "A", "1"][-7:]
+    )
+    assert "--num-gpus" not in job.command(1)
+    assert "--resume" in job.command(1)
+    teacher = Job("teacher", "x.yaml", tmp_path / "x", evaluates="w.pth")
+    assert "--eval-only --evaluate teacher OUTPUT_DIR" in " ".join(teacher.command(1))
+    assert teacher.weights == Path("w.pth")

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 r"""Train a teacher and students by several methods from the same seeds, and report.
 
-    tools/compare.py --teacher configs/camvid/small_teacher.yaml --student configs/camvid/small_student.yaml \
-        --methods none KD CWD BPKD --seeds 3 --output output/camvid-small
+    tools/compare.py --config-file projects/BPKD/configs/camvid/small__bpkd.yaml \
+        --methods none KD SKDS IFVD CIRKD CWD BPKD --seeds 3 --equal-time --output output/camvid-small
 
-Interrupted, it goes on where it was when it is called again; complete runs are not repeated.
+The config is a teacher-student pair; the methods differ in DISTILL.METHOD alone ("none": the student alone), and each
+one's settings are its node of DISTILL. The teacher is loaded where TEACHER.WEIGHTS names a file, else trained once.
+Interrupted, the same command with --resume goes on; complete runs are not repeated.
 """
 
 import argparse
@@ -13,7 +15,10 @@ import sys
 from pathlib import Path
 
 from bpkd.engine.compare import comparison_jobs
+from bpkd.engine.launch import load_config
+from bpkd.engine.machine import divide, visible_gpus
 from bpkd.engine.matrix import JobFailedError, run_jobs
+from bpkd.engine.resume import check_runs
 from bpkd.engine.summary import write_report
 
 
@@ -22,33 +27,70 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--config-file", required=True, metavar="PAIR", help="config of a teacher-student pair")
+    out.add_argument("--methods", nargs="+", required=True, help="none (the student alone) and distillers")
+    out.add_argument("--seeds", type=int, default=3, help="number of seeds: 0 .. N-1 (default 3)")
+    out.add_argument("--output", type=Path, help="folder of the runs (default output/compare/<name of PAIR>)")
+    out.add_argument("--resume", action="store_true", help="keep complete runs of the folder, go on with the others")
+    out.add_argument(
+        "--equal-time",
+        action="store_true",
+        help="train the student alone and KD also for the iterations that BPKD's time buys (with --workers 1 no run "
+        "slows another down)",
+    )
+    out.add_argument("--num-gpus", type=int, default=1, help="processes of one run, a GPU each where there are GPUs")
+    out.add_argument("--workers", type=int, default=0, help="runs at a time (default: as many as GPUs or cores allow)")
+    out.add_argument("--report", default="report", help="name of the report's folder in it (default report)")
+    out.add_argument("--trimap-width", type=int, default=3, help="half-width of the trimap figures (default 3)")
+    out.add_argument("--images", type=int, nargs="+", default=[1, 2, 5], help="test images to draw")
+    out.add_argument("--margin", type=float, default=0.5, help='the gain below which it is "no gain" (default 0.5)')
+    out.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for every run")
+    return out
+
+
+def check_arguments(args: argparse.Namespace, widths: list[int]) -> None:
+    """Raises ValueError for what would fail or say nothing after the training."""
+    if args.seeds < 1:
+        raise ValueError(f"--seeds: expected at least 1, got {args.seeds}.")
+    if args.trimap_width not in widths:
+        raise ValueError(f"--trimap-width: expected one of TEST.TRIMAP_WIDTHS {widths}, got {args.trimap_width}.")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="plain config of the teacher")
-    parser.add_argument("--student", required=True, help="plain config of the student")
-    parser.add_argument("--methods", nargs="+", required=True, help="none (the student alone) and distillers")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 0 .. N-1")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--report", default="report", help="name of the report's folder in it")
-    parser.add_argument("--trimap-width", type=int, default=3, help="half-width of the table's trimap column")
-    parser.add_argument("--images", type=int, nargs="+", default=[1, 2, 5], help="test images to draw")
-    parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for every run")
-    args = parser.parse_args(argv)
-    seeds = range(args.seeds)
-    jobs = comparison_jobs(args.teacher, args.student, args.output, methods=args.methods, seeds=seeds, opts=args.opts)
+    args = parser().parse_args(argv)
+    output = args.output or Path("output/compare") / Path(args.config_file).stem
+    many = {"methods": args.methods, "seeds": range(args.seeds), "equal_time": args.equal_time}
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        check_arguments(args, list(cfg.TEST.TRIMAP_WIDTHS))
+        jobs = comparison_jobs(args.config_file, output, opts=args.opts, **many)
+        gpus = visible_gpus() if cfg.MODEL.DEVICE == "cuda" else []
+        machine = divide(gpus=gpus, per_run=args.num_gpus, workers=args.workers)
+        check_runs(jobs, resume=args.resume)
+    except (ValueError, FileNotFoundError) as error:
+        say(f"error: {error}")
+        return 1
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop also saves the runs under way
     try:
-        run_jobs(jobs, say=say)
+        say(f"teacher: {jobs[0].evaluates or 'trained here'} ({jobs[0].config_file})")
+        run_jobs(jobs, say=say, machine=machine)
     except JobFailedError as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        say("stopped; the same command goes on from here")
+        say(f"stopped; the same command{'' if args.resume else ' with --resume'} goes on from here")
         return 130
-    report = args.output / args.report
-    say("\n" + write_report(jobs, report, trimap_width=args.trimap_width, images=args.images, say=say))
-    say(f"\nreport: {report}/table.md, table.csv, results.json, curves.png, trimap.png, panels.png")
+    report, drawn = output / args.report, {"trimap_width": args.trimap_width, "images": args.images}
+    try:
+        say("\n" + write_report(jobs, report, margin=args.margin, say=say, **drawn))
+    except ValueError as error:
+        say(f"error: {error}")
+        return 1
+    say(f"\nreport: {report}/table.md, {', '.join(sorted(p.name for p in report.iterdir() if p.name != 'table.md'))}")
     return 0
 
 

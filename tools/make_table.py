@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from bpkd.analysis.records import read_records
-from bpkd.analysis.report import report_text
+from bpkd.analysis.statement import report_text
 
 
 def main() -> int:

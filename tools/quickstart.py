@@ -14,7 +14,9 @@ from pathlib import Path
 
 import compare
 
-CONFIGS = os.path.relpath(Path(__file__).resolve().parents[1] / "configs" / "quickstart")
+ROOT = Path(os.path.relpath(Path(__file__).resolve().parents[1]))
+PAIR = ROOT / "projects" / "BPKD" / "configs" / "quickstart" / "pspnet__bpkd.yaml"
+TEACHER = ROOT / "configs" / "quickstart" / "teacher.yaml"
 
 
 def main() -> int:
@@ -24,8 +26,8 @@ def main() -> int:
     parser.add_argument("--output", default="output/quickstart", help="folder of runs and report")
     args = parser.parse_args()
     methods = ["none", "KD", "CWD", "BPKD"] if args.full else ["none", "CWD", "BPKD"]
-    arguments = ["--teacher", f"{CONFIGS}/teacher.yaml", "--student", f"{CONFIGS}/student.yaml"]
-    arguments += ["--output", args.output, "--report", "report-full" if args.full else "report"]
+    arguments = ["--config-file", str(PAIR), "--resume", "--output", args.output]
+    arguments += ["--report", "report-full" if args.full else "report", "--opts", "TEACHER.CONFIG_FILE", str(TEACHER)]
     return compare.main([*arguments, "--methods", *methods, "--seeds", "3" if args.full else "1"])
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from bpkd.analysis.report import ALONE, TEACHER, display_name
+from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, display_name
 from bpkd.functional import edge_band
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLORS = {
     ALONE: "#7f7f7f", "KD": "#2ca02c", "SKDS": "#8c564b", "IFVD": "#ff7f0e", "CIRKD": "#9467bd", "CWD": "#1f77b4",
-    "BPKD": "#d62728", TEACHER: "#000000",
+    "BPKD": "#d62728", TEACHER: "#000000", ALONE + EQUAL_TIME: "#c7c7c7", "KD" + EQUAL_TIME: "#98df8a",
 }  # fmt: skip
 WRONG_EDGE = (255, 0, 60)
 WRONG_BODY = (255, 190, 0)
@@ -29,7 +29,8 @@ VAL_MIOU = "sem_seg/mIoU"
 Image = NDArray[np.uint8]
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Returns matplotlib.pyplot, which draws into files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -38,10 +39,11 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _finish(figure: Any, path: Path) -> None:
+def finish(figure: Any, path: Path) -> None:
+    """Writes a figure and forgets it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
-    _pyplot().close(figure)
+    pyplot().close(figure)
 
 
 def training_rows(folder: Path) -> list[dict[str, float]]:
@@ -73,7 +75,7 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
     scores = {m: evaluation_rows(folder) for m, folder in folders.items()}
     measured = any(len(rows) > 1 for rows in scores.values())
     count = 2 + measured
-    figure, axes = _pyplot().subplots(1, count, figsize=(5.2 * count, 3.8), layout="constrained")
+    figure, axes = pyplot().subplots(1, count, figsize=(5.2 * count, 3.8), layout="constrained")
     for method, folder in folders.items():
         rows = training_rows(folder)
         x = [r["iteration"] for r in rows]
@@ -81,7 +83,8 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
         axes[0].plot(x, [r["loss_ce"] for r in rows], label=display_name(method), color=color)
         for style, name in zip(("-", "--", ":"), _terms(rows), strict=False):
             term = name.removeprefix("loss_kd_")
-            label = method if term == method.lower() else f"{method} {term}"
+            words = display_name(method)
+            label = words if term == method.removesuffix(EQUAL_TIME).lower() else f"{words} {term}"
             axes[1].plot(x, [r.get(name, float("nan")) for r in rows], style, color=color, label=label)
         if measured:
             x = [r["iteration"] for r in scores[method]]
@@ -92,7 +95,7 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
         axes[1].set_yscale("log")
     if measured:
         _style(axes[2], "validation", "iteration", "mIoU in %")
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def _terms(rows: Sequence[Mapping[str, float]]) -> list[str]:
@@ -115,12 +118,12 @@ def trimap_curves(scores: Mapping[str, Mapping[int, float]], path: Path) -> None
         scores: method -> {half-width in pixels: mIoU in percent}.
         path: PNG to write.
     """
-    figure, axes = _pyplot().subplots(figsize=(5.5, 4), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(5.5, 4), layout="constrained")
     for method, curve in scores.items():
         widths = sorted(curve)
         axes.plot(widths, [curve[w] for w in widths], "o-", color=COLORS.get(method), label=display_name(method))
     _style(axes, "mIoU inside the trimap band", "half-width of the band in pixels", "mIoU in %")
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def colored(labels: NDArray[Any], colors: Sequence[Sequence[int]], ignore_index: int = 255) -> Image:
@@ -185,7 +188,7 @@ def panels(
     count = len(methods) + 2
     height, wide = rows[0]["label"].shape
     size = (2.6 * count, 2 * len(rows) * (2.6 * height / wide + 0.2) + 0.7)
-    figure, grid = _pyplot().subplots(2 * len(rows), count, figsize=size, squeeze=False, layout="constrained")
+    figure, grid = pyplot().subplots(2 * len(rows), count, figsize=size, squeeze=False, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     for axes in grid.flat:
         axes.axis("off")
@@ -200,7 +203,7 @@ def panels(
     handles += [_swatch(WRONG_EDGE, f"wrong, within {width} px of an edge"), _swatch(WRONG_BODY, "wrong elsewhere")]
     handles += [_swatch(BAND, f"within {width} px of an edge")]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, 2 + count), frameon=False, fontsize=9)
-    _finish(figure, path)
+    finish(figure, path)
 
 
 def _draw_row(

@@ -14,13 +14,18 @@ Record = Mapping[str, Any]
 ALONE = "none"
 TEACHER = "teacher"
 NAMES = {ALONE: "student alone", TEACHER: "teacher"}
+# End of a method's name where it was given the iterations that BPKD's time buys.
+EQUAL_TIME = "-equal-time"
 
-COSTS = ("params_m", "flops_g", "seconds_per_iteration")
+COSTS = ("params_m", "flops_g", "seconds_per_iteration", "peak_memory_mb")
+# Columns that older records lack; left out where no run has them.
+LATER = ("peak_memory_mb",)
 
 
 def display_name(method: str) -> str:
     """Returns the words for a method in tables."""
-    return NAMES.get(method, method)
+    base = method.removesuffix(EQUAL_TIME)
+    return NAMES.get(base, base) + (", BPKD's time" if base != method else "")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def summarise(records: Iterable[Record], metrics: Sequence[str]) -> list[Summary
     for record in records:
         groups.setdefault(record["method"], []).append(record)
     rows = [Summary(m, len(rs), {k: _spread([_value(r, k) for r in rs]) for k in metrics}) for m, rs in groups.items()]
-    order = {ALONE: (0, 0.0), TEACHER: (2, 0.0)}
+    order = {ALONE: (0, 0.0), ALONE + EQUAL_TIME: (0, 1.0), TEACHER: (2, 0.0)}
     return sorted(rows, key=lambda s: order.get(s.method, (1, s.values[metrics[0]][0])))
 
 
@@ -67,6 +72,7 @@ def columns(trimap_width: int) -> list[tuple[str, str, int]]:
         ("params M", "params_m", 2),
         ("FLOPs G", "flops_g", 2),
         ("s / iteration", "seconds_per_iteration", 3),
+        ("peak memory MB", "peak_memory_mb", 0),
     ]
 
 
@@ -80,7 +86,7 @@ def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
     Returns:
         (Markdown, CSV). Scores are mean ± standard deviation over seeds where there are several.
     """
-    shape = columns(trimap_width)
+    shape = [c for c in columns(trimap_width) if c[1] not in LATER or any(r.get(c[1]) for r in records)]
     rows = summarise(records, [metric for _, metric, _ in shape])
     teacher = next((r.values["mIoU"][0] for r in rows if r.method == TEACHER), float("nan"))
     header = ["method", "seeds", *(title for title, _, _ in shape), "share of teacher's mIoU"]
@@ -89,7 +95,7 @@ def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
         cells = [_cell(*_shown(metric, *row.values[metric]), digits) for _, metric, digits in shape]
         share = 100 * row.values["mIoU"][0] / teacher
         lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
-    return markdown(header, lines), _csv(header, lines)
+    return markdown(header, lines), csv_text(header, lines)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -98,7 +104,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns the same as CSV."""
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
     return text.getvalue()
@@ -123,30 +130,42 @@ def verdicts(records: Sequence[Record], metric: str = "mIoU") -> list[str]:
         records: complete runs.
         metric: name in ``record["metrics"]``.
     """
-    scores: dict[str, dict[int, float]] = {}
-    for record in records:
-        if record["method"] != TEACHER:
-            scores.setdefault(record["method"], {})[record["seed"]] = _value(record, metric)
+    scores = by_seed(records, metric)
+    scores.pop(TEACHER, None)
     lines = []
     alone = scores.get(ALONE, {})
-    for method, by_seed in scores.items():
-        gains = [by_seed[s] - alone[s] for s in by_seed if s in alone]
+    for method, own in scores.items():
+        gains = [own[s] - alone[s] for s in own if s in alone]
         if method != ALONE and gains:
             each = ", ".join(f"{g:+.2f}" for g in gains)
-            lines.append(
-                f"{method} - student alone: {mean(gains):+.2f} {metric} ({_consistency(gains)}; by seed: {each})"
-            )
+            pair = f"{display_name(method)} - student alone"
+            lines.append(f"{pair}: {mean(gains):+.2f} {metric} ({_consistency(gains)}; by seed: {each})")
     return lines + _better_than_bpkd(scores, metric)
+
+
+def by_seed(records: Iterable[Record], metric: str) -> dict[str, dict[int, float]]:
+    """Returns {method: {seed: figure}}; runs that did not measure it are left out.
+
+    Args:
+        records: complete runs.
+        metric: name in ``record["metrics"]``.
+    """
+    scores: dict[str, dict[int, float]] = {}
+    for record in records:
+        value = _value(record, metric)
+        if value == value:
+            scores.setdefault(record["method"], {})[record["seed"]] = value
+    return scores
 
 
 def _better_than_bpkd(scores: Mapping[str, Mapping[int, float]], metric: str) -> list[str]:
     ours = scores.get("BPKD", {})
     lines = []
-    for method, by_seed in scores.items():
-        seeds = [s for s in by_seed if s in ours]  # like with like
+    for method, other in scores.items():
+        seeds = [s for s in other if s in ours]  # like with like
         if method == "BPKD" or not seeds:
             continue
-        theirs, own = mean(by_seed[s] for s in seeds), mean(ours[s] for s in seeds)
+        theirs, own = mean(other[s] for s in seeds), mean(ours[s] for s in seeds)
         if f"{theirs:.2f}" == f"{own:.2f}":
             lines.append(f"{display_name(method)} and BPKD are level here: {own:.2f} {metric}.")
         elif theirs > own:
@@ -164,28 +183,38 @@ def _consistency(gains: Sequence[float]) -> str:
     return f"better on {sum(g > 0 for g in gains)} of {len(gains)} seeds"
 
 
-def report_text(records: Sequence[Record], *, trimap_width: int) -> str:
-    """Returns a data set's report in Markdown: table, verdicts on mIoU and on the trimap, where the figures come from.
-
-    Args:
-        records: complete runs on one data set.
-        trimap_width: half-width of the trimap column.
-    """
-    lines = [table(records, trimap_width=trimap_width)[0], ""]
-    lines += [f"- {line}" for m in ("mIoU", f"trimap_w{trimap_width}") for line in verdicts(records, m)]
-    return "\n".join([*lines, "", provenance(records)])
-
-
 def provenance(records: Sequence[Record]) -> str:
     """Says where the figures come from."""
     first = records[0]
-    machine = first["hardware"]
-    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    machines = "; ".join(dict.fromkeys(_machine(r) for r in records))
     commits = ", ".join(sorted({r["commit"] for r in records}))
-    students = [r for r in records if r["method"] != TEACHER] or records
+    teacher = next((r["iterations"] for r in records if r["method"] == TEACHER), None)
+    students = [r for r in records if r["method"] != TEACHER and not r["method"].endswith(EQUAL_TIME)] or records
     return (
-        f"{first['dataset']}; {students[0]['iterations']} iterations (teacher "
-        f"{next((r['iterations'] for r in records if r['method'] == TEACHER), '-')}); {machine['cpu']}, "
-        f"{machine['cores']} cores, {gpus}; torch {first['versions']['torch']}; commit {commits}. FLOPs of one "
-        "512x512 image; s / iteration is the median step."
+        f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
+        f"{', '.join(dict.fromkeys(r['versions']['torch'] for r in records))}; commit {commits}. FLOPs of one 512x512 "
+        "image; s / iteration is the median step." + _memory(records)
     )
+
+
+def _machine(record: Record) -> str:
+    machine = record["hardware"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"
+
+
+def _memory(records: Sequence[Record]) -> str:
+    kinds = dict.fromkeys(r["peak_memory_of"] for r in records if r.get("peak_memory_of"))
+    return f" Peak memory: {'; '.join(kinds)}." if kinds else ""
+
+
+def run_list(records: Sequence[Record]) -> str:
+    """Returns the runs behind a report as a Markdown table: folder, seed, iterations, commit, machine."""
+    rows = [
+        [
+            str(r.get("run") or f"{r['method']}-seed{r['seed']}"),
+            *("-" if r[k] is None else str(r[k]) for k in ("seed", "iterations", "commit")),
+            _machine(r),
+        ]
+        for r in records
+    ]
+    return markdown(["run", "seed", "iterations", "commit", "machine"], rows)

@@ -41,3 +41,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
     if not comm.is_main_process():
         return {}
     return next(iter(results.values())) if len(results) == 1 else dict(results)
+
+
+def without_classes(results: dict[str, Any]) -> dict[str, Any]:
+    """Returns results without a figure per class and band width: metrics.json and TensorBoard get a row each time."""
+    return {k: without_classes(v) if isinstance(v, dict) else v for k, v in results.items() if k != "per_class"}

@@ -22,7 +22,8 @@ from bpkd.data import check_dataset, register_datasets
 from bpkd.modeling import build_student, build_teacher_model
 
 from .evaluate import evaluate
-from .trainer import DistillationTrainer
+from .record import origin, peak_memory, run_record, write_record
+from .trainer import DistillationTrainer, method_of
 
 logger = logging.getLogger(__name__)
 
@@ -139,26 +140,44 @@ def setup(cfg: CfgNode) -> None:
 def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
     """Evaluates the student (MODEL.WEIGHTS, else the last checkpoint in OUTPUT_DIR) or the teacher.
 
+    The record goes into ``inference_<which>/run.json`` below OUTPUT_DIR.
+
     Raises:
         FileNotFoundError: there are no weights to evaluate.
     """
     if which == "teacher":
-        model = build_teacher_model(cfg)
+        model, weights = build_teacher_model(cfg), cfg.TEACHER.WEIGHTS
     else:
-        weights = cfg.MODEL.WEIGHTS
-        pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-        if not weights and os.path.isfile(pointer):
-            with open(pointer) as f:
-                weights = os.path.join(cfg.OUTPUT_DIR, f.read().strip())
-        if not weights:
-            raise FileNotFoundError(
-                f"--eval-only: expected MODEL.WEIGHTS or a checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}), got "
-                "neither. Add MODEL.WEIGHTS path/to/model_final.pth."
-            )
+        weights = student_weights(cfg)
         model = build_student(cfg)
         load_strict(model, weights)
         model.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
-    return evaluate(cfg, model, folder=f"inference_{which}")
+    folder = f"inference_{which}"
+    results = evaluate(cfg, model, folder=folder)
+    memory, of_what = peak_memory(cfg.MODEL.DEVICE)
+    if comm.is_main_process():
+        facts = {"method": "teacher" if which == "teacher" else method_of(cfg), **origin(weights), **environment()}
+        facts |= {"peak_memory_mb": memory, "peak_memory_of": f"{of_what}, evaluation only"}
+        write_record(os.path.join(cfg.OUTPUT_DIR, folder), run_record(cfg, model, results, **facts))
+    return results
+
+
+def student_weights(cfg: CfgNode) -> str:
+    """Returns MODEL.WEIGHTS, else the path of the last checkpoint in OUTPUT_DIR.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if cfg.MODEL.WEIGHTS:
+        return cfg.MODEL.WEIGHTS
+    if not os.path.isfile(pointer):
+        raise FileNotFoundError(
+            f"--eval-only: expected MODEL.WEIGHTS or a checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}), got "
+            "neither. Add MODEL.WEIGHTS path/to/model_final.pth."
+        )
+    with open(pointer) as f:
+        return os.path.join(cfg.OUTPUT_DIR, f.read().strip())
 
 
 def cli(argv: list[str] | None = None) -> int:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .machine import Machine
+
 
 @dataclass(frozen=True)
 class Job:
@@ -20,20 +22,34 @@ class Job:
     name: str
     config_file: str
     output: Path
-    opts: tuple[str, ...] = ()
+    fixed_opts: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     """Names of jobs that must be complete first (the teacher's)."""
+    late_opts: Callable[[], tuple[str, ...]] | None = None
+    """More changes, known when the jobs in ``after`` are complete."""
+    evaluates: str = ""
+    """Weights of the config's teacher, which is evaluated; nothing is trained."""
+
+    @property
+    def method(self) -> str:
+        """What the name says before the seed."""
+        return self.name.rpartition("-seed")[0] or self.name
+
+    @property
+    def opts(self) -> tuple[str, ...]:
+        """All changes of the config; those of a job with ``late_opts`` once it may start."""
+        return self.fixed_opts + (self.late_opts() if self.late_opts else ())
 
     @property
     def record(self) -> dict[str, Any] | None:
         """The run's record if it is complete, else None."""
-        path = self.output / "run.json"
+        path = self.output / ("inference_teacher" if self.evaluates else "") / "run.json"
         return json.loads(path.read_text()) if path.is_file() else None
 
     @property
     def weights(self) -> Path:
         """Weights of the complete run."""
-        return self.output / "model_final.pth"
+        return Path(self.evaluates) if self.evaluates else self.output / "model_final.pth"
 
     def last_row(self) -> dict[str, Any]:
         """The newest training row of metrics.json; empty before the first."""
@@ -44,14 +60,28 @@ class Job:
                 return json.loads(line)
         return {}
 
-    def start(self, threads: int) -> subprocess.Popen[bytes]:
-        """Starts or continues the run in a process of its own, with its output in log files."""
+    def command(self, processes: int) -> list[str]:
+        """Returns the command that starts or continues the run."""
+        command = [sys.executable, "-m", "bpkd.engine", "--config-file", self.config_file]
+        command += ["--eval-only", "--evaluate", "teacher"] if self.evaluates else ["--resume"]
+        if processes > 1:
+            command += ["--num-gpus", str(processes), "--dist-url", "auto"]
+        return [*command, "OUTPUT_DIR", str(self.output), *self.opts]
+
+    def start(self, machine: Machine, slot: str, *, alone: bool) -> subprocess.Popen[bytes]:
+        """Starts or continues the run in a process of its own, with its output in log files.
+
+        Args:
+            machine: what runs at a time.
+            slot: GPUs of this run, as CUDA_VISIBLE_DEVICES names them; empty: as they are.
+            alone: no other run will start before this one ends.
+        """
         self.output.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "bpkd.engine", "--config-file", self.config_file, "--resume"]
-        command += ["OUTPUT_DIR", str(self.output), *self.opts]
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        env = {**os.environ, "OMP_NUM_THREADS": str(machine.threads(alone=alone)), "OMP_WAIT_POLICY": "PASSIVE"}
+        if slot:
+            env["CUDA_VISIBLE_DEVICES"] = slot
         with open(self.output / "console.log", "ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+            return subprocess.Popen(self.command(machine.processes), stdout=log, stderr=subprocess.STDOUT, env=env)
 
 
 class JobFailedError(RuntimeError):
@@ -62,7 +92,7 @@ def run_jobs(
     jobs: Sequence[Job],
     *,
     say: Callable[[str], None],
-    workers: int = 0,
+    machine: Machine | None = None,
     poll_seconds: float = 5.0,
 ) -> None:
     """Trains every job that is not complete, several at a time, with one line of progress and ETA.
@@ -70,33 +100,34 @@ def run_jobs(
     Args:
         jobs: runs in order; a job starts when the ones it names in ``after`` are complete.
         say: receives the lines.
-        workers: runs at a time; 0 means one per CPU core.
+        machine: runs at a time and what each gets; None: one per CPU core.
         poll_seconds: seconds between lines of progress.
 
     Raises:
         JobFailedError: a run failed. What is complete stays complete; calling again goes on.
         KeyboardInterrupt: after the runs under way were stopped and saved.
     """
-    cores = os.cpu_count() or 1
-    workers = workers or cores
+    machine = machine or Machine()
     done = {job.name for job in jobs if job.record}
     if done:
         say(f"already complete: {', '.join(j.name for j in jobs if j.name in done)}")
     waiting = [job for job in jobs if job.name not in done]
     if waiting:
         where = waiting[0].output.parent
-        say(f"{len(waiting)} runs, at most {workers} at a time; each writes console.log below {where}")
+        say(f"{len(waiting)} runs, at most {machine.runs} at a time; each writes console.log below {where}")
     running: dict[Job, subprocess.Popen[bytes]] = {}
+    free, taken = list(machine.slots), dict[Job, str]()
     try:
         while waiting or running:
-            ready = [j for j in waiting if done.issuperset(j.after)][: workers - len(running)]
-            for job in ready:
+            for job in [j for j in waiting if done.issuperset(j.after)][: len(free)]:
                 waiting.remove(job)
                 # A job that has the machine to itself until it is complete (the teacher) gets all of it.
                 alone = all(job.name in other.after for other in waiting) and bool(waiting)
-                running[job] = job.start(cores if alone else max(1, cores // workers))
+                taken[job] = free.pop(0)
+                running[job] = job.start(machine, taken[job], alone=alone)
             _wait(running.values(), poll_seconds)
             for job in [j for j, process in running.items() if process.poll() is not None]:
+                free.append(taken.pop(job))
                 _collect(job, running.pop(job), done, say)
             if running:
                 say(f"[{len(done)} of {len(jobs)} done] {_progress(running)}")
@@ -126,7 +157,8 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], say: Ca
         raise JobFailedError(f"{job.name} ended with status {process.returncode}; the end of {log}:\n{tail}")
     done.add(job.name)
     miou = record["metrics"].get("mIoU", float("nan"))
-    say(f"{job.name}: mIoU {miou:.2f} after {record['iterations']} iterations, {record['seconds']:.0f} s")
+    trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
+    say(f"{job.name}: mIoU {miou:.2f} {f'of {job.evaluates}' if job.evaluates else trained}")
 
 
 def _progress(running: Iterable[Job]) -> str:
@@ -134,7 +166,7 @@ def _progress(running: Iterable[Job]) -> str:
     for job in running:
         row = job.last_row()
         if not row:
-            parts.append(f"{job.name} starting")
+            parts.append(f"{job.name} {'evaluating' if job.evaluates else 'starting'}")
             continue
         eta = row.get("eta_seconds")
         left = f", ETA {int(eta) // 60}:{int(eta) % 60:02d}" if eta is not None else ""

@@ -1,4 +1,4 @@
-"""The report folder of a comparison: table, curves, pictures."""
+"""The report folder of a comparison: tables, curves, bars, pictures."""
 
 from __future__ import annotations
 
@@ -8,85 +8,126 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from bpkd.analysis import plots, report
+from bpkd.analysis import plots
+from bpkd.analysis.bars import bars
+from bpkd.analysis.classes import class_scores, class_table, edge_and_body, trimap_curves
 from bpkd.analysis.records import write_records
-from bpkd.analysis.report import report_text
+from bpkd.analysis.report import csv_text, run_list, table
+from bpkd.analysis.significance import HEADER, paired_tests
+from bpkd.analysis.statement import report_text
 from bpkd.engine.compare import TEACHER
 from bpkd.engine.launch import load_config
 from bpkd.engine.matrix import Job
-from bpkd.engine.pictures import predict
+from bpkd.engine.pictures import collect_pictures
 
 
 def collect(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Returns the records of complete jobs; the teacher's run is marked as such."""
-    records = []
-    for job in jobs:
-        record = job.record
-        if record is None:
-            continue
-        if job.name == TEACHER:
-            record["method"] = TEACHER
-        records.append({**record, "name": job.name})
-    return records
+    """Returns the records of complete jobs, with the method's name in the comparison and the run's folder.
+
+    The teacher's and the equal-time runs' ``method`` is that of the job; ``run`` is relative to the comparison's
+    folder.
+    """
+    return [
+        {**record, "method": job.method, "name": job.name, "run": job.output.name}
+        for job in jobs
+        if (record := job.record) is not None
+    ]
 
 
 def write_report(
-    jobs: Sequence[Job], folder: Path, *, trimap_width: int, images: Sequence[int], say: Callable[[str], None]
+    jobs: Sequence[Job],
+    folder: Path,
+    *,
+    trimap_width: int,
+    images: Sequence[int],
+    say: Callable[[str], None],
+    margin: float = 0.5,
 ) -> str:
-    """Writes ``results.json``, ``table.md``, ``table.csv``, ``curves.png``, ``trimap.png`` and ``panels.png``.
+    """Writes the report: ``results.json``, tables as Markdown and CSV, figures as PNG.
 
     Args:
         jobs: complete runs, the teacher's among them.
         folder: of the report.
-        trimap_width: half-width of the table's trimap column and of the pictures' error band.
+        trimap_width: half-width of the table's trimap column, of the bars' and of the pictures' error band.
         images: test images to draw.
         say: receives a line per step.
+        margin: the smallest gain that would matter, in percentage points.
 
     Returns:
-        The Markdown of the report.
+        The Markdown of the report's first part: comparison, tests, provenance.
     """
     folder.mkdir(parents=True, exist_ok=True)
     records = collect(jobs)
     write_records(folder / "results.json", records)
-    (folder / "table.csv").write_text(report.table(records, trimap_width=trimap_width)[1])
-    first = first_of_each_method(jobs)
+    body = write_tables(records, folder, trimap_width=trimap_width, margin=margin)
     say("drawing curves and pictures ...")
-    plots.curves({m: j.output for m, j in first.items()}, folder / "curves.png")
-    plots.trimap_curves({m: trimap_curve(records, m) for m in first}, folder / "trimap.png")
+    draw_figures(records, folder, trimap_width=trimap_width)
+    first = first_of_each_method(jobs)
+    plots.curves({m: j.output for m, j in first.items() if not j.evaluates}, folder / "curves.png")
     draw_panels(first, folder / "panels.png", images=images, width=trimap_width)
-    body = report_text(records, trimap_width=trimap_width)
-    (folder / "table.md").write_text(body + "\n")
     return body
+
+
+def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int, margin: float) -> str:
+    """Writes ``table``, ``classes_iou`` and ``classes_trimap`` as Markdown and CSV, and ``tests.csv``.
+
+    ``table.md`` ends with the list of runs.
+
+    Args:
+        records: complete runs, as ``collect`` returns them.
+        folder: of the report.
+        trimap_width: half-width of the trimap figures.
+        margin: the smallest gain that would matter, in percentage points.
+
+    Returns:
+        The Markdown of comparison, tests and provenance.
+    """
+    body = report_text(records, trimap_width=trimap_width, margin=margin)
+    (folder / "table.csv").write_text(table(records, trimap_width=trimap_width)[1])
+    parts = [body]
+    for name, figure, title in (
+        ("classes_iou", "IoU", "IoU per class"),
+        ("classes_trimap", f"trimap_w{trimap_width}", f"Trimap IoU per class (w={trimap_width})"),
+    ):
+        text, values = class_table(class_scores(records, figure))
+        if text:
+            (folder / f"{name}.md").write_text(f"{title}\n\n{text}\n")
+            (folder / f"{name}.csv").write_text(values)
+            parts.append(f"{title}\n\n{text}")
+    tests = paired_tests(records, ("mIoU", f"trimap_w{trimap_width}"), margin=margin)
+    (folder / "tests.csv").write_text(csv_text(HEADER, [t.row() for t in tests]))
+    (folder / "table.md").write_text("\n\n".join([*parts, f"Runs\n\n{run_list(records)}"]) + "\n")
+    return body
+
+
+def draw_figures(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int) -> None:
+    """Draws what records alone tell: trimap curves, bars per class, edge against body."""
+    plots.trimap_curves(trimap_curves(records), folder / "trimap.png")
+    trimap = class_scores(records, f"trimap_w{trimap_width}")
+    if trimap:
+        title = f"IoU per class within {trimap_width} px of an edge"
+        bars(trimap, folder / "classes_trimap.png", title=title)
+    bars(class_scores(records, "IoU"), folder / "classes_iou.png", title="IoU per class")
+    parts = edge_and_body(records, trimap_width)
+    if parts:
+        title = f"within {trimap_width} px of an edge, and elsewhere"
+        bars(parts, folder / "edge_body.png", title=title, unit="mIoU in %")
 
 
 def first_of_each_method(jobs: Sequence[Job]) -> dict[str, Job]:
     """Returns one complete job per method, the first seed's; the teacher last."""
     found: dict[str, Job] = {}
     for job in jobs:
-        method = job.name.split("-seed")[0]
         if job.record is not None:
-            found.setdefault(method, job)
+            found.setdefault(job.method, job)
     if TEACHER in found:
         found[TEACHER] = found.pop(TEACHER)
     return found
 
 
-def trimap_curve(records: Sequence[dict[str, Any]], method: str) -> dict[int, float]:
-    """Returns {half-width: mIoU}, the mean over a method's runs."""
-    rows = [r["metrics"] for r in records if r["method"] == method]
-    widths = [k for k in rows[0] if k.startswith("trimap_w")]
-    return {int(k.removeprefix("trimap_w")): sum(r[k] for r in rows) / len(rows) for k in widths}
-
-
 def draw_panels(jobs: dict[str, Job], path: Path, *, images: Sequence[int], width: int) -> None:
     """Draws the predictions of one job per method on some test images."""
-    pictures: list[dict[str, Any]] = []
-    for method, job in jobs.items():
-        for i, row in enumerate(predict(job, images)):
-            if i == len(pictures):
-                pictures.append({"image": row["image"], "label": row["label"], "predictions": {}})
-            pictures[i]["predictions"][method] = row["prediction"]
+    pictures = collect_pictures(jobs, images)
     job = next(iter(jobs.values()))
-    cfg = load_config(job.config_file, list(job.opts))
-    meta = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    meta = MetadataCatalog.get(load_config(job.config_file, list(job.opts)).DATASETS.TEST[0])
     plots.panels(pictures, list(jobs), path, colors=meta.stuff_colors, class_names=meta.stuff_classes, width=width)

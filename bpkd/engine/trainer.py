@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import weakref
@@ -21,16 +20,16 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from bpkd import __version__
-from bpkd.analysis.complexity import count
 from bpkd.analysis.records import environment
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.modeling import DenseModel, SemanticDistiller
 
 from .checkpoint import StudentCheckpointer
-from .evaluate import evaluate
+from .evaluate import evaluate, without_classes
 from .hooks import GradientMonitor, RunClock, SilentTermGuard, StopOnSignal
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
+from .record import peak_memory, run_record, write_record
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -185,7 +184,7 @@ class DistillationTrainer(DefaultTrainer):
 
     def _evaluate(self) -> dict[str, Any]:
         self._last_eval_results = evaluate(self.cfg, self.student)
-        return self._last_eval_results
+        return without_classes(self._last_eval_results)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues the run in OUTPUT_DIR, or starts one from MODEL.WEIGHTS, MODEL.BACKBONE.WEIGHTS or from scratch.
@@ -227,31 +226,21 @@ class DistillationTrainer(DefaultTrainer):
             TrainerBase.train(self, self.start_iter, self.max_iter)
             if not hasattr(self, "_last_eval_results"):
                 self._evaluate()
+        memory, of_what = peak_memory(self.cfg.MODEL.DEVICE)
         if comm.is_main_process():
-            self._write_record()
+            facts = {
+                "method": method_of(self.cfg),
+                "seed": self.cfg.SEED,
+                "iterations": self.max_iter,
+                "seconds": self.clock.seconds,
+                "seconds_per_iteration": median(self.clock.steps),
+                "peak_memory_mb": memory,
+                "peak_memory_of": of_what,
+                "processes": comm.get_world_size(),
+                **self._environment,
+            }
+            write_record(self.cfg.OUTPUT_DIR, run_record(self.cfg, self.student, self._last_eval_results, **facts))
         return self._last_eval_results
-
-    def _write_record(self) -> None:
-        cfg, seconds = self.cfg, self.clock.seconds
-        cost = count(self.student)
-        record = {
-            "dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
-            "method": method_of(cfg),
-            "seed": cfg.SEED,
-            "iterations": self.max_iter,
-            "metrics": self._last_eval_results.get("sem_seg", {}),
-            "seconds": seconds,
-            "seconds_per_iteration": median(self.clock.steps),
-            "params_m": cost.params / 1e6,
-            "flops_g": cost.flops / 1e9,
-            "flops_size": cost.size,
-            "config": cfg.dump(),
-            **self._environment,
-        }
-        path = os.path.join(cfg.OUTPUT_DIR, "run.json")
-        with open(path + ".tmp", "w") as f:
-            json.dump(record, f, indent=1)
-        os.replace(path + ".tmp", path)
 
 
 def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:

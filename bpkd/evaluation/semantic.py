@@ -79,21 +79,21 @@ class SemanticEvaluator(DatasetEvaluator):
         result["protocol"].update(self.protocol)
         if self.output_dir:
             self._write(result)
-        return OrderedDict(sem_seg=flatten(result, self.class_names))
+        return OrderedDict(sem_seg=flatten(result, self.class_names), per_class=per_class(result, self.class_names))
 
     def _write(self, result: dict[str, Any]) -> None:
         assert self.output_dir is not None
         os.makedirs(self.output_dir, exist_ok=True)
         with open(os.path.join(self.output_dir, "metrics.json"), "w") as f:
-            json.dump(_plain({"classes": self.class_names, **result}), f, indent=1, allow_nan=False)
+            json.dump(plain({"classes": self.class_names, **result}), f, indent=1, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
-    """Returns the same with null for nan, which JSON does not know."""
+def plain(value: Any) -> Any:
+    """Returns the same with None for nan, in dicts and lists too: JSON does not know nan."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -104,3 +104,8 @@ def flatten(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, flo
         flat.update({f"{region}_w{w}": v["mIoU"] for w, v in result[region].items()})
     flat.update({f"IoU-{n}": v for n, v in zip(class_names, result["IoU"], strict=True)})
     return flat
+
+
+def per_class(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Returns {``trimap_w<half-width>``: {class: IoU in the band}}, the bars of the supplement's Fig. 1."""
+    return {f"trimap_w{w}": dict(zip(class_names, v["IoU"], strict=True)) for w, v in result["trimap"].items()}

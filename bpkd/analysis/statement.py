@@ -1,0 +1,33 @@
+"""The words of a comparison: its table, what it shows, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bpkd.analysis.report import Record, markdown, provenance, table, verdicts
+from bpkd.analysis.significance import HEADER, explanation, paired_tests
+
+
+def report_text(records: Sequence[Record], *, trimap_width: int, margin: float = 0.5) -> str:
+    """Returns a data set's report in Markdown.
+
+    Table, verdicts on mIoU and on the trimap, the paired tests of both, and where the figures come from.
+
+    Args:
+        records: complete runs on one data set.
+        trimap_width: half-width of the trimap column.
+        margin: the smallest gain that would matter, in percentage points.
+    """
+    figures = ("mIoU", f"trimap_w{trimap_width}")
+    lines = [table(records, trimap_width=trimap_width)[0], ""]
+    lines += [f"- {line}" for metric in figures for line in verdicts(records, metric)]
+    return "\n".join([*lines, "", *_tests(records, figures, margin), provenance(records)])
+
+
+def _tests(records: Sequence[Record], figures: Sequence[str], margin: float) -> list[str]:
+    tests = paired_tests(records, figures, margin=margin)
+    if not tests:
+        return []
+    if all(t.seeds == 1 for t in tests):
+        return ["Paired test: one seed: not tested.", ""]
+    return [explanation(margin), "", markdown(HEADER, [t.row() for t in tests]), ""]

@@ -1,0 +1,85 @@
+"""``run.json``: what a run reached, what it cost, and where the figures come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
+from bpkd.analysis.complexity import count
+from bpkd.evaluation.semantic import plain
+
+
+def peak_memory(device: str) -> tuple[float, str]:
+    """Returns the most memory that one process of the run has held, in MB of 1e6 bytes, and what was counted.
+
+    Every process of the run has to call it.
+
+    Args:
+        device: MODEL.DEVICE.
+    """
+    if torch.device(device).type == "cuda":
+        own, what = torch.cuda.max_memory_allocated() / 1e6, "CUDA tensors of the largest process"
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        what = "resident set of the largest process"
+    return max(comm.all_gather(own)), what
+
+
+def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """Puts a record together (see ``bpkd.analysis.records.KEYS``).
+
+    Args:
+        cfg: config of the network and of its evaluation.
+        model: that was evaluated.
+        results: of ``evaluate``.
+        facts: method, seed, iterations, seconds, ...; they go in as they are.
+    """
+    cost = count(model)
+    return {
+        "dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
+        "metrics": plain(results.get("sem_seg", {})),
+        "per_class": plain(results.get("per_class", {})),
+        "params_m": cost.params / 1e6,
+        "flops_g": cost.flops / 1e9,
+        "flops_size": cost.size,
+        "config": cfg.dump(),
+        **facts,
+    }
+
+
+def origin(weights: str) -> dict[str, Any]:
+    """Returns which weights were evaluated, and what is known about the run that made them.
+
+    Args:
+        weights: checkpoint file; its run's record lies beside it, or is unknown.
+    """
+    path = Path(weights)
+    with open(path, "rb") as f:
+        digest = hashlib.sha256()
+        while part := f.read(1 << 20):
+            digest.update(part)
+    beside = path.with_name("run.json")
+    made = json.loads(beside.read_text()) if beside.is_file() else {}
+    known = {k: made.get(k) for k in ("seed", "iterations", "seconds", "seconds_per_iteration")}
+    return {"weights": weights, "weights_sha256": digest.hexdigest(), "trained_commit": made.get("commit"), **known}
+
+
+def write_record(folder: str, record: Mapping[str, Any]) -> None:
+    """Writes ``run.json``, whole or not at all."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, "run.json")
+    with open(path + ".tmp", "w") as f:
+        json.dump(record, f, indent=1, allow_nan=False)
+    os.replace(path + ".tmp", path)

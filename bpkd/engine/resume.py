@@ -1,0 +1,130 @@
+"""Whether a folder's runs are those that are asked for now: a run is reused only with the config it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from bpkd.analysis.report import ALONE
+from bpkd.config import get_bpkd_cfg
+from bpkd.distillers import DISTILLERS
+
+from .launch import load_config
+from .matrix import Job
+
+# Where things lie and how fast they are fed: no figure depends on them.
+PLACES = ("OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CHECK", "DATALOADER.NUM_WORKERS", "VERSION")
+# All that an evaluation of the teacher reads.
+EVALUATION = ("DATASETS.", "INPUT.", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "TEACHER.", "TEST.")
+TRACES = ("run.json", "last_checkpoint", "config.yaml", "inference_teacher/run.json")
+
+
+class RunsExistError(ValueError):
+    """The output folder holds runs, and nobody asked to go on with them."""
+
+
+class ConfigDifferenceError(ValueError):
+    """A run in the output folder was made with another config; the message names the keys."""
+
+
+def check_runs(jobs: Sequence[Job], *, resume: bool) -> None:
+    """Compares what the folder of the jobs holds with what they ask for.
+
+    Args:
+        jobs: of one comparison; their folders lie side by side.
+        resume: runs may be there: complete ones are kept, the others go on.
+
+    Raises:
+        RunsExistError: there are runs, and ``resume`` is False.
+        ConfigDifferenceError: a run was made with another config.
+    """
+    root = jobs[0].output.parent
+    found = sorted({p.relative_to(root).parts[0] for trace in TRACES for p in root.glob(f"*/{trace}")})
+    if found and not resume:
+        raise RunsExistError(
+            f"{root} already holds runs ({', '.join(found[:6])}{', ...' if len(found) > 6 else ''}). Add --resume to "
+            "keep what is complete and go on with the rest, or choose another --output."
+        )
+    complete = {job.name for job in jobs if job.record is not None}
+    for job in jobs:
+        if job.name in found:
+            _check_run(job, complete)
+
+
+def _check_run(job: Job, complete: set[str]) -> None:
+    if job.late_opts and not complete.issuperset(job.after):
+        missing = [name for name in job.after if name not in complete]
+        raise ConfigDifferenceError(
+            f"{job.output}: its iterations follow from {', '.join(missing)}, expected complete, got no record there. "
+            "Remove this folder; it will be made anew."
+        )
+    recorded = recorded_config(job)
+    if recorded is None:
+        return
+    # Of a complete run nothing more will be computed: its report may be made on any device.
+    ignored = (*PLACES, "MODEL.DEVICE") if job.record else PLACES
+    wanted = yaml.safe_load(load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts]).dump())
+    only = EVALUATION if job.evaluates else ()
+    changed = differences(recorded, wanted, method=method(job), ignored=ignored, only=only)
+    if changed:
+        shown = "; ".join(f"{k}: {a!r} there, {b!r} asked for" for k, (a, b) in list(changed.items())[:8])
+        more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
+        raise ConfigDifferenceError(
+            f"{job.output} was made with another config ({shown}{more}). Ask for the same, remove this folder, or "
+            "choose another --output."
+        )
+
+
+def method(job: Job) -> str:
+    """Returns DISTILL.METHOD of a job, "none" for the teacher."""
+    pairs = dict(zip(job.fixed_opts[::2], job.fixed_opts[1::2], strict=True))
+    return pairs.get("DISTILL.METHOD", ALONE)
+
+
+def recorded_config(job: Job) -> dict[str, Any] | None:
+    """Returns the config that a run was made with, None where nothing was written yet."""
+    path = job.output / "config.yaml"
+    if job.record is not None:
+        return yaml.safe_load(job.record["config"])
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+def differences(
+    recorded: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    method: str,
+    ignored: Sequence[str] = PLACES,
+    only: Sequence[str] = (),
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the keys whose values differ and matter to a run.
+
+    A key that one side lacks has the default's value there: the run may be older than the key.
+
+    Args:
+        recorded: config of the run, nested.
+        wanted: config that is asked for.
+        method: of the run; settings of other methods do not matter, nor does the teacher to "none".
+        ignored: keys that do not matter.
+        only: beginnings of the keys that matter; empty: all.
+
+    Returns:
+        Dotted key -> (recorded, wanted).
+    """
+    default = flat(yaml.safe_load(get_bpkd_cfg().dump()))
+    old, new = ({**default, **flat(x)} for x in (recorded, wanted))
+    others = tuple(f"DISTILL.{name}." for name in DISTILLERS if name not in method.split("+"))
+    silent = (*others, "TEACHER.") if method == ALONE and not only else others
+    keys = [k for k in sorted({*old, *new}) if k not in ignored and not k.startswith(silent)]
+    keys = [k for k in keys if not only or k.startswith(tuple(only))]
+    return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested config as {dotted key: value}."""
+    out: dict[str, Any] = {}
+    for key, value in node.items():
+        out.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return out
