@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from bpkd.analysis import plots
+from bpkd.analysis.bars import bars
+from bpkd.analysis.classes import class_scores, class_table, edge_and_body, trimap_curves
 from bpkd.analysis.records import environment, read_records, write_records
-from bpkd.analysis.report import summarise, table, verdicts
+from bpkd.analysis.report import provenance, run_list, summarise, table, verdicts
 
 REPO = Path(__file__).parents[1]
 COLORS = [(0, 0, 255), (0, 255, 0), (9, 9, 9)]
@@ -70,6 +72,76 @@ def test_missing_figures_stay_empty() -> None:
     row = list(csv.reader(io.StringIO(values)))[1]
     assert row[4] == row[6] == row[-1] == ""  # width not measured, parameters unknown, no teacher
     assert "nan" not in text
+
+
+def test_peak_memory_is_a_column_where_a_run_has_it() -> None:
+    old, new = run("none", 0, 40.0), run("BPKD", 0, 41.0, peak_memory_mb=1234.6)
+    header, *rows = list(csv.reader(io.StringIO(table([old, new], trimap_width=3)[1])))
+    assert header[-2] == "peak memory MB"
+    assert [row[-2] for row in rows] == ["", "1235"]
+
+
+def test_equal_time_runs_are_rows_of_their_own() -> None:
+    records = runs(none=[40.0], KD=[41.0], BPKD=[43.0])
+    records += [run("none-equal-time", 0, 40.5), run("KD-equal-time", 0, 44.0)]
+    rows = list(csv.reader(io.StringIO(table(records, trimap_width=3)[1])))[1:]
+    names = ["student alone", "student alone, BPKD's time", "KD", "BPKD", "KD, BPKD's time"]
+    assert [row[0] for row in rows] == names
+    lines = verdicts(records)
+    assert "student alone, BPKD's time - student alone: +0.50 mIoU (one seed; by seed: +0.50)" in lines
+    assert "KD, BPKD's time beats BPKD here: 44.00 against 43.00 mIoU." in lines
+
+
+def test_provenance_names_every_machine_and_the_runs() -> None:
+    one, two = run("none", 0, 40.0, run="none-seed0"), run("BPKD", 0, 41.0, iterations=20, peak_memory_of="tensors")
+    two["hardware"] = {"cpu": "other", "cores": 3, "gpus": ["big"]}
+    text = provenance([one, two])
+    assert "other, 3 cores, big" in text
+    assert f"{one['hardware']['cores']} cores" in text
+    assert text.endswith("Peak memory: tensors.")
+    rows = run_list([one, two]).splitlines()[2:]
+    assert rows[0].startswith(f"| none-seed0 | 0 | 10 | {one['commit']} | ")
+    assert rows[1].startswith("| BPKD-seed0 | 0 | 20 | ")
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "projects" / "BPKD" / "results").glob("*.json")), ids=lambda p: p.stem)
+def test_older_records_still_make_tables(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_table.py", str(file)])
+    assert runpy.run_path(str(REPO / "tools" / "make_table.py"))["main"]() == 0
+    text = capsys.readouterr().out
+    assert "| student alone |" in text
+    assert "nan" not in text
+    records = read_records([file])
+    assert class_scores(records, "trimap_w3").keys() <= {r["method"] for r in records}
+    assert class_table(class_scores(records, "IoU"))[0].count("\n") > 4
+
+
+def with_classes(method: str, seed: int, pole: float | None) -> dict[str, Any]:
+    record = run(method, seed, 40.0 + seed)
+    record["per_class"] = {"trimap_w3": {"sky": 50.0 + seed, "pole": pole}}
+    record["metrics"] |= {"IoU-sky": 80.0, "IoU-pole": float("nan"), "body_w3": 70.0 + seed}
+    return record
+
+
+def test_classes_and_edges_from_records() -> None:
+    records = [with_classes("BPKD", 0, 10.0), with_classes("BPKD", 2, 12.0), with_classes("none", 0, None)]
+    records.append(run("CWD", 0, 30.0))  # an older record, without classes
+    scores, deviation = class_scores(records, "trimap_w3"), pytest.approx(2**0.5)
+    assert list(scores) == ["none", "BPKD"]
+    assert scores["BPKD"] == {"sky": (51.0, deviation), "pole": (11.0, deviation)}
+    assert list(csv.reader(io.StringIO(class_table(scores)[1]))) == [
+        ["class", "student alone", "BPKD"],
+        ["sky", "50.00", "51.00 ± 1.41"],
+        ["pole", "", "11.00 ± 1.41"],
+        ["mean", "50.00", "31.00"],
+    ]
+    assert class_table({}) == ("", "")
+    parts = edge_and_body(records, 3)
+    assert parts["BPKD"] == {"edge": (21.0, deviation), "body": (71.0, deviation)}
+    assert list(parts) == ["none", "BPKD"]
+    assert trimap_curves(records)["BPKD"] == {3: 21.0}
 
 
 def test_summary_uses_the_sample_deviation() -> None:
@@ -178,7 +250,9 @@ def test_figures_are_written_and_not_blank(tmp_path: Path) -> None:
     }
     names = ("a", "b", "never seen")
     plots.panels([row], ["none", "CWD"], tmp_path / "panels.png", colors=COLORS, class_names=names, width=3)
-    for name in ("curves", "alone", "trimap", "panels"):
+    many = {f"class {i}": (10.0 + i, 2.0 if i % 2 else float("nan")) for i in range(15)}
+    bars({"none": many, "BPKD": {**many, "class 3": (float("nan"),) * 2}}, tmp_path / "bars.png", title="bars")
+    for name in ("curves", "alone", "trimap", "panels", "bars"):
         picture = cv2.imread(str(tmp_path / f"{name}.png"))
         assert min(picture.shape[:2]) > 200
         assert picture.std() > 10
