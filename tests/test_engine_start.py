@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 import torch
 
 from bpkd.convert import CheckpointError
-from bpkd.engine import DistillationTrainer, argument_parser, load_config, main
+from bpkd.engine import DistillationTrainer, argument_parser, load_config, main, run
 
 from .test_engine import TINY, largest_difference, losses, train, weights
 
@@ -95,3 +99,35 @@ def test_unknown_parts_list_the_known_ones(config: Path) -> None:
     for key, known in (("SEM_SEG_HEAD", "ISAHead"), ("BACKBONE", "build_hrnet_backbone")):
         with pytest.raises(ValueError, match=f"MODEL.{key}.NAME: expected one of .*{known}.*got 'Mine'.*__init__"):
             start(config, f"MODEL.{key}.NAME", "Mine")
+
+
+def _saves_on_sigterm(folder: Path) -> None:
+    def save(*_: object) -> None:
+        time.sleep(0.3)
+        (folder / "saved").write_text("")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, save)
+    (folder / "ready").write_text("")
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_reaches_every_process_and_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def launch(*_: object, **__: object) -> None:
+        child = multiprocessing.get_context("fork").Process(target=_saves_on_sigterm, args=(tmp_path,))
+        child.start()
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+        child.join()
+
+    monkeypatch.setattr("bpkd.engine.launch.launch", launch)
+    before = signal.getsignal(number)
+    args = argument_parser().parse_args(["--num-gpus", "2"])
+    with pytest.raises(KeyboardInterrupt):
+        run(args)
+    assert (tmp_path / "saved").exists()
+    assert signal.getsignal(number) is before

@@ -16,9 +16,9 @@ import pytest
 
 from bpkd.analysis import plots
 from bpkd.analysis.bars import bars
-from bpkd.analysis.classes import class_scores, class_table, edge_and_body, trimap_curves
+from bpkd.analysis.classes import class_rows, class_scores, edge_and_body, trimap_curves
 from bpkd.analysis.records import environment, read_records, write_records
-from bpkd.analysis.report import provenance, run_list, summarise, table, verdicts
+from bpkd.analysis.report import provenance, run_rows, summarise, table, verdicts
 
 REPO = Path(__file__).parents[1]
 COLORS = [(0, 0, 255), (0, 255, 0), (9, 9, 9)]
@@ -99,9 +99,10 @@ def test_provenance_names_every_machine_and_the_runs() -> None:
     assert "other, 3 cores, big" in text
     assert f"{one['hardware']['cores']} cores" in text
     assert text.endswith("Peak memory: tensors.")
-    rows = run_list([one, two]).splitlines()[2:]
-    assert rows[0].startswith(f"| none-seed0 | 0 | 10 | {one['commit']} | ")
-    assert rows[1].startswith("| BPKD-seed0 | 0 | 20 | ")
+    header, rows = run_rows([one, two])
+    assert header == ["run", "seed", "iterations", "commit", "machine"]
+    assert rows[0][:4] == ["none-seed0", "0", "10", one["commit"]]
+    assert rows[1][:3] == ["BPKD-seed0", "0", "20"]
 
 
 @pytest.mark.parametrize("file", sorted((REPO / "projects" / "BPKD" / "results").glob("*.json")), ids=lambda p: p.stem)
@@ -115,7 +116,9 @@ def test_older_records_still_make_tables(
     assert "nan" not in text
     records = read_records([file])
     assert class_scores(records, "trimap_w3").keys() <= {r["method"] for r in records}
-    assert class_table(class_scores(records, "IoU"))[0].count("\n") > 4
+    header, rows = class_rows(class_scores(records, "IoU"))
+    assert header[:2] == ["class", "student alone"]
+    assert len(rows) > 9
 
 
 def with_classes(method: str, seed: int, pole: float | None) -> dict[str, Any]:
@@ -131,13 +134,10 @@ def test_classes_and_edges_from_records() -> None:
     scores, deviation = class_scores(records, "trimap_w3"), pytest.approx(2**0.5)
     assert list(scores) == ["none", "BPKD"]
     assert scores["BPKD"] == {"sky": (51.0, deviation), "pole": (11.0, deviation)}
-    assert list(csv.reader(io.StringIO(class_table(scores)[1]))) == [
+    assert class_rows(scores) == (
         ["class", "student alone", "BPKD"],
-        ["sky", "50.00", "51.00 ± 1.41"],
-        ["pole", "", "11.00 ± 1.41"],
-        ["mean", "50.00", "31.00"],
-    ]
-    assert class_table({}) == ("", "")
+        [["sky", "50.00", "51.00 ± 1.41"], ["pole", "", "11.00 ± 1.41"], ["mean", "50.00", "31.00"]],
+    )
     parts = edge_and_body(records, 3)
     assert parts["BPKD"] == {"edge": (21.0, deviation), "body": (71.0, deviation)}
     assert list(parts) == ["none", "BPKD"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
-from bpkd.analysis.report import Record, csv_text, display_name, markdown, summarise
+from bpkd.analysis.report import Record, display_name, summarise
 
 Spread = tuple[float, float]
 """Mean and standard deviation over a method's runs; nan where there are too few."""
@@ -39,22 +39,21 @@ def _spread(values: Sequence[float | None]) -> Spread:
     return mean(there) if there else float("nan"), stdev(there) if len(there) > 1 else float("nan")
 
 
-def class_table(scores: Mapping[str, Mapping[str, Spread]]) -> tuple[str, str]:
-    """Makes a table with a class per row and a method per column, the mean over classes last.
+def class_rows(scores: Mapping[str, Mapping[str, Spread]]) -> tuple[list[str], list[list[str]]]:
+    """Makes the cells of a table with a class per row and a method per column, the mean over classes last.
 
     Args:
-        scores: of ``class_scores``.
+        scores: of ``class_scores``, not empty.
 
     Returns:
-        (Markdown, CSV); ("", "") where nothing was measured.
+        (header, rows).
     """
-    if not scores:
-        return "", ""
     header = ["class", *(display_name(m) for m in scores)]
     names = list(dict.fromkeys(name for of in scores.values() for name in of))
-    rows = [[name, *(_cell(of.get(name, (float("nan"),) * 2)) for of in scores.values())] for name in names]
+    nothing = (float("nan"), float("nan"))
+    rows = [[name, *(_cell(of.get(name, nothing)) for of in scores.values())] for name in names]
     rows.append(["mean", *(_cell(_spread([value for value, _ in of.values()])[:1]) for of in scores.values())])
-    return markdown(header, rows), csv_text(header, rows)
+    return header, rows
 
 
 def _cell(spread: Sequence[float]) -> str:

@@ -76,15 +76,15 @@ def columns(trimap_width: int) -> list[tuple[str, str, int]]:
     ]
 
 
-def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
-    """Makes the comparison table.
+def table_rows(records: Sequence[Record], *, trimap_width: int) -> tuple[list[str], list[list[str]]]:
+    """Makes the cells of the comparison table.
 
     Args:
         records: complete runs.
         trimap_width: half-width of the trimap column, one that was measured.
 
     Returns:
-        (Markdown, CSV). Scores are mean ± standard deviation over seeds where there are several.
+        (header, rows). Scores are mean ± standard deviation over seeds where there are several.
     """
     shape = [c for c in columns(trimap_width) if c[1] not in LATER or any(r.get(c[1]) for r in records)]
     rows = summarise(records, [metric for _, metric, _ in shape])
@@ -95,6 +95,12 @@ def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
         cells = [_cell(*_shown(metric, *row.values[metric]), digits) for _, metric, digits in shape]
         share = 100 * row.values["mIoU"][0] / teacher
         lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
+    return header, lines
+
+
+def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
+    """Returns the comparison table, see ``table_rows``, as (Markdown, CSV)."""
+    header, lines = table_rows(records, trimap_width=trimap_width)
     return markdown(header, lines), csv_text(header, lines)
 
 
@@ -207,8 +213,8 @@ def _memory(records: Sequence[Record]) -> str:
     return f" Peak memory: {'; '.join(kinds)}." if kinds else ""
 
 
-def run_list(records: Sequence[Record]) -> str:
-    """Returns the runs behind a report as a Markdown table: folder, seed, iterations, commit, machine."""
+def run_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """Returns (header, rows) of the runs behind a report: folder, seed, iterations, commit, machine."""
     rows = [
         [
             str(r.get("run") or f"{r['method']}-seed{r['seed']}"),
@@ -217,4 +223,4 @@ def run_list(records: Sequence[Record]) -> str:
         ]
         for r in records
     ]
-    return markdown(["run", "seed", "iterations", "commit", "machine"], rows)
+    return ["run", "seed", "iterations", "commit", "machine"], rows

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import multiprocessing
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -192,12 +195,43 @@ def cli(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Starts ``args.num_gpus`` processes on this machine (GPUs, or CPU processes with gloo) and runs ``main``."""
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    """Starts ``args.num_gpus`` processes on this machine (GPUs, or CPU processes with gloo) and runs ``main``.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped; its processes have saved it and ended.
+    """
+    with forwarded_stops() if args.num_gpus > 1 else contextlib.nullcontext():
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+
+
+@contextlib.contextmanager
+def forwarded_stops() -> Iterator[None]:
+    """Passes SIGINT and SIGTERM on to the child processes, which save the run, and waits for them.
+
+    Without it a SIGTERM would end the parent at once, and whoever started it would take the run for saved.
+
+    Raises:
+        KeyboardInterrupt: at the end, if a signal came.
+    """
+    received: list[int] = []
+
+    def forward(number: int, frame: Any) -> None:
+        received.append(number)
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if received:
+            raise KeyboardInterrupt(f"by signal {received[0]}")

@@ -13,6 +13,7 @@ import yaml
 
 from bpkd.analysis.report import markdown
 
+from .machine import divide
 from .matrix import Job, run_jobs
 
 KEYS = ("config", "opts", "trials")
@@ -81,13 +82,14 @@ def run_search(
     def job(trial: Trial, number: int, seed: int) -> Job:
         return trial.job(number, seed, config_file=config_file, opts=[*shared, *opts], output=output)
 
+    machine = divide(gpus=[], workers=workers)
     runs = {(m, i): [job(t, i, 0)] for m, listed in trials.items() for i, t in enumerate(listed)}
-    run_jobs([jobs[0] for jobs in runs.values()], say=say, workers=workers)
+    run_jobs([jobs[0] for jobs in runs.values()], say=say, machine=machine)
     for method, listed in trials.items():
         ranked = sorted(range(len(listed)), key=lambda i: -_score(runs[method, i][0]))
         for i in ranked[:finalists]:
             runs[method, i].append(job(listed[i], i, 1))
-    run_jobs([jobs[1] for jobs in runs.values() if len(jobs) > 1], say=say, workers=workers)
+    run_jobs([jobs[1] for jobs in runs.values() if len(jobs) > 1], say=say, machine=machine)
     return rows({(m, i): (trials[m][i], jobs) for (m, i), jobs in runs.items()})
 
 

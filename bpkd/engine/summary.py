@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,17 @@ from detectron2.data import MetadataCatalog
 
 from bpkd.analysis import plots
 from bpkd.analysis.bars import bars
-from bpkd.analysis.classes import class_scores, class_table, edge_and_body, trimap_curves
+from bpkd.analysis.classes import Spread, class_rows, class_scores, edge_and_body, trimap_curves
 from bpkd.analysis.records import write_records
-from bpkd.analysis.report import csv_text, run_list, table
+from bpkd.analysis.report import csv_text, markdown, run_rows, table
 from bpkd.analysis.significance import HEADER, paired_tests
 from bpkd.analysis.statement import report_text
 from bpkd.engine.compare import TEACHER
 from bpkd.engine.launch import load_config
 from bpkd.engine.matrix import Job
 from bpkd.engine.pictures import collect_pictures
+
+ClassScores = Mapping[str, Mapping[str, Spread]]
 
 
 def collect(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -85,29 +87,36 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
     body = report_text(records, trimap_width=trimap_width, margin=margin)
     (folder / "table.csv").write_text(table(records, trimap_width=trimap_width)[1])
     parts = [body]
-    for name, figure, title in (
-        ("classes_iou", "IoU", "IoU per class"),
-        ("classes_trimap", f"trimap_w{trimap_width}", f"Trimap IoU per class (w={trimap_width})"),
-    ):
-        text, values = class_table(class_scores(records, figure))
-        if text:
-            (folder / f"{name}.md").write_text(f"{title}\n\n{text}\n")
-            (folder / f"{name}.csv").write_text(values)
-            parts.append(f"{title}\n\n{text}")
+    for name, (title, scores) in class_figures(records, trimap_width).items():
+        header, rows = class_rows(scores)
+        (folder / f"{name}.csv").write_text(csv_text(header, rows))
+        parts.append(f"{title}\n\n{markdown(header, rows)}")
+        (folder / f"{name}.md").write_text(parts[-1] + "\n")
     tests = paired_tests(records, ("mIoU", f"trimap_w{trimap_width}"), margin=margin)
     (folder / "tests.csv").write_text(csv_text(HEADER, [t.row() for t in tests]))
-    (folder / "table.md").write_text("\n\n".join([*parts, f"Runs\n\n{run_list(records)}"]) + "\n")
+    (folder / "table.md").write_text("\n\n".join([*parts, f"Runs\n\n{markdown(*run_rows(records))}"]) + "\n")
     return body
+
+
+def class_figures(records: Sequence[dict[str, Any]], width: int) -> dict[str, tuple[str, ClassScores]]:
+    """Returns {file name: (title, scores per class)} of what the records measured per class.
+
+    Args:
+        records: complete runs.
+        width: half-width of the trimap band.
+    """
+    found = {
+        "classes_iou": ("IoU per class", class_scores(records, "IoU")),
+        "classes_trimap": (f"Trimap IoU per class (w={width})", class_scores(records, f"trimap_w{width}")),
+    }
+    return {name: (title, scores) for name, (title, scores) in found.items() if scores}
 
 
 def draw_figures(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int) -> None:
     """Draws what records alone tell: trimap curves, bars per class, edge against body."""
     plots.trimap_curves(trimap_curves(records), folder / "trimap.png")
-    trimap = class_scores(records, f"trimap_w{trimap_width}")
-    if trimap:
-        title = f"IoU per class within {trimap_width} px of an edge"
-        bars(trimap, folder / "classes_trimap.png", title=title)
-    bars(class_scores(records, "IoU"), folder / "classes_iou.png", title="IoU per class")
+    for name, (title, scores) in class_figures(records, trimap_width).items():
+        bars(scores, folder / f"{name}.png", title=title)
     parts = edge_and_body(records, trimap_width)
     if parts:
         title = f"within {trimap_width} px of an edge, and elsewhere"
