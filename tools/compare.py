@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         say(f"error: {error}")
         return 1
-    say(f"\nreport: {report}/table.md, {', '.join(sorted(p.name for p in report.iterdir() if p.name != 'table.md'))}")
+    say(f"\nreport: {report}/table.md, results.json; tables as CSV and figures as PNG beside them")
     return 0
 
 
