@@ -22,6 +22,7 @@ from bpkd.engine.resume import ConfigDifferenceError, RunsExistError, check_runs
 from .test_engine import TINY, losses
 
 ROOT = Path(__file__).parents[1]
+SECONDS = {"none": 0.2, "BPKD": 0.3}
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
@@ -61,6 +62,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(job.name)
         command = job.command(1)
         main(argument_parser().parse_args(command[3:]))
+        made = job.output / "run.json"
+        if job.method in SECONDS and made.exists():  # what four steps take is chance
+            made.write_text(json.dumps({**json.loads(made.read_text()), "seconds_per_iteration": SECONDS[job.method]}))
         return Finished()
 
     monkeypatch.setattr(Job, "start", start)
@@ -252,11 +256,8 @@ def test_the_whole_comparison(
         assert 50 < row["peak_memory_mb"] < 1e5
         assert row["peak_memory_of"] == "resident set of the largest process"
     by_run = {r["run"]: r for r in rows}
-    for seed in (0, 1):
-        alone, bpkd = by_run[f"none-seed{seed}"], by_run[f"BPKD-seed{seed}"]
-        assert by_run[extra[seed]]["iterations"] == equal_time_iterations(alone, bpkd)
-        assert alone["iterations"] == bpkd["iterations"] == 4
-    assert len(losses(out / extra[0])) == by_run[extra[0]]["iterations"]
+    assert [by_run[name]["iterations"] for name in (*runs, *extra)] == [4, 4, 4, 4, 6, 6]
+    assert len(losses(out / extra[0])) == 6
 
     table = list(csv.reader((report / "table.csv").open()))
     assert table[0][-2:] == ["peak memory MB", "share of teacher's mIoU"]
