@@ -1,21 +1,16 @@
 """Time our losses against other projects' own, on the same tensors: one process, interleaved, forward and backward.
 
-The peers' files are imported unchanged from clones beside each other in one folder (docs/benchmarks.md says which):
-`python tools/peer_losses.py --peer-root ../peers --threads 1 --rounds 41 --json peers.json`. A peer whose gradient is not
-ours times the known factor between the two normalisers is an error: its time would mean nothing.
+The peers' files are imported unchanged from clones in one folder (docs/benchmarks.md says which):
+`python tools/peer_losses.py --peer-root ../peers --threads 1 --json peers.json`. A peer whose gradient is not ours
+times the known factor between the two normalisers is an error: its time would mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.abc
-import importlib.machinery
 import json
 import statistics
-import subprocess
-import sys
-import types
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,89 +19,23 @@ from typing import Any
 from unittest import mock
 
 import torch
+from benchmark_distillers import CPU_TIME
 from benchmark_losses import make_labels
 from benchmark_networks import measure
+from peer_projects import load, sources
 from torch import Tensor
 
 from bpkd.analysis.records import environment
 from bpkd.distillers.discriminator import Adversary
 from bpkd.functional import channel_kd, intra_class_variation, pairwise_affinity, pixel_kd
 
-# Folder in --peer-root -> owner on GitHub, licence, folder inside the repository. Only projects with a free licence.
-PEERS = {
-    "structure_knowledge_distillation": ("irfanICMLL", "BSD-2-Clause", "."),
-    "IFVD": ("YukangWang", "BSD-2-Clause", "."),
-    "TorchDistiller": ("irfanICMLL", "BSD-2-Clause", "SemSeg-distill"),
-    "mmrazor": ("open-mmlab", "Apache-2.0", "."),
-    "mmsegmentation-distiller": ("pppppM", "Apache-2.0", "."),
-    "torchdistill": ("yoshitomo-matsubara", "MIT", "."),
-}
-# Imported by the peers' files, not used by their losses: each becomes a module of names.
-UNUSED = ("scipy", "tensorboardX", "mmcv", "mmrazor")
 CHANNELS, STRIDE = (128, 512), 8  # of the student's and the teacher's features; label size over map size
 ADV_WEIGHT = 0.1
+OURS = "ours"
 Step = Callable[[], None]
+# Peer -> factor of its gradient over ours (None: both draw random numbers), and the step.
+Others = dict[str, tuple[float | None, Step]]
 Row = dict[str, Any]
-
-
-class _Name:
-    """Anything that a stand-in holds: has every attribute, and as a decorator returns the class."""
-
-    def __getattr__(self, name: str) -> _Name:
-        return _Name()
-
-    def __call__(self, *args: object, **_: object) -> object:
-        return args[0] if len(args) == 1 and isinstance(args[0], type) else _Name()
-
-
-class _StandIn(types.ModuleType):
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str) -> _Name:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Name()
-
-
-class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers the import of the packages in `UNUSED`."""
-
-    def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self) if name.split(".")[0] in UNUSED else None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _StandIn(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Has nothing to run."""
-
-
-def load(root: Path, peer: str, file: str) -> Any:
-    """Imports one file of a peer, unchanged, without its packages' own ``__init__``.
-
-    Raises:
-        FileNotFoundError: it is not below ``root``; the message says where to get it.
-    """
-    owner, _, inside = PEERS[peer]
-    base = root / peer / inside
-    if not (base / file).is_file():
-        raise FileNotFoundError(
-            f"{base / file}: expected a clone of {peer}; git clone https://github.com/{owner}/{peer} {root / peer}"
-        )
-    *folders, name = ("peer_" + peer.replace("-", "_"), *Path(file).with_suffix("").parts)
-    for depth in range(1, len(folders) + 1):
-        package = types.ModuleType(".".join(folders[:depth]))
-        package.__path__ = [str(base.joinpath(*folders[1:depth]))]
-        sys.modules.setdefault(package.__name__, package)
-    before = set(sys.modules)
-    with mock.patch.object(sys, "meta_path", [_StandIns(), *sys.meta_path]), mock.patch.object(
-        sys, "path", [str(base), *sys.path]
-    ):
-        module = importlib.import_module(".".join([*folders, name]))
-    for key in set(sys.modules) - before:  # two peers have a package `utils`
-        if key.split(".")[0] in (*UNUSED, "utils"):
-            del sys.modules[key]
-    return module
 
 
 @dataclass(frozen=True)
@@ -151,53 +80,59 @@ def ours(x: Inputs) -> dict[str, tuple[Tensor, Step]]:
     }
 
 
-def theirs(root: Path, x: Inputs) -> dict[str, dict[str, tuple[float | None, Step]]]:
-    """Term -> peer -> factor of its gradient over ours (None: it draws random numbers), and the step."""
+def pixel_peers(root: Path, x: Inputs) -> Others:
+    """Divergence over the classes: sums and means of several kinds."""
     n, k, h, w = x.student.shape
-    logits, maps = (x.student, x.teacher), (x.student_map, x.teacher_map)
-    skds, ifvd, cwd = (
-        load(root, peer, "utils/criterion.py")
-        for peer in ("structure_knowledge_distillation", "IFVD", "TorchDistiller")
-    )
-    razor_kl = load(root, "mmrazor", "mmrazor/models/losses/kl_divergence.py").KLDivergence()
-    razor_cwd = load(root, "mmrazor", "mmrazor/models/losses/cwd.py").ChannelWiseDivergence()
-    other_cwd = load(root, "mmsegmentation-distiller", "mmseg/distillation/losses/cwd.py")
+    logits = (x.student, x.teacher)
+    skds = load(root, "structure_knowledge_distillation", "utils/criterion.py").CriterionPixelWise()
+    ifvd = load(root, "IFVD", "utils/criterion.py").CriterionKD()
+    mmrazor = load(root, "mmrazor", "mmrazor/models/losses/kl_divergence.py").KLDivergence()
     mid_level = load(root, "torchdistill", "torchdistill/losses/mid_level.py")
     torchdistill = mid_level.KDLoss("logits", "output", "logits", "output", temperature=1.0, alpha=0.0)
-    pixelwise, kd, ifv = skds.CriterionPixelWise(), ifvd.CriterionKD(), ifvd.CriterionIFV(k)
-    pairwise = skds.CriterionPairWiseforWholeFeatAfterPool(0.5, 0)
-    channelwise = cwd.CriterionCWD("channel", "kl", 1.0)
-    plain_cwd = other_cwd.ChannelWiseDivergence(k, k, "logits")
     wrapped = [{"logits": {"output": z}} for z in logits]
-    on_logits: dict[str, dict[str, tuple[float, Callable[[], Tensor]]]] = {
-        "pixel": {
-            "structure_knowledge_distillation": (n, lambda: pixelwise(*[[z] for z in logits])),
-            "IFVD": (1 / k, lambda: kd(*[[z] for z in logits])),
-            "mmrazor": (h * w, lambda: razor_kl(*logits)),
-            "torchdistill": (h * w, lambda: torchdistill(*wrapped)),
-        },
-        "channel": {
-            "TorchDistiller": (1, lambda: channelwise(*logits)),
-            "mmrazor": (1, lambda: razor_cwd(*logits)),
-            "mmsegmentation-distiller": (1, lambda: plain_cwd(*logits)),
-        },
-    }
-    found: dict[str, dict[str, tuple[float | None, Step]]] = {
-        term: {peer: (factor, _step(x.student, call)) for peer, (factor, call) in calls.items()}
-        for term, calls in on_logits.items()
-    }
-    pair_step = _step(x.student_map, lambda: pairwise(*[[m] for m in maps]))
-    ifv_step = _step(x.student_map, lambda: ifv(*[[None, None, m] for m in maps], x.labels))
     return {
-        **found,
-        "pair-wise": {"structure_knowledge_distillation": (1, pair_step)},
-        "intra-class": {"IFVD": (1, ifv_step)},
-        "adversary": {"structure_knowledge_distillation": (None, _their_critic_step(root, skds, x))},
+        "structure_knowledge_distillation": (n, _step(x.student, lambda: skds(*[[z] for z in logits]))),
+        "IFVD": (1 / k, _step(x.student, lambda: ifvd(*[[z] for z in logits]))),
+        "mmrazor": (h * w, _step(x.student, lambda: mmrazor(*logits))),
+        "torchdistill": (h * w, _step(x.student, lambda: torchdistill(*wrapped))),
     }
 
 
-def _their_critic_step(root: Path, criteria: Any, x: Inputs) -> Step:
+def channel_peers(root: Path, x: Inputs) -> Others:
+    """Divergence over the positions of a channel."""
+    k = x.student.shape[1]
+    criteria = load(root, "TorchDistiller", "utils/criterion.py")
+    mmrazor = load(root, "mmrazor", "mmrazor/models/losses/cwd.py")
+    other = load(root, "mmsegmentation-distiller", "mmseg/distillation/losses/cwd.py")
+    modules = {
+        "TorchDistiller": criteria.CriterionCWD("channel", "kl", 1.0),
+        "mmrazor": mmrazor.ChannelWiseDivergence(),
+        "mmsegmentation-distiller": other.ChannelWiseDivergence(k, k, "logits"),
+    }
+    return {
+        peer: (1, _step(x.student, lambda module=module: module(x.student, x.teacher)))
+        for peer, module in modules.items()
+    }
+
+
+def pair_peers(root: Path, x: Inputs) -> Others:
+    """Similarities between patches."""
+    criteria = load(root, "structure_knowledge_distillation", "utils/criterion.py")
+    pairwise = criteria.CriterionPairWiseforWholeFeatAfterPool(0.5, 0)
+    step = _step(x.student_map, lambda: pairwise([x.student_map], [x.teacher_map]))
+    return {"structure_knowledge_distillation": (1, step)}
+
+
+def intra_class_peers(root: Path, x: Inputs) -> Others:
+    """Similarities to the class's centre."""
+    intra = load(root, "IFVD", "utils/criterion.py").CriterionIFV(x.student.shape[1])
+    outputs = [[None, None, m] for m in (x.student_map, x.teacher_map)]
+    return {"IFVD": (1, _step(x.student_map, lambda: intra(*outputs, x.labels)))}
+
+
+def adversary_peers(root: Path, x: Inputs) -> Others:
     """The authors' two backward passes, student's term and critic's, without the optimizers."""
+    criteria = load(root, "structure_knowledge_distillation", "utils/criterion.py")
     models = load(root, "structure_knowledge_distillation", "networks/sagan_models.py")
     critic = models.Discriminator(1, x.student.shape[1], len(x.student), 65, 64).to(x.student.device)
     for_student, for_critic = criteria.CriterionAdvForG("wgan-gp"), criteria.CriterionAdv("wgan-gp")
@@ -212,7 +147,16 @@ def _their_critic_step(root: Path, criteria: Any, x: Inputs) -> Step:
         loss = ADV_WEIGHT * for_critic(fake, real) + ADV_WEIGHT * penalty([x.student], [x.teacher])
         loss.backward()
 
-    return step
+    return {"structure_knowledge_distillation": (None, step)}
+
+
+THEIRS: dict[str, Callable[[Path, Inputs], Others]] = {
+    "pixel": pixel_peers,
+    "channel": channel_peers,
+    "pair-wise": pair_peers,
+    "intra-class": intra_class_peers,
+    "adversary": adversary_peers,
+}
 
 
 def _step(leaf: Tensor, loss: Callable[[], Tensor]) -> Step:
@@ -230,52 +174,50 @@ def gradient_of(leaf: Tensor, step: Step) -> Tensor:
     return leaf.grad.clone()
 
 
-def benchmark(root: Path, shape: Sequence[int], args: argparse.Namespace) -> list[Row]:
-    """All rows of one shape.
+def check_gradients(term: str, own: tuple[Tensor, Step], others: Others) -> Row:
+    """Each peer's relative distance to our gradient times the factor; None where both draw random numbers.
 
     Raises:
-        RuntimeError: a gradient is not ours times the factor.
+        RuntimeError: it is above 1e-3 (float32; the pair-wise term subtracts near-equal numbers).
     """
+    want, apart = gradient_of(*own), {}
+    for peer, (factor, call) in others.items():
+        got = gradient_of(own[0], call)
+        apart[peer] = None if factor is None else float((got / factor - want).norm() / want.norm())
+        if factor is not None and not apart[peer] <= 1e-3:
+            raise RuntimeError(f"{term}, {peer}: expected our gradient x {factor:g}, differs by {apart[peer]:.1e}.")
+    return apart
+
+
+def benchmark(shape: Sequence[int], args: argparse.Namespace) -> list[Row]:
+    """All rows of one shape."""
     x = Inputs.draw(shape, args.device)
-    own, others = ours(x), theirs(root, x)
+    own = ours(x)
+    clock = time.process_time if args.cpu_time else time.perf_counter
     rows = []
     for term in args.terms:
-        leaf, step = own[term]
-        want, apart = gradient_of(leaf, step), {}
-        for peer, (factor, call) in others[term].items():
-            got = gradient_of(leaf, call)
-            apart[peer] = None if factor is None else float((got / factor - want).norm() / want.norm())
-            if apart[peer] is not None and not apart[peer] <= 1e-3:
-                raise RuntimeError(f"{term}, {peer}: expected our gradient times {factor:g}, differs by {apart[peer]:.1e}.")
-        calls = {"ours": step, **{peer: call for peer, (_, call) in others[term].items()}}
-        times = measure(calls, args.rounds, torch.device(args.device).type == "cuda")
-        rows += summarise(times, {"term": term, "shape": list(shape)}, apart)
+        others = THEIRS[term](args.peer_root, x)
+        apart = check_gradients(term, own[term], others)
+        calls = {OURS: own[term][1], **{peer: call for peer, (_, call) in others.items()}}
+        times = measure(calls, args.rounds, torch.device(args.device).type == "cuda", clock=clock)
+        for row in summarise(times):
+            rows.append({"term": term, "shape": list(shape), **row, "gradient_apart": apart[row["peer"]]})
     return rows
 
 
-def summarise(times: dict[str, list[Any]], common: Row, apart: dict[str, float | None]) -> list[Row]:
+def summarise(times: dict[str, list[Any]]) -> list[Row]:
     """One row per peer: both medians, and median and quartiles of the rounds' own ratios ours / theirs."""
-    mine = [t for t, _ in times["ours"]]
+    mine = [t for t, _ in times[OURS]]
     rows = []
-    for peer in times.keys() - {"ours"} if not apart else apart:
-        other = [t for t, _ in times[peer]]
-        low, ratio, high = statistics.quantiles(
-            [a / b for a, b in zip(mine, other, strict=True)], n=4, method="inclusive"
-        )
+    for peer, results in times.items():
+        if peer == OURS:
+            continue
+        other = [t for t, _ in results]
+        ratios = [a / b for a, b in zip(mine, other, strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
         medians = {"ours_median_ms": statistics.median(mine), "peer_median_ms": statistics.median(other)}
-        spread = {"ratio": ratio, "ratio_quartiles": [low, high], "rounds": len(mine)}
-        rows.append({**common, "peer": peer, **medians, **spread, "gradient_apart": apart[peer]})
+        rows.append({"peer": peer, **medians, "ratio": ratio, "ratio_quartiles": [low, high], "rounds": len(mine)})
     return rows
-
-
-def sources(root: Path) -> dict[str, dict[str, str]]:
-    """Address, licence and the clone's commit of every peer."""
-    found = {}
-    for peer, (owner, licence, _) in PEERS.items():
-        git = ["git", "-C", str(root / peer), "rev-parse", "HEAD"]
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
-        found[peer] = {"url": f"https://github.com/{owner}/{peer}", "licence": licence, "commit": commit}
-    return found
 
 
 def table(rows: list[Row]) -> str:
@@ -289,18 +231,16 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-TERMS = ("pixel", "channel", "pair-wise", "intra-class", "adversary")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-root", type=Path, required=True, help="folder of the clones")
     parser.add_argument("--shapes", nargs="+", default=["4,19,64,64", "4,150,64,64", "2,19,128,128"], metavar="N,K,H,W")
-    parser.add_argument("--terms", nargs="+", default=list(TERMS), choices=TERMS)
+    parser.add_argument("--terms", nargs="+", default=list(THEIRS), choices=list(THEIRS))
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's choice")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cpu-time", action="store_true", help=CPU_TIME)
     parser.add_argument("--json", type=Path, help="also write environment, setting and rows to this file")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads or torch.get_num_threads())
@@ -311,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings(), stay if torch.device(args.device).type == "cpu" else warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the peers' old calls
         for shape in shapes:
-            record["rows"] += benchmark(args.peer_root, shape, args)
+            record["rows"] += benchmark(shape, args)
             if args.json:
                 args.json.write_text(json.dumps(record, indent=1) + "\n")
     print(table(record["rows"]))

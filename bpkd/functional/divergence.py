@@ -47,7 +47,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float
     """
     if temperature != 1:  # a division by 1 would copy both maps, and the gradient
         student, teacher = student / temperature, teacher / temperature
-    value: Tensor = _Divergence.apply(student, teacher, dim)  # type: ignore[no-untyped-call]
+    value: Tensor = _Divergence.apply(student, teacher, dim)
     return value
 
 

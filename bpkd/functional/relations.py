@@ -66,8 +66,8 @@ def _patch_maxima(x: Tensor, kernel: tuple[int, int]) -> Tensor:
     if x.requires_grad or min(kernel) < 8:
         return F.max_pool2d(x, kernel, kernel, ceil_mode=True)
     # The same numbers, vectorised: large patches, and nobody asks where the maxima are.
-    rows = torch.cat([part.amax(2, keepdim=True) for part in x.split(kernel[0], 2)], 2)
-    return torch.cat([part.amax(3, keepdim=True) for part in rows.split(kernel[1], 3)], 3)
+    rows = torch.cat([part.amax(2, keepdim=True) for part in torch.split(x, kernel[0], 2)], 2)
+    return torch.cat([part.amax(3, keepdim=True) for part in torch.split(rows, kernel[1], 3)], 3)
 
 
 def intra_class_variation(
