@@ -15,9 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
 
 from bpkd.distillers import IFVD, SKDS
-from bpkd.distillers.discriminator import Adversary, Discriminator, enlarge
+from bpkd.distillers.discriminator import Adversary, Discriminator, enlarge, spectral_conv
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.hooks import SilentTermError, SilentTermGuard
 from bpkd.engine.optim import JointOptimizer, own_optimizer, parameter_groups, poly_schedule
@@ -104,6 +105,25 @@ def test_the_critic_has_the_papers_size_and_an_identity_for_attention() -> None:
     assert sum(p.numel() for p in Discriminator(19).parameters()) == 3_191_721
     critic, x = Discriminator(K), torch.randn(1, 256, 4, 4)
     assert torch.equal(critic.attn1(x), x)
+
+
+def test_spectral_norm_is_torchs() -> None:
+    """Weights, singular vectors, gradients and the gradient's own gradient after several calls; the same draws."""
+    found = []
+    for build in (spectral_conv, lambda a, b: torch_spectral_norm(nn.Conv2d(a, b, 4, 2, 1))):
+        torch.manual_seed(0)
+        conv = build(6, 9)
+        x = torch.randn(2, 6, 8, 8, requires_grad=True)
+        outputs = [conv(x) for _ in range(3)]
+        (slope,) = torch.autograd.grad(sum(y.square().sum() for y in outputs), x, create_graph=True)
+        slope.square().sum().backward()
+        norm = conv.parametrizations.weight
+        found.append([*outputs, slope, norm.original.grad, norm[0]._u, norm[0]._v, conv.bias.grad])
+        assert list(conv.state_dict()) == [
+            "bias", "parametrizations.weight.original", "parametrizations.weight.0._u", "parametrizations.weight.0._v",
+        ]  # fmt: skip
+    for ours, theirs in zip(*found, strict=True):
+        assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
 
 
 # Sizes, numbers, options

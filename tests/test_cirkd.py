@@ -191,8 +191,8 @@ def test_pooling_stays_below_max_nodes(size: tuple[int, int], max_nodes: int, po
 def test_no_larger_map_than_max_nodes_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     import bpkd.functional.cross_image as module
 
-    shapes, original = [], module.kl_divergence
-    monkeypatch.setattr(module, "kl_divergence", lambda s, t, dim: shapes.append(s.shape) or original(s, t, dim))
+    shapes, original = [], module._divergence_along
+    monkeypatch.setattr(module, "_divergence_along", lambda s, t, dim: shapes.append(s.shape) or original(s, t, dim))
     student, teacher, target = outputs(2, (40, 30))
     terms = CIRKD(**SMALL, max_nodes=300)(student, teacher, target)
     valid = int((nearest_labels(target, (40, 30)) != 255).sum())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, gradient_norm, pixel_kd
+from bpkd.functional.divergence import kl_divergence
 from tests.conftest import TOLERANCE
 from tests.oracle import literal_boundary_kd
 
@@ -131,6 +132,21 @@ def test_half_precision_inputs(dtype: torch.dtype) -> None:
     for a, b in zip(got, want, strict=True):
         assert a.dtype == torch.float32
         assert float(a) == pytest.approx(float(b), rel=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_the_divergences_written_out_gradient_is_autograds(dim: int, temperature: float) -> None:
+    student, teacher = (x.flatten(2).detach() for x in random_pair((2, 5, 3, 4), torch.float64))
+    student.requires_grad_()
+    log_p, log_q = ((x / temperature).log_softmax(dim) for x in (teacher, student))
+    literal = (log_p.exp() * (log_p - log_q)).sum(dim)
+    got = kl_divergence(student, teacher, dim, temperature)
+    assert torch.allclose(got, literal, rtol=1e-12)
+    upstream = torch.linspace(-1, 2, got.numel(), dtype=torch.float64).view_as(got)
+    gradients = [torch.autograd.grad(x, student, upstream)[0] for x in (got, literal)]
+    assert torch.allclose(*gradients, rtol=1e-10, atol=1e-14)
+    assert torch.autograd.gradgradcheck(lambda x: kl_divergence(x, teacher, dim, temperature), student)
 
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])

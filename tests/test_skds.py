@@ -9,6 +9,7 @@ from torch import Tensor
 from bpkd.distillers import SKDS
 from bpkd.distillers.skds import PRESETS
 from bpkd.functional import gradient_norm, pairwise_affinity, pixel_kd
+from bpkd.functional.relations import _patch_maxima
 from bpkd.structures import SegOutput
 from tests.conftest import TOLERANCE
 from tests.golden_distillers import entry, golden, gradient, names
@@ -65,6 +66,13 @@ def test_equals_a_plain_loop_at_any_size(size: tuple[int, int], options: dict) -
     assert float(value.detach()) == pytest.approx(total / count, rel=1e-4, abs=1e-10)
     value.backward()
     assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (64, 19), (8, 40)])
+def test_patches_without_gradient_have_the_same_maxima(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    for kernel in ((8, 8), (8, size[1] // 2), size):
+        assert torch.equal(_patch_maxima(x, kernel), _patch_maxima(x.clone().requires_grad_(), kernel))
 
 
 def test_detached_norm_changes_the_gradient_alone() -> None:

@@ -84,28 +84,36 @@ def check_agreement(found: dict[str, Contender], name: str) -> dict[str, float]:
     return apart
 
 
-def timed(call: Callable[[], object], cuda: bool) -> tuple[float, float | None]:
+def timed(
+    call: Callable[[], object], cuda: bool, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float | None]:
     """Milliseconds of one call and, on a GPU, the MiB that it needed at most beyond what was there before."""
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if cuda else 0
-    start = time.perf_counter()
+    start = clock()
     call()
     if cuda:
         torch.cuda.synchronize()
-    spent = 1e3 * (time.perf_counter() - start)
+    spent = 1e3 * (clock() - start)
     return spent, (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else None
 
 
-def measure(calls: dict[Any, Callable[[], object]], rounds: int, cuda: bool = False) -> dict[Any, list[Any]]:
+def measure(
+    calls: dict[Any, Callable[[], object]],
+    rounds: int,
+    cuda: bool = False,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Any, list[Any]]:
     """What `timed` says of every call in every round, after one round that is thrown away."""
     found: dict[Any, list[Any]] = {key: [] for key in calls}
     keys = list(calls)
     for index in range(-1, rounds):
         turn = index % len(keys)
         for key in (keys[turn:] + keys[:turn])[:: -1 if index % 2 else 1]:  # nobody always follows the same one
-            result = timed(calls[key], cuda)
+            result = timed(calls[key], cuda, clock)
             if index >= 0:
                 found[key].append(result)
     return found

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrize import register_parametrization
 
 from bpkd.functional import critic_loss, generator_loss, gradient_penalty
 from bpkd.functional.adversarial import ADVERSARIAL_LOSSES
@@ -16,6 +16,48 @@ from bpkd.functional.adversarial import ADVERSARIAL_LOSSES
 CRITIC_INPUTS = ("batchnorm", "tanh")
 # Four halvings and a 4 x 4 convolution without padding: nothing is left of less.
 SMALLEST_SIDE = 64
+
+
+class SpectralNorm(nn.Module):
+    """A weight over its largest singular value, estimated by one power iteration in each training forward.
+
+    Values, buffers and random draws are those of `torch.nn.utils.parametrizations.spectral_norm`. That divides by
+    the value, here its reciprocal is multiplied: two passes over the weight fewer in each backward, of which a step
+    has many.
+    """
+
+    _u: Tensor
+    _v: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        """Starts with the singular vectors of 15 power iterations."""
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        for name, size in zip(("_u", "_v"), matrix.shape, strict=True):
+            self.register_buffer(name, F.normalize(matrix.new_empty(size).normal_(), dim=0, eps=1e-12))
+        self._iterate(matrix, 15)
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor, times: int = 1) -> None:
+        for _ in range(times):
+            self._u.copy_(F.normalize(matrix @ self._v, dim=0, eps=1e-12))
+            self._v.copy_(F.normalize(matrix.T @ self._u, dim=0, eps=1e-12))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Maps a weight to one of the same shape and spectral norm 1."""
+        matrix = weight.flatten(1)
+        if self.training:
+            self._iterate(matrix)
+        # Copies: the next forward changes the vectors that this one's backward needs.
+        sigma = torch.dot(self._u.clone(), torch.mv(matrix, self._v.clone()))
+        return weight * sigma.reciprocal()
+
+
+def spectral_conv(channels: int, out_channels: int) -> nn.Conv2d:
+    """Returns a 4 x 4 convolution of stride 2 whose weight has spectral norm 1."""
+    conv = nn.Conv2d(channels, out_channels, 4, 2, 1)
+    register_parametrization(conv, "weight", SpectralNorm(conv.weight))
+    return conv
 
 
 class SelfAttention(nn.Module):
@@ -61,11 +103,11 @@ class Discriminator(nn.Module):
         if channels < 1:
             raise ValueError(f"num_classes: the critic expects at least 1, got {channels}. Give num_classes.")
         self.bn: nn.Module = nn.BatchNorm2d(channels) if critic_input == "batchnorm" else nn.Tanh()
-        self.l1 = spectral_norm(nn.Conv2d(channels, 64, 4, 2, 1))
-        self.l2 = spectral_norm(nn.Conv2d(64, 128, 4, 2, 1))
-        self.l3 = spectral_norm(nn.Conv2d(128, 256, 4, 2, 1))
+        self.l1 = spectral_conv(channels, 64)
+        self.l2 = spectral_conv(64, 128)
+        self.l3 = spectral_conv(128, 256)
         self.attn1 = SelfAttention(256)
-        self.l4 = spectral_norm(nn.Conv2d(256, 512, 4, 2, 1))
+        self.l4 = spectral_conv(256, 512)
         self.attn2 = SelfAttention(512)
         self.last = nn.Conv2d(512, 1, 4)
 

@@ -66,20 +66,24 @@ def boundary_kd(
         mask = edge_mask.to(student.device, torch.float32)
         alpha = _class_weights(class_weight, student)
         on_edge, on_body = _filters(mask, pre_mask)
-        scaled = (student * on_edge / temperature, teacher * on_edge / temperature)
-        per_position = kl_divergence(*scaled, 1) if student.numel() else student.sum(1)
+        filtered = (_filtered(student, on_edge), _filtered(teacher, on_edge))
+        per_position = kl_divergence(*filtered, 1, temperature) if student.numel() else student.sum(1)
         edge = _edge_sum(per_position, mask, alpha, normalizer) * temperature**2
-        body = channel_kd(student * on_body, teacher * on_body, temperature)
+        body = channel_kd(_filtered(student, on_body), _filtered(teacher, on_body), temperature)
     return edge, body
 
 
-def _filters(mask: Tensor, pre_mask: str) -> tuple[Tensor, Tensor]:
+def _filters(mask: Tensor, pre_mask: str) -> tuple[Tensor | None, Tensor | None]:
+    """Factors of the logits in the edge and in the body term; None: left as they are."""
     if pre_mask == "soft":
         return mask, 1 - mask
     if pre_mask == "hard":
         return (mask > 0).float(), (mask == 0).float()
-    one = torch.ones((), device=mask.device)
-    return one, one
+    return None, None
+
+
+def _filtered(logits: Tensor, factor: Tensor | None) -> Tensor:
+    return logits if factor is None else logits * factor
 
 
 def _class_weights(class_weight: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:

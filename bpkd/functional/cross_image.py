@@ -1,17 +1,17 @@
 """Relations between pixels of different images: student and teacher see the same similarities (CIRKD).
 
-N images, A = h w positions, D channels, V rows, M anchors. Each similarity map is recomputed in the backward pass, so
-that one is alive at a time, however many images there are.
+N images, A = h w positions, D channels, V rows, M anchors. The gradient is found together with the value, while a
+similarity map is at hand: each map is made once and then dropped, however many images there are.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-
-from .divergence import kl_divergence
+from torch.autograd.function import once_differentiable
 
 
 def pool_nodes(features: Tensor, max_nodes: int) -> Tensor:
@@ -70,16 +70,11 @@ def cross_image_kd(
         s, t = (_unit_nodes(x, max_nodes) for x in (student, teacher.detach()))
         if not s.numel():
             return s.sum() * 0.0
-        s_rows, t_rows = s.unbind(0), t.unbind(0)
-        s_columns, t_columns = s_rows, t_rows
+        far = tuple(s.new_empty(0, *x.shape[1:]) for x in (s, t))
         if remote is not None:
-            far_s, far_t = (_unit_nodes(x.detach(), max_nodes).unbind(0) for x in remote)
-            s_columns, t_columns = s_rows + far_s, t_rows + far_t
-        total = s.new_zeros(())
-        for s_i, t_i in zip(s_rows, t_rows, strict=True):
-            for s_j, t_j in zip(s_columns, t_columns, strict=True):
-                total = total + _similarity_kl(s_i, s_j, t_i, t_j, temperature) / len(s_i)
-        return total / (len(s_rows) * len(s_columns))
+            far = tuple(_unit_nodes(x.detach(), max_nodes) for x in remote)
+        value: Tensor = _CrossImage.apply(s, t, *far, temperature)
+        return value
 
 
 def anchor_kd(
@@ -117,11 +112,8 @@ def anchor_kd(
         )
     with torch.autocast(student.device.type, enabled=False):
         s, t = F.normalize(student.float(), dim=1), F.normalize(teacher.detach().float(), dim=1)
-        total = s.sum() * 0.0
-        fixed = anchors.detach().float()
-        for s_rows, t_rows in zip(torch.split(s, rows_at_once), torch.split(t, rows_at_once), strict=True):
-            total = total + _similarity_kl(s_rows, fixed, t_rows, fixed, temperature * kd_temperature)
-        return total / max(len(s), 1) * kd_temperature**2
+        value: Tensor = _Anchors.apply(s, t, anchors.detach().float(), temperature * kd_temperature, rows_at_once)
+        return value * kd_temperature**2
 
 
 def _unit_nodes(features: Tensor, max_nodes: int) -> Tensor:
@@ -129,12 +121,80 @@ def _unit_nodes(features: Tensor, max_nodes: int) -> Tensor:
     return F.normalize(pool_nodes(features.float(), max_nodes), dim=1).flatten(2).transpose(1, 2)
 
 
-def _similarity_kl(s_rows: Tensor, s_columns: Tensor, t_rows: Tensor, t_columns: Tensor, temperature: float) -> Tensor:
-    """Sum over rows of the KL between both sides' similarity rows; the maps are recomputed in the backward pass."""
+class _CrossImage(torch.autograd.Function):
+    """Mean over pairs and rows, of unit rows [N, A, D] and of other processes' [F, A, D]."""
 
-    def compute(s_rows: Tensor, s_columns: Tensor) -> Tensor:
-        student, teacher = s_rows @ s_columns.T, t_rows @ t_columns.T
-        return kl_divergence(student / temperature, teacher / temperature, 1).sum()
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, far_student: Tensor, far_teacher: Tensor, temperature: float
+    ) -> Tensor:
+        n = len(student)
+        s_columns, t_columns = (*student.unbind(), *far_student.unbind()), (*teacher.unbind(), *far_teacher.unbind())
+        total, slope = student.new_zeros(()), torch.zeros_like(student)
+        for i in range(n):
+            for j in range(i, len(s_columns)):
+                maps = student[i] @ s_columns[j].T, teacher[i] @ t_columns[j].T
+                # The transpose is the map of (j, i): its rows are these columns.
+                value, map_slope = _rows_divergence(*maps, temperature, both=i < j < n)
+                total += value
+                slope[i].addmm_(map_slope, s_columns[j])
+                if j < n:
+                    slope[j].addmm_(map_slope.T, student[i])
+        count = student.shape[1] * n * len(s_columns)
+        ctx.save_for_backward(slope.div_(count))
+        return total.div_(count)
 
-    value: Tensor = checkpoint(compute, s_rows, s_columns, use_reentrant=False, preserve_rng_state=False)
-    return value
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None, None, None
+
+
+class _Anchors(torch.autograd.Function):
+    """Mean over rows, of unit rows [V, D] against fixed anchors [M, D]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, anchors: Tensor, temperature: float, rows_at_once: int
+    ) -> Tensor:
+        total, slope, count = student.new_zeros(()), torch.zeros_like(student), max(len(student), 1)
+        for start in range(0, len(student), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            value, map_slope = _rows_divergence(student[rows] @ anchors.T, teacher[rows] @ anchors.T, temperature)
+            total += value
+            torch.mm(map_slope, anchors, out=slope[rows])
+        ctx.save_for_backward(slope.div_(count))
+        return total.div_(count)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None, None, None
+
+
+def _rows_divergence(
+    student: Tensor, teacher: Tensor, temperature: float, *, both: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Sum over rows of KL(softmax(teacher / T) || softmax(student / T)), and its gradient by ``student``.
+
+    Overwrites both maps.
+
+    Args:
+        student: [rows, columns] similarities.
+        teacher: [rows, columns].
+        temperature: T.
+        both: add the sum over columns of the same divergence along these.
+    """
+    student, teacher = student.div_(temperature), teacher.div_(temperature)
+    total, slope = _divergence_along(student, teacher, 1)
+    if both:
+        more, other_slope = _divergence_along(student, teacher, 0)
+        total, slope = total + more, slope.add_(other_slope)
+    return total, slope.div_(temperature)
+
+
+def _divergence_along(student: Tensor, teacher: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    log_q, log_p = F.log_softmax(student, dim), F.log_softmax(teacher, dim)
+    p = log_p.exp()
+    total = log_p.sub_(log_q).mul_(p).sum()
+    return total, log_q.exp_().sub_(p)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,11 +23,32 @@ def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return student.float(), teacher.detach().float()
 
 
-def kl_divergence(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)), summed over ``dim``; finite for any finite logits."""
-    log_q = F.log_softmax(student, dim)
-    log_p = F.log_softmax(teacher, dim)
-    return (log_p.exp() * (log_p - log_q)).sum(dim)
+class _Divergence(torch.autograd.Function):
+    """The divergence with its gradient written out, p_student - p_teacher: half the passes that autograd takes."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+        log_p = F.log_softmax(teacher, dim)
+        p = log_p.exp()
+        ctx.save_for_backward(student, p)
+        ctx.dim = dim
+        return log_p.sub_(F.log_softmax(student, dim)).mul_(p).sum(dim)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        student, p = ctx.saved_tensors
+        return (F.softmax(student, ctx.dim) - p).mul_(gradients[0].unsqueeze(ctx.dim)), None, None
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float = 1.0) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)), summed over ``dim``; finite for any finite logits.
+
+    The teacher gets no gradient.
+    """
+    if temperature != 1:  # a division by 1 would copy both maps, and the gradient
+        student, teacher = student / temperature, teacher / temperature
+    value: Tensor = _Divergence.apply(student, teacher, dim)
+    return value
 
 
 def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, valid: Tensor | None = None) -> Tensor:
@@ -48,7 +71,7 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, vali
     """
     with torch.autocast(student.device.type, enabled=False):
         s, t = check_pair(student, teacher)
-        kl = kl_divergence(s / temperature, t / temperature, 1)
+        kl = kl_divergence(s, t, 1, temperature)
         if valid is None:
             return kl.mean() * temperature**2 if kl.numel() else s.sum() * 0.0
         return masked_mean(kl, valid) * temperature**2
@@ -75,7 +98,7 @@ def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
         s, t = check_pair(student, teacher)
         if not s.numel():
             return s.sum() * 0.0
-        kl = kl_divergence(s.flatten(2) / temperature, t.flatten(2) / temperature, 2)
+        kl = kl_divergence(s.flatten(2), t.flatten(2), 2, temperature)
         return kl.mean() * temperature**2
 
 

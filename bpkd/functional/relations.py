@@ -53,12 +53,21 @@ def pairwise_affinity(
         kernel = (pool_kernel,) * 2 if pool_kernel else (max(int(h * pool_scale), 1), max(int(w * pool_scale), 1))
         affinities = []
         for x in (s, t):
-            nodes = F.max_pool2d(x, kernel, kernel, ceil_mode=True).flatten(2)
+            nodes = _patch_maxima(x, kernel).flatten(2)
             norm = torch.linalg.vector_norm(nodes, dim=1, keepdim=True)
             nodes = nodes / ((norm.detach() if detach_norm else norm) + 1e-8)
             affinities.append(nodes.transpose(1, 2) @ nodes)
         error: Tensor = (affinities[1] - affinities[0]).square()
     return error.mean()
+
+
+def _patch_maxima(x: Tensor, kernel: tuple[int, int]) -> Tensor:
+    """Max-pools [N, C, h, w] without overlap; a patch that sticks out has the maximum of what it holds."""
+    if x.requires_grad or min(kernel) < 8:
+        return F.max_pool2d(x, kernel, kernel, ceil_mode=True)
+    # The same numbers, vectorised: large patches, and nobody asks where the maxima are.
+    rows = torch.cat([part.amax(2, keepdim=True) for part in torch.split(x, kernel[0], 2)], 2)
+    return torch.cat([part.amax(3, keepdim=True) for part in torch.split(rows, kernel[1], 3)], 3)
 
 
 def intra_class_variation(
