@@ -274,6 +274,11 @@ def test_the_whole_comparison(
     assert "BPKD - student alone, BPKD's time" in (report / "tests.csv").read_text()
     for name in ("curves", "trimap", "classes_iou", "classes_trimap", "edge_body", "panels"):
         assert (report / f"{name}.png").stat().st_size > 5000, name
+    page = (report / "report.html").read_text()
+    assert f"report.html: {len(page.encode()) / 1e6:.1f} MB" in text
+    assert page.count("<table>") == 5  # means, tests, classes near edges and everywhere, runs
+    assert page.count("<figure>") == 6
+    assert all(name in page for name in ("image", "ground truth", "errors of BPKD", *started))
 
     # The same again: refused without --resume; with it nothing is trained, and one more method is.
     assert compare(*asked, "--equal-time") == 1

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("search", type=Path, help="YAML: config (a pair), opts, trials (method: list of settings)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the result")
     parser.add_argument("--finalists", type=int, default=2, help="candidates per method that get a second seed")
-    parser.add_argument("--workers", type=int, default=0, help="runs at a time; 0: one per core")
+    parser.add_argument("--workers", type=int, default=0, help="runs at a time; 0: one per GPU or core")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for every run")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop also saves the runs under way

@@ -9,6 +9,8 @@ from bpkd.analysis.report import Record, display_name, summarise
 
 Spread = tuple[float, float]
 """Mean and standard deviation over a method's runs; nan where there are too few."""
+ClassScores = Mapping[str, Mapping[str, Spread]]
+"""method -> class -> score."""
 
 
 def class_scores(records: Sequence[Record], figure: str) -> dict[str, dict[str, Spread]]:
@@ -39,7 +41,7 @@ def _spread(values: Sequence[float | None]) -> Spread:
     return mean(there) if there else float("nan"), stdev(there) if len(there) > 1 else float("nan")
 
 
-def class_rows(scores: Mapping[str, Mapping[str, Spread]]) -> tuple[list[str], list[list[str]]]:
+def class_rows(scores: ClassScores) -> tuple[list[str], list[list[str]]]:
     """Makes the cells of a table with a class per row and a method per column, the mean over classes last.
 
     Args:
@@ -58,6 +60,20 @@ def class_rows(scores: Mapping[str, Mapping[str, Spread]]) -> tuple[list[str], l
 
 def _cell(spread: Sequence[float]) -> str:
     return " ± ".join(f"{v:.2f}" for v in spread if v == v)
+
+
+def class_figures(records: Sequence[Record], width: int) -> dict[str, tuple[str, ClassScores]]:
+    """Returns {file name: (title, scores per class)} of what the records measured per class.
+
+    Args:
+        records: complete runs.
+        width: half-width of the trimap band.
+    """
+    found = {
+        "classes_iou": ("IoU per class", class_scores(records, "IoU")),
+        "classes_trimap": (f"Trimap IoU per class (w={width})", class_scores(records, f"trimap_w{width}")),
+    }
+    return {name: (title, scores) for name, (title, scores) in found.items() if scores}
 
 
 def edge_and_body(records: Sequence[Record], width: int) -> dict[str, dict[str, Spread]]:

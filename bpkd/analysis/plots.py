@@ -216,7 +216,7 @@ def _draw_row(
     ignore_index: int,
 ) -> None:
     label = row["label"]
-    image = _fitted(row["image"], label.shape)
+    image = fitted(row["image"], label.shape)
     band = dimmed(image)
     band[trimap_band(label, width, ignore_index)] = BAND
     top[0].imshow(image)
@@ -231,7 +231,7 @@ def _draw_row(
         under.set_title(f"{share:.0f} % of the band wrong", fontsize=8, pad=2)
 
 
-def _fitted(image: Any, size: Sequence[int]) -> Image:
+def fitted(image: Any, size: Sequence[int]) -> Image:
     """Returns [3, h, w] as [H, W, 3]: a network may see another size than the labels have."""
     x = torch.as_tensor(np.asarray(image))
     if tuple(x.shape[1:]) != tuple(size):

@@ -24,7 +24,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
         indices: positions in the test set.
 
     Returns:
-        One dict per image: ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers.
+        One dict per image: its ``name``, ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers.
     """
     cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
     model = build_teacher_model(cfg) if job.evaluates else build_student(cfg)
@@ -40,6 +40,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
             scores = model(batch)[0]["sem_seg"]
         rows.append(
             {
+                "name": str(batch[0]["image_id"]),
                 "image": batch[0]["image"].numpy(),
                 "label": batch[0]["sem_seg"].numpy(),
                 "prediction": scores.argmax(0).cpu().numpy().astype(np.int64),
@@ -56,7 +57,7 @@ def collect_pictures(jobs: Mapping[str, Job], indices: Sequence[int]) -> list[di
         indices: positions in the test set; those beyond its end are left out.
 
     Returns:
-        One dict per image: ``image`` [3, h, w] uint8, ``label`` [H, W] and ``predictions`` {method: [H, W]}.
+        One dict per image: ``name``, ``image`` [3, h, w] uint8, ``label`` [H, W] and ``predictions`` {method: [H, W]}.
 
     Raises:
         ValueError: the test set has none of these positions.
@@ -65,7 +66,7 @@ def collect_pictures(jobs: Mapping[str, Job], indices: Sequence[int]) -> list[di
     for method, job in jobs.items():
         for i, row in enumerate(predict(job, indices)):
             if i == len(pictures):
-                pictures.append({"image": row["image"], "label": row["label"], "predictions": {}})
+                pictures.append({**row, "predictions": {}})
             pictures[i]["predictions"][method] = row["prediction"]
     if not pictures:
         raise ValueError(f"--images: expected positions in the test set, got {list(indices)}: it has fewer images.")

@@ -13,7 +13,7 @@ import yaml
 
 from bpkd.analysis.report import markdown
 
-from .machine import divide
+from .machine import divide, visible_gpus
 from .matrix import Job, run_jobs
 
 KEYS = ("config", "opts", "trials")
@@ -72,7 +72,7 @@ def run_search(
         finalists: candidates per method that get a second run.
         opts: KEY VALUE pairs for every run, after the file's own.
         say: receives lines of progress.
-        workers: runs at a time; 0: one per core.
+        workers: runs at a time; 0: one per GPU, without GPUs one per core.
 
     Returns:
         One row per candidate, see `rows`.
@@ -82,7 +82,7 @@ def run_search(
     def job(trial: Trial, number: int, seed: int) -> Job:
         return trial.job(number, seed, config_file=config_file, opts=[*shared, *opts], output=output)
 
-    machine = divide(gpus=[], workers=workers)
+    machine = divide(gpus=visible_gpus(), workers=workers)
     runs = {(m, i): [job(t, i, 0)] for m, listed in trials.items() for i, t in enumerate(listed)}
     run_jobs([jobs[0] for jobs in runs.values()], say=say, machine=machine)
     for method, listed in trials.items():

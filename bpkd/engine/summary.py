@@ -1,4 +1,4 @@
-"""The report folder of a comparison: tables, curves, bars, pictures."""
+"""The report folder of a comparison: tables, curves, bars, pictures, and one page that holds them all."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from detectron2.data import MetadataCatalog
 
 from bpkd.analysis import plots
 from bpkd.analysis.bars import bars
-from bpkd.analysis.classes import Spread, class_rows, class_scores, edge_and_body, trimap_curves
+from bpkd.analysis.classes import class_figures, class_rows, edge_and_body, trimap_curves
 from bpkd.analysis.records import write_records
 from bpkd.analysis.report import csv_text, markdown, run_rows, table
 from bpkd.analysis.significance import HEADER, paired_tests
 from bpkd.analysis.statement import report_text
 from bpkd.engine.compare import TEACHER
+from bpkd.engine.html import comparison_page
 from bpkd.engine.launch import load_config
 from bpkd.engine.matrix import Job
 from bpkd.engine.pictures import collect_pictures
-
-ClassScores = Mapping[str, Mapping[str, Spread]]
 
 
 def collect(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -45,7 +44,7 @@ def write_report(
     say: Callable[[str], None],
     margin: float = 0.5,
 ) -> str:
-    """Writes the report: ``results.json``, tables as Markdown and CSV, figures as PNG.
+    """Writes the report: ``results.json``, tables as Markdown and CSV, figures as PNG, all of it in ``report.html``.
 
     Args:
         jobs: complete runs, the teacher's among them.
@@ -66,7 +65,12 @@ def write_report(
     draw_figures(records, folder, trimap_width=trimap_width)
     first = first_of_each_method(jobs)
     plots.curves({m: j.output for m, j in first.items() if not j.evaluates}, folder / "curves.png")
-    draw_panels(first, folder / "panels.png", images=images, width=trimap_width)
+    pictures, classes = collect_pictures(first, images), _classes(first)
+    names, colors = zip(*classes, strict=True)
+    panels = folder / "panels.png"
+    plots.panels(pictures, list(first), panels, colors=colors, class_names=names, width=trimap_width)
+    size = comparison_page(records, pictures, folder, classes=classes, trimap_width=trimap_width, margin=margin)
+    say(f"report.html: {size / 1e6:.1f} MB")
     return body
 
 
@@ -98,20 +102,6 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
     return body
 
 
-def class_figures(records: Sequence[dict[str, Any]], width: int) -> dict[str, tuple[str, ClassScores]]:
-    """Returns {file name: (title, scores per class)} of what the records measured per class.
-
-    Args:
-        records: complete runs.
-        width: half-width of the trimap band.
-    """
-    found = {
-        "classes_iou": ("IoU per class", class_scores(records, "IoU")),
-        "classes_trimap": (f"Trimap IoU per class (w={width})", class_scores(records, f"trimap_w{width}")),
-    }
-    return {name: (title, scores) for name, (title, scores) in found.items() if scores}
-
-
 def draw_figures(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int) -> None:
     """Draws what records alone tell: trimap curves, bars per class, edge against body."""
     plots.trimap_curves(trimap_curves(records), folder / "trimap.png")
@@ -134,9 +124,8 @@ def first_of_each_method(jobs: Sequence[Job]) -> dict[str, Job]:
     return found
 
 
-def draw_panels(jobs: dict[str, Job], path: Path, *, images: Sequence[int], width: int) -> None:
-    """Draws the predictions of one job per method on some test images."""
-    pictures = collect_pictures(jobs, images)
+def _classes(jobs: Mapping[str, Job]) -> list[tuple[str, tuple[int, int, int]]]:
+    """Returns names and colours of the test set's classes."""
     job = next(iter(jobs.values()))
     meta = MetadataCatalog.get(load_config(job.config_file, list(job.opts)).DATASETS.TEST[0])
-    plots.panels(pictures, list(jobs), path, colors=meta.stuff_colors, class_names=meta.stuff_classes, width=width)
+    return list(zip(meta.stuff_classes, meta.stuff_colors, strict=True))
