@@ -328,3 +328,24 @@ def test_what_would_fail_late_is_refused_at_once(
     assert compare("--config-file", pair, "--methods", "none", "--output", tmp_path / "out", *flags) == 1
     assert re.search(message, capsys.readouterr().out)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_the_quick_start_is_a_comparison_that_trains_its_own_teacher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, full: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)  # it may be called from anywhere
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import compare as tool
+
+    asked: list[Any] = []
+    monkeypatch.setattr(tool, "main", lambda argv: asked.append(tool.parser().parse_args(argv)) or 0)
+    monkeypatch.setattr("sys.argv", ["quickstart.py", *(["--full"] if full else [])])
+    assert runpy.run_path(str(ROOT / "tools" / "quickstart.py"))["main"]() == 0
+    (args,) = asked
+    assert args.resume
+    jobs = comparison_jobs(args.config_file, tmp_path, methods=args.methods, seeds=range(args.seeds), opts=args.opts)
+    methods, seeds = (("none", "KD", "CWD", "BPKD"), 3) if full else (("none", "CWD", "BPKD"), 1)
+    assert [j.name for j in jobs] == ["teacher", *(f"{m}-seed{s}" for s in range(seeds) for m in methods)]
+    assert not jobs[0].evaluates
+    assert Path(jobs[0].config_file).resolve() == ROOT / "configs" / "quickstart" / "teacher.yaml"

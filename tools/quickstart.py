@@ -27,7 +27,14 @@ def main() -> int:
     args = parser.parse_args()
     methods = ["none", "KD", "CWD", "BPKD"] if args.full else ["none", "CWD", "BPKD"]
     arguments = ["--config-file", str(PAIR), "--resume", "--output", args.output]
-    arguments += ["--report", "report-full" if args.full else "report", "--opts", "TEACHER.CONFIG_FILE", str(TEACHER)]
+    arguments += ["--report", "report-full" if args.full else "report"]
+    arguments += [
+        "--opts",
+        "TEACHER.CONFIG_FILE",
+        str(TEACHER),
+        "TEACHER.WEIGHTS",
+        "",
+    ]  # its own teacher, wherever from
     return compare.main([*arguments, "--methods", *methods, "--seeds", "3" if args.full else "1"])
 
 
