@@ -10,7 +10,7 @@ import pytest
 
 from bpkd.engine import search
 from bpkd.engine.matrix import Job
-from bpkd.engine.search import read_search, run_search, search_table
+from bpkd.engine.search import main_effects, read_search, run_search, search_table
 
 ROOT = Path(__file__).parents[1]
 TEXT = "config: pair.yaml\nopts: [SOLVER.MAX_ITER, 9]\ntrials: {KD: [{}, {WEIGHT: 3.0}], CWD: [{}, {WEIGHT: 2.0}]}\n"
@@ -93,3 +93,16 @@ def test_searches_of_the_project_name_keys_that_exist(path: Path) -> None:
             job = trial.job(number, 0, config_file=str(ROOT / config), opts=opts, output=Path("x"))
             cfg = read_config(job.config_file, job.opts)
             assert trial.method == cfg.DISTILL.METHOD
+
+
+def test_main_effects_are_the_means_of_levels() -> None:
+    def row(method: str, miou: float, **settings: Any) -> dict[str, Any]:
+        return {"method": method, "settings": settings, "mIoU": [miou, 99.0]}
+
+    found = [row("BPKD", 10, A="x", B=1), row("BPKD", 20, A="x", B=2), row("BPKD", 40, A="y", B=1),
+             row("BPKD", 50, A="y", B=2), row("KD", 1), row("KD", 2, W=3)]  # fmt: skip
+    assert main_effects(found).splitlines()[2:] == [
+        "| BPKD | A | x: 15.00 (2 runs); y: 45.00 (2 runs) |",
+        "| BPKD | B | 1: 25.00 (2 runs); 2: 35.00 (2 runs) |",
+    ]
+    assert main_effects(found[4:]) == ""

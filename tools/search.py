@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from bpkd.engine.matrix import JobFailedError
-from bpkd.engine.search import run_search, search_table
+from bpkd.engine.search import main_effects, run_search, search_table
 
 
 def say(line: str) -> None:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         say("stopped; the same command goes on from here")
         return 130
     (args.output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    table = search_table(rows)
+    table = "\n\n".join(part for part in (search_table(rows), main_effects(rows)) if part)
     (args.output / "table.md").write_text(table + "\n")
     say(table)
     return 0

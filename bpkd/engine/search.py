@@ -147,3 +147,24 @@ def search_table(found: Sequence[Mapping[str, Any]]) -> str:
     return markdown(
         ["method", "settings", "mIoU", "Trimap mIoU (w=3)", "gradient at the logits / cross entropy's"], lines
     )
+
+
+def main_effects(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the mean mIoU of seed 0 at each level of each key as Markdown; "" where there is no such design.
+
+    In an orthogonal array the levels of one key meet those of every other key equally often, so the means compare like
+    with like. A table is returned for methods in which every candidate sets the same two or more keys.
+    """
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in found):
+        mine = [row for row in found if row["method"] == method]
+        keys = list(mine[0]["settings"])
+        if len(keys) < 2 or any(list(row["settings"]) != keys for row in mine):
+            continue
+        for key in keys:
+            levels: dict[Any, list[float]] = {}
+            for row in mine:
+                levels.setdefault(row["settings"][key], []).append(row["mIoU"][0])
+            cells = [f"{level}: {mean(scores):.2f} ({len(scores)} runs)" for level, scores in levels.items()]
+            lines.append([method, key, "; ".join(cells)])
+    return markdown(["method", "key", "mean mIoU at each level"], lines) if lines else ""
