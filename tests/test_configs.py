@@ -38,7 +38,9 @@ TEACHERS = tuple(p.split("__")[1] for p in PAIRS)
 METHODS = tuple(m.lower() for m in ("SKDS", "IFVD", "CIRKD", "CWD", "BPKD") if m in DISTILLERS)
 BASES = {name for name, path in FILES.items() if path.name.startswith(("Base-", "schedule_"))}
 BASES |= {f"projects/BPKD/configs/{s}/{p}.yaml" for s, p in SET_PAIRS}
-RUNS = [name for name in FILES if name not in BASES]
+# A comparison's pair: holds the settings of several methods, and runs with one of them.
+COMPARISONS = [name for name in FILES if name.endswith("_compare.yaml")]
+RUNS = [name for name in FILES if name not in BASES and name not in COMPARISONS]
 PAPER = [name for name in RUNS if Path(name).parent.name in SETS]
 
 
@@ -213,6 +215,18 @@ def test_every_config_builds_and_every_key_is_read(name: str, tmp_path: Path) ->
     cfg = config(name)
     assert cfg.VERSION == 2
     assert (cfg.DISTILL.METHOD != "none") == (cfg.MODEL.META_ARCHITECTURE == "SemanticDistiller") == ("__" in name)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_method_of_a_comparison_reads_its_settings(name: str, tmp_path: Path) -> None:
+    stated_nodes = stated(CfgNode.load_yaml_with_base(str(FILES[name])))
+    methods = {key.split(".")[1] for key in stated_nodes if key.startswith("DISTILL.") and key != "DISTILL.METHOD"}
+    assert len(methods) > 1
+    for method in sorted(methods):
+        path = tmp_path / "one.yaml"
+        path.write_text(f"_BASE_: {FILES[name]}\nDISTILL: {{METHOD: {method}}}\n")
+        others = tuple(f"DISTILL.{m}." for m in methods - {method})
+        assert [k for k in unused(path, tmp_path / method) if not k.startswith(others)] == []
 
 
 @pytest.mark.parametrize(
