@@ -82,7 +82,8 @@ def test_every_distiller_trains(tmp_path: Path, method: str) -> None:
         assert set(terms) == {f"loss_kd_{name}" for name in model.distiller.taps}
         assert all(v.isfinite() and float(v.detach()) != 0 for v in terms.values())
         for name, term in terms.items():
-            gradients = torch.autograd.grad(term, list(model.student.parameters()), retain_graph=True, allow_unused=True)
+            parameters = list(model.student.parameters())
+            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
             reached = [g for g in gradients if g is not None]
             assert all(g.isfinite().all() for g in reached)
             assert any(float(g.abs().max()) > 0 for g in reached) == (not name.endswith("critic")), name
