@@ -264,8 +264,7 @@ def test_loading_executes_nothing(files: Path, tmp_path: Path, replaced: str) ->
             if replaced == "sample_inputs" and "/sample_inputs/" in item.filename:
                 data, touched = buffer.getvalue(), touched + 1
             if replaced == "weights_config" and item.filename.endswith("weights_config.json"):
-                data, touched = data.replace(b'"use_pickle":false', b'"use_pickle":true'), touched + 1
-                data = data.replace(b'"use_pickle": false', b'"use_pickle": true')
+                data, touched = data.replace(b'"use_pickle": false', b'"use_pickle": true'), touched + 1
             if replaced == "weights_config" and "/weights/weight_" in item.filename:
                 data = buffer.getvalue()
             target.writestr(item, data)

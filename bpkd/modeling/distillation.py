@@ -111,13 +111,13 @@ def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.
 
 
 def _distiller(cfg: CfgNode, student: DenseModel, teacher: OneTeacher) -> Distiller:
-    parts = {name: _one_distiller(cfg.DISTILL[name], name, student, teacher) for name in method_names(cfg)}
+    parts = {n: _one_distiller(cfg.DISTILL[n], n, student=student, teacher=teacher) for n in method_names(cfg)}
     if len(parts) == 1 and not cfg.DISTILL.WEIGHTS:
         return next(iter(parts.values()))
     return CombinedDistiller(parts, cfg.DISTILL.WEIGHTS)
 
 
-def _one_distiller(node: CfgNode, name: str, student: DenseModel, teacher: OneTeacher) -> Distiller:
+def _one_distiller(node: CfgNode, name: str, *, student: DenseModel, teacher: OneTeacher) -> Distiller:
     distiller = DISTILLERS[name](
         **{key.lower(): value for key, value in node.items()},
         num_classes=student.num_classes,

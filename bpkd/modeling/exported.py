@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
-from torch.export.passes import move_to_device_pass
 
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.pixels import check_format
@@ -184,7 +183,7 @@ def load_exported(
     options = {k: v for k, v in asdict(info).items() if k != "classes"}
     model = ExportedSegmentor(network, path=path, limits=limits, **options).to(device).eval().requires_grad_(False)
     with torch.no_grad():
-        count = int(limits[0][0]) if limits else 1
+        count = max(int(limits[0][0]), 1) if limits else 1
         model.scores(torch.zeros(count, 3, *size, device=device))  # what it refuses it refuses now
     return model, info
 
@@ -198,6 +197,8 @@ def _read_script(path: str, device: torch.device) -> tuple[nn.Module, Limits, st
 
 
 def _read_program(path: str, device: torch.device) -> tuple[nn.Module, Limits, str | bytes]:
+    from torch.export.passes import move_to_device_pass  # torch.export takes seconds to import
+
     with zipfile.ZipFile(path) as archive:
         if any("/data/aotinductor/" in name for name in archive.namelist()):
             raise ValueError("it holds compiled code (AOTInductor), which would run unseen")

@@ -95,7 +95,7 @@ def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "T
     """
     node = cfg.TEACHER if node is None else node
     model, names = _exported_network(cfg, node, key) if node.EXPORTED else _own_network(cfg, node, key)
-    _match_classes(model, names, cfg, list(node.CLASS_MAP), key)
+    _match_classes(model, cfg, teacher_names=names, class_map=list(node.CLASS_MAP), key=key)
     model.source_format = cfg.INPUT.FORMAT
     return model.eval().requires_grad_(False)
 
@@ -154,7 +154,7 @@ def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
 
 
 def _match_classes(
-    model: DenseModel, teacher_names: Sequence[str] | None, cfg: CfgNode, class_map: list[int], key: str
+    model: DenseModel, cfg: CfgNode, *, teacher_names: Sequence[str] | None, class_map: list[int], key: str
 ) -> None:
     """Installs the class map, or makes sure that none is needed."""
     count, student_names = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, class_names(cfg)
