@@ -43,7 +43,7 @@ def teacher_network() -> nn.Module:
     for name, parameter in model.named_parameters():
         if "bn" in name and name.endswith("weight"):
             nn.init.uniform_(parameter, 0.5, 1.5)
-    nn.init.normal_(model.decode_head.conv_seg.weight, std=0.5)
+    nn.init.normal_(model.decode_head.conv_seg.weight, std=0.1)
     return model.eval()
 
 
@@ -94,13 +94,13 @@ def test_every_distiller_trains(tmp_path: Path, method: str) -> None:
 
 
 def kd_by_hand(student: Tensor, teacher: Tensor) -> Tensor:
-    p, q = teacher.softmax(1), student.softmax(1)
-    return (p * (p.log() - q.log())).sum(1).mean()
+    p, q = teacher.log_softmax(1), student.log_softmax(1)
+    return (p.exp() * (p - q)).sum(1).mean()
 
 
 def cwd_by_hand(student: Tensor, teacher: Tensor) -> Tensor:
-    p, q = (x.flatten(2).softmax(2) for x in (teacher, student))
-    return 5.0 * (p * (p.log() - q.log())).sum() / (p.shape[0] * p.shape[1])
+    p, q = (x.flatten(2).log_softmax(2) for x in (teacher, student))
+    return 5.0 * (p.exp() * (p - q)).sum() / (p.shape[0] * p.shape[1])
 
 
 @pytest.mark.parametrize(("method", "term", "loss"), [("KD", "pixel", kd_by_hand), ("CWD", "channel", cwd_by_hand)])
@@ -115,7 +115,7 @@ def test_value_and_gradient_are_those_of_the_path_by_hand(tmp_path: Path, method
     with torch.no_grad():
         scores = teacher_network().predict((raw.flip(1) - statistics(MEAN)) / statistics(STD)).logits
     # pole, sky, asphalt, person, gravel, vegetation, car -> sky, road, tree, car, pole
-    road = torch.log(scores[:, 2].exp() + scores[:, 4].exp())
+    road = torch.logaddexp(scores[:, 2], scores[:, 4])
     teacher = torch.stack([scores[:, 1], road, scores[:, 5], scores[:, 6], scores[:, 0]], 1)
     student = model.student
     images = (raw - statistics([123.675, 116.28, 103.53])) / statistics([58.395, 57.12, 57.375])

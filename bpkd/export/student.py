@@ -71,7 +71,7 @@ def to_exported_program(
         model: network with its weights; its mode is kept.
         path: file to write.
         size: (height, width) of the images.
-        any_size: the file takes images of 32 to 8192 pixels a side.
+        any_size: the file takes images of 64 to 4096 pixels a side.
         classes: names, where they are known.
 
     Returns:
@@ -80,7 +80,9 @@ def to_exported_program(
     Raises:
         ValueError: the network cannot be exported like this, or the file computes something else.
     """
-    limits = {0: ("images", 1, 4096), **({2: ("height", 32, 8192), 3: ("width", 32, 8192)} if any_size else {})}
+    if any_size:
+        _require(model, "export_any_size")
+    limits = {0: ("images", 1, 4096), **({2: ("height", 64, 4096), 3: ("width", 64, 4096)} if any_size else {})}
     dims = {d: torch.export.Dim(name, min=low, max=high) for d, (name, low, high) in limits.items()}
     info = {INFO_FILE: ExportedInfo.of_model(model, classes).dump()}
 
@@ -88,10 +90,8 @@ def to_exported_program(
         try:
             program = torch.export.export(scores, (example,), dynamic_shapes=(dims,))
         except Exception as error:  # torch.export's errors have no common type
-            hint = " Try one size (without --any-size)." if any_size else ""
-            raise ValueError(
-                f"{type(model).__name__}: torch.export cannot write this network ({str(error).splitlines()[0]}).{hint}"
-            ) from error
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{type(model).__name__}: torch.export cannot write this network ({reason}).") from error
         torch.export.save(program, part, extra_files=info)
         return torch.export.load(part).module()
 

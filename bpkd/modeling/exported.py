@@ -191,7 +191,7 @@ def load_exported(
 def _read_script(path: str, device: torch.device) -> tuple[nn.Module, Limits, str | bytes]:
     extra: dict[str, Any] = {INFO_FILE: ""}
     network = torch.jit.load(path, map_location=device, _extra_files=extra)
-    if network.training:  # of a frozen one the flag is gone
+    if getattr(network, "training", False):  # a frozen one has no such flag
         network.eval()
     return network, (), extra[INFO_FILE]
 
