@@ -75,21 +75,29 @@ class SemanticDistiller(nn.Module):
         return losses
 
 
-def method_names(cfg: CfgNode) -> list[str]:
-    """Returns the distillers of DISTILL.METHOD in their order; none for "none".
+def check_method(method: str) -> list[str]:
+    """Returns the distillers that a method is made of, "CWD+IFVD" or a single name; none for "none".
 
     Raises:
-        ValueError: a name is unknown or stands there twice, or DISTILL.WEIGHTS is not one positive number per name.
+        ValueError: a name is unknown or stands there twice.
     """
-    names, weights = cfg.DISTILL.METHOD.split("+"), list(cfg.DISTILL.WEIGHTS)
-    if names == ["none"]:
-        names = []
+    names = [] if method == "none" else method.split("+")
     unknown = [name for name in names if name not in DISTILLERS]
     if unknown:
         known = ", ".join(["none", *DISTILLERS])
         raise ValueError(f"DISTILL.METHOD: expected one of {known}, or several joined by +, got {unknown[0]!r}.")
     if len(set(names)) != len(names):
-        raise ValueError(f"DISTILL.METHOD: expected each distiller once, got {cfg.DISTILL.METHOD!r}.")
+        raise ValueError(f"DISTILL.METHOD: expected each distiller once, got {method!r}.")
+    return names
+
+
+def method_names(cfg: CfgNode) -> list[str]:
+    """Returns the distillers of DISTILL.METHOD in their order.
+
+    Raises:
+        ValueError: see `check_method`, or DISTILL.WEIGHTS is not one positive number per name.
+    """
+    names, weights = check_method(cfg.DISTILL.METHOD), list(cfg.DISTILL.WEIGHTS)
     wrong = [w for w in weights if isinstance(w, bool) or not isinstance(w, int | float) or not 0 < w < float("inf")]
     if wrong or len(weights) not in (0, len(names)):
         raise ValueError(
