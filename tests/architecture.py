@@ -16,7 +16,7 @@ from bpkd.analysis.complexity import count
 from bpkd.analysis.paper import TABLE2
 from bpkd.config import read_config
 from bpkd.convert import load_strict
-from bpkd.export import to_onnx, to_torchscript
+from bpkd.export import to_exported_program, to_onnx, to_torchscript
 from bpkd.modeling import SemanticSegmentor, build_student
 from bpkd.modeling.dense import CAPABILITIES
 from bpkd.modeling.layers import resize
@@ -229,6 +229,18 @@ class ArchitectureSuite:
 
     def test_onnx_of_one_size(self, tmp_path: Path) -> None:
         assert to_onnx(self.build(), str(tmp_path / "net.onnx"), (64, 80)) < 1e-4
+
+    def test_exported_program_of_one_size(self, tmp_path: Path) -> None:
+        assert to_exported_program(self.build(), str(tmp_path / "net.pt2"), (64, 80)) < 1e-4
+
+    @pytest.mark.slow
+    def test_exported_program_of_any_size(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "net.pt2")
+        if "export_any_size" not in self.lacks:
+            assert to_exported_program(self.build(), path, (64, 80), any_size=True) < 1e-4
+            return
+        with pytest.raises(ValueError, match="does not support 'export_any_size'"):
+            to_exported_program(self.build(), path, (64, 80), any_size=True)
 
     @pytest.mark.slow
     def test_onnx_of_any_size(self, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_the_author_preset_sets_no_limit() -> None:
 
 
 def test_what_the_memory_needs_is_said() -> None:
-    with pytest.raises(ValueError, match="tap 'layer9': CIRKD's memory expected"):
+    with pytest.raises(ValueError, match="CIRKD, tap 'layer9': expected a feature.*set both memory weights to 0"):
         CIRKD(num_classes=5, tap="layer9", **CHANNELS)
     with pytest.raises(ValueError, match="got 0 classes"):
         CIRKD(**CHANNELS)

@@ -152,7 +152,7 @@ def no_files() -> Iterator[None]:
         patch.setattr("bpkd.engine.trainer.environment", dict)
         evaluation = importlib.import_module("bpkd.engine.evaluate")  # the room exports a function of that name
         patch.setattr(evaluation, "inference_on_dataset", lambda *args: {})
-        for writer in ("CommonMetricPrinter", "JSONWriter", "TensorboardXWriter"):
+        for writer in ("TermPrinter", "JSONWriter", "TensorboardXWriter"):
             patch.setattr(f"bpkd.engine.trainer.{writer}", lambda *args, **kwargs: EventWriter())
         yield
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Write a trained network as TorchScript or ONNX, checked against the network.
+"""Write a trained network as TorchScript, torch.export program or ONNX, checked against the network.
 
     tools/export_model.py --config-file configs/camvid/small_student.yaml \
         --weights output/camvid-small/bpkd/model_final.pth student.onnx --size 180 240
 
 The file takes normalised images (the tool prints mean, deviation and colour order) and returns the raw scores of the
-decode head: resize them to the image (bilinear) and take the largest. The suffix chooses: .onnx, or .ts / .pt.
+decode head: resize them to the image (bilinear) and take the largest. The suffix chooses: .onnx, .pt2 (torch.export),
+.ts or .pt (TorchScript). All but .onnx also state classes, mean, deviation and colour order, for TEACHER.EXPORTED.
 """
 
 from __future__ import annotations
@@ -16,34 +17,36 @@ from pathlib import Path
 
 from bpkd.config import read_config
 from bpkd.convert import load_strict
-from bpkd.export import to_onnx, to_torchscript
+from bpkd.export import to_exported_program, to_onnx, to_torchscript
 from bpkd.modeling import build_student
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exports; returns 1 after one line that says why not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", metavar="FILE", help="to write: .onnx, .ts or .pt")
+    parser.add_argument("output", metavar="FILE", help="to write: .onnx, .pt2, .ts or .pt")
     parser.add_argument("--config-file", required=True, help="of the network, or of the pair it was distilled in")
     parser.add_argument("--weights", required=True, help="its checkpoint; the auxiliary head is left out")
     parser.add_argument("--size", nargs=2, type=int, default=[512, 512], metavar=("H", "W"), help="of the example")
-    parser.add_argument("--any-size", action="store_true", help="ONNX for any batch and size (TorchScript always is)")
+    parser.add_argument("--any-size", action="store_true", help=".onnx or .pt2 for any size (TorchScript always is)")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes")
     args = parser.parse_args(argv)
     kind, size = Path(args.output).suffix, (args.size[0], args.size[1])
     if min(size) < 1:
         parser.error(f"--size: expected two whole numbers above 0, got {args.size}")
-    if kind not in (".onnx", ".ts", ".pt"):
-        parser.error(f"FILE: expected a name that ends in .onnx, .ts or .pt, got {args.output}")
+    if kind not in (".onnx", ".pt2", ".ts", ".pt"):
+        parser.error(f"FILE: expected a name that ends in .onnx, .pt2, .ts or .pt, got {args.output}")
     try:
         cfg = read_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
         model = build_student(cfg).eval()
         model.drop_auxiliary()
-        load_strict(model, args.weights, source="--weights", drop=("auxiliary_head.",))
+        classes = load_strict(model, args.weights, source="--weights", drop=("auxiliary_head.",)).classes
         if kind == ".onnx":
             error = to_onnx(model, args.output, size, any_size=args.any_size)
+        elif kind == ".pt2":
+            error = to_exported_program(model, args.output, size, any_size=args.any_size, classes=classes)
         else:
-            error = to_torchscript(model, args.output, size)
+            error = to_torchscript(model, args.output, size, classes=classes)
     except (ValueError, ImportError, OSError) as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 1

@@ -3,5 +3,6 @@
 from .check import check_values
 from .defaults import add_bpkd_config
 from .read import get_bpkd_cfg, read_config
+from .teachers import teacher_nodes, teacher_shares
 
-__all__ = ["add_bpkd_config", "check_values", "get_bpkd_cfg", "read_config"]
+__all__ = ["add_bpkd_config", "check_values", "get_bpkd_cfg", "read_config", "teacher_nodes", "teacher_shares"]

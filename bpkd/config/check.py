@@ -6,6 +6,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from .teachers import teacher_nodes, teacher_shares
+
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "DATASETS.CHECK": ("full", "fast", "off"),
@@ -14,6 +16,7 @@ CHOICES = {
     "SOLVER.AMP.DTYPE": ("bf16", "fp16"),
     "SOLVER.OPTIMIZER": ("sgd", "adamw"),
     "TEACHER.AMP": ("off", "bf16", "fp16"),
+    "TEACHER.COMBINE": ("probabilities", "losses"),
     "MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR": ("all", "valid"),
 }
 PAIRS = (
@@ -42,6 +45,14 @@ def check_values(cfg: CfgNode) -> None:
         )
     if any(w < 1 for w in cfg.TEST.TRIMAP_WIDTHS):
         raise ValueError(f"TEST.TRIMAP_WIDTHS: expected positive pixels, got {list(cfg.TEST.TRIMAP_WIDTHS)}.")
+    _check_distillation(cfg)
+
+
+def _check_distillation(cfg: CfgNode) -> None:
+    if not 0 <= cfg.SOLVER.LOSS_SHARE_LIMIT <= 1:
+        raise ValueError(f"SOLVER.LOSS_SHARE_LIMIT: expected a share from 0 to 1, got {cfg.SOLVER.LOSS_SHARE_LIMIT}.")
+    teacher_nodes(cfg)
+    teacher_shares(cfg)
     if cfg.DISTILL.METHOD != "none" and cfg.MODEL.META_ARCHITECTURE != "SemanticDistiller":
         raise ValueError(
             f"DISTILL.METHOD is {cfg.DISTILL.METHOD!r}, but {cfg.MODEL.META_ARCHITECTURE!r} trains the student alone. "

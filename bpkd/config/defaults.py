@@ -176,6 +176,9 @@ def _add_solver(cfg: CN) -> None:
     # may reach, and for how many iterations on end, before a warning is printed. 0 switches the measurement off.
     cfg.SOLVER.GRADIENT_RATIO_LIMIT = 10.0
     cfg.SOLVER.GRADIENT_RATIO_PATIENCE = 50
+    # Share of the loss (its size over the sum of all terms' sizes, a critic's own left out) that one distillation term
+    # may hold, over GRADIENT_RATIO_PATIENCE iterations, before a warning is printed. 0: no warning.
+    cfg.SOLVER.LOSS_SHARE_LIMIT = 0.9
     # fp32 matrix products in TF32 on GPUs that have it.
     cfg.SOLVER.TF32 = True
     cfg.SEED = 0

@@ -15,22 +15,40 @@ def add_distillation(cfg: CN) -> None:
 def _add_teacher(cfg: CN) -> None:
     # The teacher is built from its own config file and weights; no other key of the student's config reaches it.
     cfg.TEACHER = CN()
-    cfg.TEACHER.CONFIG_FILE = ""
-    cfg.TEACHER.WEIGHTS = ""
-    # KEY VALUE pairs merged into the teacher's config.
-    cfg.TEACHER.OPTS = []
-    # Entry t is the student's class for the teacher's class t, or -1 to drop it; empty: the lists are the same.
-    cfg.TEACHER.CLASS_MAP = []
-    # Autocast type of the teacher's forward pass: "off", "bf16" or "fp16".
-    cfg.TEACHER.AMP = "off"
+    add_teacher_keys(cfg.TEACHER)
+    # More teachers: a list of mappings with the keys above, e.g. [{CONFIG_FILE: b.yaml, WEIGHTS: b.pth}].
+    cfg.TEACHER.OTHERS = []
+    # What each teacher counts, the one above first, then OTHERS; divided by their sum. Empty: all the same. A teacher
+    # with the share 0 is not loaded.
+    cfg.TEACHER.SHARES = []
+    # How several teachers teach: by the mean of their class "probabilities", or by the mean of the "losses" that the
+    # distiller has with each of them.
+    cfg.TEACHER.COMBINE = "probabilities"
 
     # `MODEL.META_ARCHITECTURE: SemanticDistiller` wraps the student below and the teacher above.
     cfg.DISTILL = CN()
     # Meta-architecture of the student.
     cfg.DISTILL.STUDENT = "BPKDSemanticSegmentor"
-    # "none" trains the student alone; else a name of bpkd.distillers.DISTILLERS. Its node below holds exactly
-    # the keyword arguments of that distiller.
+    # "none" trains the student alone; else a name of bpkd.distillers.DISTILLERS, or several joined by "+" ("CWD+IFVD").
+    # Its node below holds exactly the keyword arguments of that distiller.
     cfg.DISTILL.METHOD = "none"
+    # A factor for all terms of a distiller that teach the student, one per name of METHOD in its order; empty: 1 each.
+    cfg.DISTILL.WEIGHTS = []
+
+
+def add_teacher_keys(node: CN) -> None:
+    """Adds the keys that describe one teacher."""
+    node.CONFIG_FILE = ""
+    node.WEIGHTS = ""
+    # Instead of WEIGHTS: a TorchScript (.ts, .pt) or torch.export (.pt2) file, as tools/export_model.py writes them.
+    # CONFIG_FILE may then stay empty if the file states its classes, pixel statistics and colour order.
+    node.EXPORTED = ""
+    # KEY VALUE pairs merged into the teacher's config.
+    node.OPTS = []
+    # Entry t is the student's class for the teacher's class t, or -1 to drop it; empty: the lists are the same.
+    node.CLASS_MAP = []
+    # Autocast type of the teacher's forward pass: "off", "bf16" or "fp16".
+    node.AMP = "off"
 
 
 def _add_kd(cfg: CN) -> None:

@@ -3,6 +3,7 @@
 from .base import Distiller
 from .bpkd import BPKD
 from .cirkd import CIRKD
+from .combined import CombinedDistiller, PerTeacher
 from .cwd import CWD
 from .ifvd import IFVD
 from .kd import KD
@@ -17,4 +18,15 @@ DISTILLERS: dict[str, type[Distiller]] = {
     "SKDS": SKDS,
 }
 
-__all__ = ["BPKD", "CIRKD", "CWD", "DISTILLERS", "IFVD", "KD", "SKDS", "Distiller"]
+__all__ = [
+    "BPKD",
+    "CIRKD",
+    "CWD",
+    "DISTILLERS",
+    "IFVD",
+    "KD",
+    "SKDS",
+    "CombinedDistiller",
+    "Distiller",
+    "PerTeacher",
+]

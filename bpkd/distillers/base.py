@@ -21,7 +21,11 @@ class Distiller(nn.Module):
     Attributes:
         taps: the map that each term compares ("logits" or a feature name) by the term's name, so that a missing map
             or term is an error and not a silent nothing. Empty: not declared, not checked.
+        own_terms: names of terms that train the distiller's own parts alone and give the student no gradient (a
+            critic's side of the game).
     """
+
+    own_terms: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -30,6 +34,7 @@ class Distiller(nn.Module):
         ignore_index: int = 255,
         student_channels: Mapping[str, int] | None = None,
         teacher_channels: Mapping[str, int] | None = None,
+        no_features: str = "",
     ) -> None:
         """Takes what the networks tell about themselves.
 
@@ -38,12 +43,14 @@ class Distiller(nn.Module):
             ignore_index: label that means "ignore".
             student_channels: channels per feature name, for aligners.
             teacher_channels: the same for the teacher.
+            no_features: why the teacher gives no features, for messages; empty: it gives some.
         """
         super().__init__()
         self.taps: dict[str, str] = {}
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.student_channels = dict(student_channels or {})
         self.teacher_channels = dict(teacher_channels or {})
+        self._no_features = no_features
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int = 0) -> dict[str, Tensor]:
         """Computes the loss terms.
@@ -87,6 +94,24 @@ class Distiller(nn.Module):
             optimizer}}``; parameters under no prefix are trained as the student is.
         """
         return {}
+
+    def channels(self, tap: str, advice: str = "Name another TAP.") -> tuple[int, int]:
+        """Returns the student's and the teacher's channels of a feature.
+
+        Args:
+            tap: the feature.
+            advice: end of the message.
+
+        Raises:
+            ValueError: one of them is unknown; the message names those that are known.
+        """
+        if tap not in self.student_channels or tap not in self.teacher_channels:
+            teacher = self._no_features or f"teacher has {sorted(self.teacher_channels)}"
+            raise ValueError(
+                f"{type(self).__name__}, tap {tap!r}: expected a feature of both networks, got: student has "
+                f"{sorted(self.student_channels)}, {teacher}. {advice}"
+            )
+        return self.student_channels[tap], self.teacher_channels[tap]
 
     @staticmethod
     def pair(student: SegOutput, teacher: SegOutput, tap: str) -> tuple[Tensor, Tensor]:

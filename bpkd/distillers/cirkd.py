@@ -114,16 +114,12 @@ class CIRKD(Distiller):
         self.memory = "none"
         if not (self.pixel_weight or self.region_weight):
             return
-        if self.num_classes < 1 or tap not in self.student_channels or tap not in self.teacher_channels:
-            raise ValueError(
-                f"tap {tap!r}: CIRKD's memory expected the number of classes and a feature of both networks, got "
-                f"{self.num_classes} classes, student {sorted(self.student_channels)}, teacher "
-                f"{sorted(self.teacher_channels)}. Name another TAP, or set both memory weights to 0."
-            )
-        channels = self.teacher_channels[tap]
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes: CIRKD's memory expects at least 1, got {self.num_classes} classes.")
+        student_channels, channels = self.channels(tap, "Name another TAP, or set both memory weights to 0.")
         self.pixel_anchors = pixel_anchors // self.num_classes + 1
         self.region_anchors = region_anchors // self.num_classes + 1
-        self.head = ProjectionHead(self.student_channels[tap], channels, hidden_channels)
+        self.head = ProjectionHead(student_channels, channels, hidden_channels)
         self.bank = MemoryBank(
             self.num_classes,
             channels,

@@ -33,12 +33,7 @@ class CWD(Distiller):
         self.taps = {"channel": tap} if weight else {}
         self.adapter: ChannelAdapter | None = None
         if tap != "logits":
-            if tap not in self.student_channels or tap not in self.teacher_channels:
-                raise ValueError(
-                    f"tap {tap!r}: expected a feature of both networks, student has {sorted(self.student_channels)}, "
-                    f"teacher has {sorted(self.teacher_channels)}."
-                )
-            self.adapter = ChannelAdapter(self.student_channels[tap], self.teacher_channels[tap])
+            self.adapter = ChannelAdapter(*self.channels(tap))
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns {"channel"}."""

@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import intra_class_variation, pixel_kd
-from bpkd.structures import SegOutput
+from bpkd.functional import intra_class_variation
 
-from .base import Distiller, with_preset
-from .discriminator import Adversary
+from .base import with_preset
+from .holistic import HolisticDistiller
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's 50 beside a pixel term that is a mean over pixels.
@@ -22,8 +21,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class IFVD(Distiller):
+class IFVD(HolisticDistiller):
     """pixel KD + ``intra_class_variation`` on a feature map + an ``Adversary`` on the logits, its critic included."""
+
+    feature = "ifv"
 
     def __init__(
         self,
@@ -72,41 +73,27 @@ class IFVD(Distiller):
         chosen = with_preset(PRESETS, preset, given)
         if preset == "author" and pixel_weight == -1:
             chosen["pixel_weight"] /= max(self.num_classes, 1)
-        self.pixel_weight: float = chosen["pixel_weight"]
-        self.ifv_weight: float = chosen["ifv_weight"]
-        self.tap, self.valid_only = tap, valid_only
-        adv = chosen["adv_weight"]
-        self.adversary_options: dict[str, Any] = {
-            "adv_weight": adv,
-            "critic_weight": critic_weight,
-            "adv_loss": chosen["adv_loss"],
-            "gp_weight": gp_weight,
-            "critic_input": critic_input,
-            "critic_optimizer": critic_optimizer,
-            "critic_lr": critic_lr,
-        }
-        self.adversary = Adversary(self.num_classes, **self.adversary_options) if adv else None
-        weights = {"pixel": self.pixel_weight, "ifv": self.ifv_weight, "adv": adv, "critic": adv}
-        self.taps = {name: tap if name == "ifv" else "logits" for name, weight in weights.items() if weight}
+        self.valid_only = valid_only
+        self.set_terms(
+            tap,
+            pixel_weight=chosen["pixel_weight"],
+            feature_weight=chosen["ifv_weight"],
+            adv_weight=chosen["adv_weight"],
+            adv_loss=chosen["adv_loss"],
+            critic_weight=critic_weight,
+            gp_weight=gp_weight,
+            critic_input=critic_input,
+            critic_optimizer=critic_optimizer,
+            critic_lr=critic_lr,
+        )
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
-        """Returns {"pixel", "ifv", "adv", "critic"}, without those that are switched off."""
-        out = {}
-        logits = self.pair(student, teacher, "logits")
-        if self.pixel_weight:
-            out["pixel"] = self.pixel_weight * pixel_kd(*logits)
-        if self.ifv_weight:
-            out["ifv"] = self.ifv_weight * intra_class_variation(
-                *self.pair(student, teacher, self.tap),
-                target,
-                num_classes=self.num_classes,
-                ignore_index=self.ignore_index,
-                valid_only=self.valid_only,
-            )
-        if self.adversary is not None:
-            out.update(self.adversary(*logits))
-        return out
-
-    def parameter_options(self) -> dict[str, dict[str, Any]]:
-        """Returns the critic's optimizer."""
-        return {} if self.adversary is None else {"adversary.": self.adversary.optimizer_options()}
+    def feature_term(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """Returns the intra-class term."""
+        return intra_class_variation(
+            student,
+            teacher,
+            target,
+            num_classes=self.num_classes,
+            ignore_index=self.ignore_index,
+            valid_only=self.valid_only,
+        )

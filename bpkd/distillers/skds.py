@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import pairwise_affinity, pixel_kd
-from bpkd.structures import SegOutput
+from bpkd.functional import pairwise_affinity
 
-from .base import Distiller, with_preset
-from .discriminator import Adversary
+from .base import with_preset
+from .holistic import HolisticDistiller
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Pixel term as a mean over pixels at weight 1, a light adversary, the authors' pair-wise term.
@@ -32,8 +31,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class SKDS(Distiller):
+class SKDS(HolisticDistiller):
     """pixel KD + ``pairwise_affinity`` on a feature map + an ``Adversary`` on the logits, its critic included."""
+
+    feature = "pair"
 
     def __init__(
         self,
@@ -85,40 +86,26 @@ class SKDS(Distiller):
             "critic_optimizer": critic_optimizer,
         }
         chosen = with_preset(PRESETS, preset, given)
-        self.pixel_weight: float = chosen["pixel_weight"]
-        self.pair_weight: float = chosen["pair_weight"]
-        self.tap, self.pool_scale, self.pool_kernel, self.detach_norm = tap, pool_scale, pool_kernel, detach_norm
-        adv = chosen["adv_weight"]
-        self.adversary_options: dict[str, Any] = {
-            "adv_weight": adv,
-            "critic_weight": chosen["critic_weight"],
-            "adv_loss": adv_loss,
-            "gp_weight": gp_weight,
-            "critic_input": critic_input,
-            "critic_optimizer": chosen["critic_optimizer"],
-            "critic_lr": critic_lr,
-        }
-        self.adversary = Adversary(self.num_classes, **self.adversary_options) if adv else None
-        weights = {"pixel": self.pixel_weight, "pair": self.pair_weight, "adv": adv, "critic": adv}
-        self.taps = {name: tap if name == "pair" else "logits" for name, weight in weights.items() if weight}
+        self.pool_scale, self.pool_kernel, self.detach_norm = pool_scale, pool_kernel, detach_norm
+        self.set_terms(
+            tap,
+            pixel_weight=chosen["pixel_weight"],
+            feature_weight=chosen["pair_weight"],
+            adv_weight=chosen["adv_weight"],
+            adv_loss=adv_loss,
+            critic_weight=chosen["critic_weight"],
+            gp_weight=gp_weight,
+            critic_input=critic_input,
+            critic_optimizer=chosen["critic_optimizer"],
+            critic_lr=critic_lr,
+        )
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
-        """Returns {"pixel", "pair", "adv", "critic"}, without those that are switched off."""
-        out = {}
-        logits = self.pair(student, teacher, "logits")
-        if self.pixel_weight:
-            out["pixel"] = self.pixel_weight * pixel_kd(*logits)
-        if self.pair_weight:
-            out["pair"] = self.pair_weight * pairwise_affinity(
-                *self.pair(student, teacher, self.tap),
-                pool_scale=self.pool_scale,
-                pool_kernel=self.pool_kernel,
-                detach_norm=self.detach_norm,
-            )
-        if self.adversary is not None:
-            out.update(self.adversary(*logits))
-        return out
-
-    def parameter_options(self) -> dict[str, dict[str, Any]]:
-        """Returns the critic's optimizer."""
-        return {} if self.adversary is None else {"adversary.": self.adversary.optimizer_options()}
+    def feature_term(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        """Returns the pair-wise term."""
+        return pairwise_affinity(
+            student,
+            teacher,
+            pool_scale=self.pool_scale,
+            pool_kernel=self.pool_kernel,
+            detach_norm=self.detach_norm,
+        )

@@ -11,10 +11,6 @@ from typing import Any
 
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
-from torch import Tensor
-
-from bpkd.functional import gradient_norm
-from bpkd.modeling import SemanticDistiller
 
 from .step import StepTrainer
 
@@ -153,51 +149,3 @@ class SilentTermGuard(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from what was seen."""
         self.watched, self.alive = state_dict["watched"], dict(state_dict["alive"])
-
-
-class GradientMonitor(HookBase):
-    """Logs each distillation term's gradient at the logits over the task loss's, and warns when one dominates."""
-
-    PERIOD = 10
-
-    def __init__(self, model: SemanticDistiller, *, limit: float, patience: int) -> None:
-        """Watches ``model.gradient_probe``.
-
-        Args:
-            model: the unwrapped wrapper.
-            limit: ratio above which a term counts as dominating.
-            patience: iterations it may do so without a break before the warning.
-        """
-        self.model, self.limit, self.patience = model, limit, patience
-        self.ratios: dict[str, float] = {}
-        self._since: dict[str, int] = {}
-        self._warned: set[str] = set()
-
-    def before_step(self) -> None:
-        """Measures every tenth iteration: each measurement walks back from the losses to the logits."""
-        due = self.trainer.iter % self.PERIOD == 0
-        self.model.gradient_probe = self._measure if due else None
-
-    def _measure(self, losses: dict[str, Tensor], logits: Tensor) -> None:
-        task = float(gradient_norm(losses["loss_ce"], logits))
-        norms = {n: float(gradient_norm(loss, logits)) for n, loss in losses.items() if n.startswith("loss_kd")}
-        # A term on features, or the critic's own, has no gradient at the logits: 0 would look like a measurement.
-        self.ratios = {name: norm / max(task, 1e-12) for name, norm in norms.items() if norm}
-
-    def after_step(self) -> None:
-        """Writes the ratios and warns."""
-        if self.model.gradient_probe is None:
-            return
-        for name, ratio in self.ratios.items():
-            self.trainer.storage.put_scalar(name.replace("loss_", "gradient_ratio_", 1), ratio)
-            if ratio <= self.limit:
-                self._since.pop(name, None)
-                continue
-            start = self._since.setdefault(name, self.trainer.iter)
-            if self.trainer.iter - start >= self.patience and name not in self._warned:
-                self._warned.add(name)
-                logger.warning(
-                    "%s: its gradient at the logits has been over %g times the task loss's for %d iterations "
-                    "(now %.1f times). It may drown the task: lower the weight of this term.",
-                    name, self.limit, self.trainer.iter - start, ratio,
-                )  # fmt: skip

@@ -15,7 +15,7 @@ from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
@@ -23,11 +23,13 @@ from bpkd import __version__
 from bpkd.analysis.records import environment
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
+from bpkd.distillers import Distiller
 from bpkd.modeling import DenseModel, SemanticDistiller
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate, without_classes
-from .hooks import GradientMonitor, RunClock, SilentTermGuard, StopOnSignal
+from .hooks import RunClock, SilentTermGuard, StopOnSignal
+from .monitors import GradientMonitor, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
 from .record import peak_memory, run_record, write_record
 from .step import StepTrainer
@@ -98,8 +100,10 @@ class DistillationTrainer(DefaultTrainer):
             student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
         parameters = sum(p.numel() for p in student_of(model).parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
-        if getattr(model, "distiller", None) is not None:
-            logger.info("Weights and options of the terms: %s", settings(model.distiller))
+        distiller: nn.Module | None = getattr(model, "distiller", None)
+        for part in () if distiller is None else distiller.modules():
+            if part is distiller or isinstance(part, Distiller):  # those inside a combination too
+                logger.info("%s: weights and options of the terms: %s", type(part).__name__, settings(part))
         return model
 
     @classmethod
@@ -149,15 +153,7 @@ class DistillationTrainer(DefaultTrainer):
         cfg = self.cfg
         chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
         if self._wrapper is not None:
-            chain.append(SilentTermGuard(self._trainer, getattr(self.distiller, "taps", {})))
-        if self._wrapper is not None and cfg.SOLVER.GRADIENT_RATIO_LIMIT > 0:
-            chain.append(
-                GradientMonitor(
-                    self._wrapper,
-                    limit=cfg.SOLVER.GRADIENT_RATIO_LIMIT,
-                    patience=cfg.SOLVER.GRADIENT_RATIO_PATIENCE,
-                )
-            )
+            chain += self._term_hooks(self._wrapper)
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self.build_train_loader(cfg)
             n = cfg.TEST.PRECISE_BN.NUM_ITER
@@ -172,12 +168,22 @@ class DistillationTrainer(DefaultTrainer):
         chain.append(StopOnSignal(self.checkpointer))
         return chain
 
+    def _term_hooks(self, wrapper: SemanticDistiller) -> list[Any]:
+        solver, distiller = self.cfg.SOLVER, self.distiller
+        patience = solver.GRADIENT_RATIO_PATIENCE
+        own = {f"loss_kd_{term}" for term in getattr(distiller, "own_terms", ())}
+        chain: list[Any] = [SilentTermGuard(self._trainer, getattr(distiller, "taps", {}))]
+        if solver.GRADIENT_RATIO_LIMIT > 0:
+            chain.append(GradientMonitor(wrapper, limit=solver.GRADIENT_RATIO_LIMIT, patience=patience))
+        chain.append(ShareMonitor(limit=solver.LOSS_SHARE_LIMIT, patience=patience, own_terms=own))
+        return chain
+
     def build_writers(self) -> list[Any]:
         """Console with ETA, metrics.json and TensorBoard."""
         out = self.cfg.OUTPUT_DIR
         period = self.cfg.SOLVER.LOG_PERIOD
         return [
-            CommonMetricPrinter(self.max_iter, window_size=period),
+            TermPrinter(self.max_iter, window_size=period),
             JSONWriter(os.path.join(out, "metrics.json"), window_size=period),
             TensorboardXWriter(out, window_size=period),
         ]

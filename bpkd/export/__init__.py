@@ -1,5 +1,5 @@
 """The plain network as a file that runs without bpkd."""
 
-from .student import to_onnx, to_torchscript
+from .student import to_exported_program, to_onnx, to_torchscript
 
-__all__ = ["to_onnx", "to_torchscript"]
+__all__ = ["to_exported_program", "to_onnx", "to_torchscript"]

@@ -5,6 +5,7 @@ from .boundary_kd import boundary_kd
 from .cross_image import anchor_kd, cross_image_kd
 from .divergence import channel_kd, gradient_norm, pixel_kd
 from .edges import class_edge_mask, edge_band
+from .ensemble import mean_probabilities
 from .relations import intra_class_variation, nearest_labels, pairwise_affinity
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "gradient_norm",
     "gradient_penalty",
     "intra_class_variation",
+    "mean_probabilities",
     "nearest_labels",
     "pairwise_affinity",
     "pixel_kd",

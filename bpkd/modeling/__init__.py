@@ -4,21 +4,26 @@ from .backbones import HRNet, MobileNetV2, ResNetV1c
 from .build import build_student, student_architecture
 from .dense import DenseModel, InferenceOptions
 from .distillation import SemanticDistiller, build_distiller
+from .exported import ExportedInfo, ExportedSegmentor, load_exported
 from .foreign import Detectron2Segmentor, ModuleSegmentor, as_dense
 from .heads import DeepLabV3PlusHead, FCNHead, ISAHead, PSPHead, SegHead
 from .losses import segmentation_loss
 from .segmentor import SemanticSegmentor
 from .teacher import FrozenTeacher, build_teacher, build_teacher_model, load_teacher_cfg
+from .teachers import MeanTeacher, TeacherPanel, build_teachers
 
 __all__ = [
     "DeepLabV3PlusHead",
     "DenseModel",
     "Detectron2Segmentor",
+    "ExportedInfo",
+    "ExportedSegmentor",
     "FCNHead",
     "FrozenTeacher",
     "HRNet",
     "ISAHead",
     "InferenceOptions",
+    "MeanTeacher",
     "MobileNetV2",
     "ModuleSegmentor",
     "PSPHead",
@@ -26,11 +31,14 @@ __all__ = [
     "SegHead",
     "SemanticDistiller",
     "SemanticSegmentor",
+    "TeacherPanel",
     "as_dense",
     "build_distiller",
     "build_student",
     "build_teacher",
     "build_teacher_model",
+    "build_teachers",
+    "load_exported",
     "load_teacher_cfg",
     "segmentation_loss",
     "student_architecture",

@@ -14,9 +14,9 @@ from bpkd.modeling.losses import segmentation_loss
 from bpkd.modeling.pixels import check_format, file_names, normalised, stack_padded
 from bpkd.structures import SegOutput
 
-# Ways to use a network beyond calling it. "trace" and "onnx_any_size" are meant for images of any size; "onnx" for
+# Ways to use a network beyond calling it. "trace" and those in "any_size" are meant for images of any size; "onnx" for
 # the size of the example.
-CAPABILITIES = ("channels_last", "compile", "trace", "script", "onnx", "onnx_any_size")
+CAPABILITIES = ("channels_last", "compile", "trace", "script", "onnx", "onnx_any_size", "export_any_size")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from bpkd.distillers import DISTILLERS
+from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, PerTeacher
 from bpkd.modeling.build import build_student
 from bpkd.modeling.dense import DenseModel
-from bpkd.modeling.teacher import FrozenTeacher, build_teacher
+from bpkd.modeling.teachers import OneTeacher, TeacherPanel, Teachers, build_teachers
 
 
 @META_ARCH_REGISTRY.register()
@@ -31,7 +31,7 @@ class SemanticDistiller(nn.Module):
         self,
         *,
         student: DenseModel,
-        teacher: FrozenTeacher | None = None,
+        teacher: Teachers | None = None,
         distiller: nn.Module | None = None,
     ) -> None:
         """Joins the parts.
@@ -50,11 +50,11 @@ class SemanticDistiller(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
+        names = method_names(cfg)
         student = build_student(cfg)
-        if cfg.DISTILL.METHOD == "none":
+        if not names:
             return {"student": student}
-        check_method(cfg.DISTILL.METHOD)
-        teacher = build_teacher(cfg)
+        teacher = build_teachers(cfg)
         distiller = build_distiller(cfg, student, teacher)
         return {"student": student, "teacher": teacher, "distiller": distiller}
 
@@ -75,31 +75,72 @@ class SemanticDistiller(nn.Module):
         return losses
 
 
-def check_method(name: str) -> None:
-    """Raises ValueError, with the known names, if there is no distiller ``name``."""
-    if name not in DISTILLERS:
+def check_method(method: str) -> list[str]:
+    """Returns the distillers that a method is made of, "CWD+IFVD" or a single name; none for "none".
+
+    Raises:
+        ValueError: a name is unknown or stands there twice.
+    """
+    names = [] if method == "none" else method.split("+")
+    unknown = [name for name in names if name not in DISTILLERS]
+    if unknown:
         known = ", ".join(["none", *DISTILLERS])
-        raise ValueError(f"DISTILL.METHOD: expected one of {known}, got {name!r}.")
+        raise ValueError(f"DISTILL.METHOD: expected one of {known}, or several joined by +, got {unknown[0]!r}.")
+    if len(set(names)) != len(names):
+        raise ValueError(f"DISTILL.METHOD: expected each distiller once, got {method!r}.")
+    return names
 
 
-def build_distiller(cfg: CfgNode, student: DenseModel, teacher: FrozenTeacher) -> nn.Module:
-    """Builds the distiller DISTILL.METHOD from its node and from what the two networks say about themselves.
+def method_names(cfg: CfgNode) -> list[str]:
+    """Returns the distillers of DISTILL.METHOD in their order.
+
+    Raises:
+        ValueError: see `check_method`, or DISTILL.WEIGHTS is not one positive number per name.
+    """
+    names, weights = check_method(cfg.DISTILL.METHOD), list(cfg.DISTILL.WEIGHTS)
+    wrong = [w for w in weights if isinstance(w, bool) or not isinstance(w, int | float) or not 0 < w < float("inf")]
+    if wrong or len(weights) not in (0, len(names)):
+        raise ValueError(
+            f"DISTILL.WEIGHTS: expected nothing, or one number above 0 per name of DISTILL.METHOD "
+            f"({cfg.DISTILL.METHOD!r}: {len(names)}), got {weights}. A method that you do not want is not named."
+        )
+    return names
+
+
+def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.Module:
+    """Builds what DISTILL.METHOD names from its nodes and from what the networks say about themselves.
 
     Raises:
         ValueError: it compares a feature that a network lacks (as far as that is known before the first image).
     """
-    name = cfg.DISTILL.METHOD
-    arguments = {key.lower(): value for key, value in cfg.DISTILL[name].items()}
+    if isinstance(teacher, TeacherPanel):
+        return PerTeacher([_distiller(cfg, student, one) for one in teacher.teachers], teacher.shares)
+    return _distiller(cfg, student, teacher)
+
+
+def _distiller(cfg: CfgNode, student: DenseModel, teacher: OneTeacher) -> Distiller:
+    parts = {n: _one_distiller(cfg.DISTILL[n], n, student=student, teacher=teacher) for n in method_names(cfg)}
+    if len(parts) == 1 and not cfg.DISTILL.WEIGHTS:
+        return next(iter(parts.values()))
+    return CombinedDistiller(parts, cfg.DISTILL.WEIGHTS)
+
+
+def _one_distiller(node: CfgNode, name: str, *, student: DenseModel, teacher: OneTeacher) -> Distiller:
     distiller = DISTILLERS[name](
-        **arguments,
+        **{key.lower(): value for key, value in node.items()},
         num_classes=student.num_classes,
         ignore_index=student.ignore_index,
         student_channels=student.feature_channels(),
         teacher_channels=teacher.feature_channels(),
+        no_features=teacher.no_features,
     )
     for term, tap in distiller.taps.items():
+        if tap == "logits":
+            continue
+        if teacher.no_features:
+            raise ValueError(f"DISTILL.{name}, term {term!r} compares the feature {tap!r}, but {teacher.no_features}.")
         for role, known in (("student", student.feature_channels()), ("teacher", teacher.feature_channels())):
-            if tap != "logits" and known and tap not in known:
+            if known and tap not in known:
                 raise ValueError(
                     f"DISTILL.{name}, term {term!r}: expected a tap that the {role} has, logits or one of "
                     f"{', '.join(known)}, got {tap!r}."

@@ -17,6 +17,7 @@ from bpkd.convert import load_strict
 from bpkd.distillers.adapters import map_classes
 from bpkd.modeling.build import build_student
 from bpkd.modeling.dense import DenseModel
+from bpkd.modeling.exported import ExportedInfo, load_exported
 from bpkd.structures import SegOutput
 
 logger = logging.getLogger(__name__)
@@ -31,19 +32,20 @@ class FrozenTeacher:
     DistributedDataParallel. It normalises the raw images with its own statistics and colour order.
     """
 
-    def __init__(self, model: DenseModel, *, amp: str = "off") -> None:
+    def __init__(self, model: DenseModel, *, amp: str = "off", no_features: str = "") -> None:
         """Freezes ``model``.
 
         Args:
             model: with its weights loaded.
             amp: autocast type of the forward pass, "off", "bf16" or "fp16".
+            no_features: why it gives logits alone, for messages; empty: it gives features.
 
         Raises:
             ValueError: ``amp`` is unknown.
         """
         if amp not in AMP_DTYPES:
             raise ValueError(f"TEACHER.AMP: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
-        self.model, self.amp = model.eval().requires_grad_(False), amp
+        self.model, self.amp, self.no_features = model.eval().requires_grad_(False), amp, no_features
 
     def feature_channels(self) -> dict[str, int]:
         """Returns the channels of the teacher's features by name."""
@@ -71,48 +73,73 @@ class FrozenTeacher:
         return SegOutput(output.logits.float(), None, features)
 
 
-def build_teacher(cfg: CfgNode) -> FrozenTeacher:
-    """Builds the teacher that cfg.TEACHER names, with its weights; see `build_teacher_model`."""
-    return FrozenTeacher(build_teacher_model(cfg), amp=cfg.TEACHER.AMP)
+def build_teacher(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER") -> FrozenTeacher:
+    """Builds a frozen teacher with its weights; the arguments are those of `build_teacher_model`."""
+    node = cfg.TEACHER if node is None else node
+    reason = f"a teacher of {key}.EXPORTED gives logits alone" if node.EXPORTED else ""
+    return FrozenTeacher(build_teacher_model(cfg, node, key), amp=node.AMP, no_features=reason)
 
 
-def build_teacher_model(cfg: CfgNode) -> DenseModel:
-    """Builds the teacher's network from its own config file and loads its weights strictly.
+def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER") -> DenseModel:
+    """Builds a teacher's network: from its own config file with strictly loaded weights, or from an exported file.
 
     Args:
-        cfg: the student's config. Only its TEACHER node, device, image order and classes are used.
+        cfg: the student's config. Only device, image order, crop size and classes are used.
+        node: describes the teacher; None: cfg.TEACHER.
+        key: where the node stands in the config, for messages.
 
     Raises:
         FileNotFoundError: config file or weights do not exist.
         ValueError: no weights are given, keys are missing or left over, or the classes differ and no class map says
             how they correspond.
     """
-    node = cfg.TEACHER
-    if not node.WEIGHTS:
-        raise ValueError(
-            "TEACHER.WEIGHTS: expected a checkpoint, got nothing. A teacher with random weights teaches noise: train "
-            "one with TEACHER.CONFIG_FILE first and name its model_final.pth."
-        )
-    teacher_cfg = load_teacher_cfg(cfg)
-    with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
-        model = build_student(teacher_cfg)
-    model.drop_auxiliary()
-    info = load_strict(model, node.WEIGHTS, source="TEACHER.WEIGHTS", drop=("auxiliary_head.",))
-    names = info.classes or class_names(teacher_cfg)
-    _match_classes(model, names, class_names(cfg), cfg)
+    node = cfg.TEACHER if node is None else node
+    model, names = _exported_network(cfg, node, key) if node.EXPORTED else _own_network(cfg, node, key)
+    _match_classes(model, cfg, teacher_names=names, class_map=list(node.CLASS_MAP), key=key)
     model.source_format = cfg.INPUT.FORMAT
-    model.accelerate(channels_last=teacher_cfg.MODEL.CHANNELS_LAST, compiled=teacher_cfg.MODEL.COMPILE)
     return model.eval().requires_grad_(False)
 
 
-def load_teacher_cfg(cfg: CfgNode) -> CfgNode:
-    """Reads the teacher's own config: TEACHER.CONFIG_FILE and TEACHER.OPTS over the defaults, on the student's device.
+def _own_network(cfg: CfgNode, node: CfgNode, key: str) -> tuple[DenseModel, Sequence[str] | None]:
+    if not node.WEIGHTS:
+        raise ValueError(
+            f"{key}.WEIGHTS: expected a checkpoint, got nothing. A teacher with random weights teaches noise: train "
+            f"one with {key}.CONFIG_FILE first and name its model_final.pth."
+        )
+    teacher_cfg = load_teacher_cfg(cfg, node, key)
+    with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
+        model = build_student(teacher_cfg)
+    model.drop_auxiliary()
+    info = load_strict(model, node.WEIGHTS, source=f"{key}.WEIGHTS", drop=("auxiliary_head.",))
+    model.accelerate(channels_last=teacher_cfg.MODEL.CHANNELS_LAST, compiled=teacher_cfg.MODEL.COMPILE)
+    return model, info.classes or class_names(teacher_cfg)
+
+
+def _exported_network(cfg: CfgNode, node: CfgNode, key: str) -> tuple[DenseModel, Sequence[str] | None]:
+    if node.WEIGHTS:
+        raise ValueError(f"{key}: expected WEIGHTS or EXPORTED, got both. An exported file holds its weights.")
+    if node.OPTS and not node.CONFIG_FILE:
+        raise ValueError(f"{key}.OPTS: expected a CONFIG_FILE that they change, got none.")
+    stated = None
+    if node.CONFIG_FILE:
+        teacher_cfg = load_teacher_cfg(cfg, node, key)
+        stated = ExportedInfo.of_cfg(teacher_cfg, class_names(teacher_cfg))
+    size = (cfg.INPUT.CROP_SIZE[0], cfg.INPUT.CROP_SIZE[1])
+    model, info = load_exported(node.EXPORTED, stated, device=torch.device(cfg.MODEL.DEVICE), size=size, key=key)
+    return model, info.classes
+
+
+def load_teacher_cfg(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER") -> CfgNode:
+    """Reads a teacher's own config: its CONFIG_FILE and OPTS over the defaults, on the student's device.
+
+    The arguments are those of `build_teacher_model`.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: it holds an unknown key or a value of the wrong type.
     """
-    teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, cfg.TEACHER.OPTS, source="TEACHER.CONFIG_FILE")
+    node = cfg.TEACHER if node is None else node
+    teacher_cfg = read_config(node.CONFIG_FILE, node.OPTS, source=f"{key}.CONFIG_FILE")
     teacher_cfg.MODEL.DEVICE = cfg.MODEL.DEVICE
     teacher_cfg.freeze()
     return teacher_cfg
@@ -127,13 +154,10 @@ def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
 
 
 def _match_classes(
-    model: DenseModel,
-    teacher_names: Sequence[str] | None,
-    student_names: Sequence[str] | None,
-    cfg: CfgNode,
+    model: DenseModel, cfg: CfgNode, *, teacher_names: Sequence[str] | None, class_map: list[int], key: str
 ) -> None:
     """Installs the class map, or makes sure that none is needed."""
-    count, class_map = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, list(cfg.TEACHER.CLASS_MAP)
+    count, student_names = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, class_names(cfg)
     if class_map:
         model.output_map = partial(_mapped, class_map=class_map, num_classes=count)
         model.output_map(torch.zeros(1, model.num_classes, 1, 1))  # refuses a wrong map now
@@ -141,7 +165,7 @@ def _match_classes(
     if model.num_classes != count:
         raise ValueError(
             f"Teacher and student: expected the same classes, got {model.num_classes} and {count}. Give "
-            f"TEACHER.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the "
+            f"{key}.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the "
             "teacher's class t, or -1."
         )
     if teacher_names is None or student_names is None:
@@ -156,7 +180,7 @@ def _match_classes(
         shown = ", ".join(different[:8]) or f"{len(teacher_names)} / {len(student_names)} names"
         raise ValueError(
             f"Teacher and student: expected the same class list, got differences (teacher / student): {shown}. Give "
-            "TEACHER.CLASS_MAP, or train the teacher on the same classes."
+            f"{key}.CLASS_MAP, or train the teacher on the same classes."
         )
 
 

@@ -77,6 +77,9 @@ class ISAHead(SegHead):
     mmsegmentation 0.26.0: padding is centred and takes part in the attention.
     """
 
+    # torch.export does not come to an end with the number of windows as an unknown.
+    unsupported = frozenset({"export_any_size"})
+
     @configurable
     def __init__(
         self,

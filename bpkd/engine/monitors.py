@@ -1,0 +1,149 @@
+"""What the terms of a loss do to each other: gradients and shares, in the log and as warnings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+import torch
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
+from torch import Tensor
+
+from bpkd.functional import gradient_norm
+from bpkd.modeling import SemanticDistiller
+
+logger = logging.getLogger(__name__)
+
+SHARE = "loss_share_"
+
+
+class Patience:
+    """Tells once per name when a value has been over its limit long enough."""
+
+    def __init__(self, *, limit: float, patience: int) -> None:
+        """Sets limit and iterations that a value may be over it without a break."""
+        self.limit, self.patience = limit, patience
+        self._since: dict[str, int] = {}
+        self._told: set[str] = set()
+
+    def lost(self, name: str, value: float, iteration: int) -> int:
+        """Returns for how many iterations the value has been over the limit if that is to be told now, else 0."""
+        if value <= self.limit:
+            self._since.pop(name, None)
+            return 0
+        lasted = iteration - self._since.setdefault(name, iteration)
+        if lasted < self.patience or name in self._told:
+            return 0
+        self._told.add(name)
+        return lasted
+
+
+class GradientMonitor(HookBase):
+    """Logs each term's gradient at the logits, a distillation term's over the task loss's; warns when one dominates.
+
+    ``gradient_norm_<term>`` is the norm, ``gradient_ratio_<term>`` the norm over that of ``loss_ce``.
+    """
+
+    PERIOD = 10
+
+    def __init__(self, model: SemanticDistiller, *, limit: float, patience: int) -> None:
+        """Watches ``model.gradient_probe``.
+
+        Args:
+            model: the unwrapped wrapper.
+            limit: ratio above which a term counts as dominating.
+            patience: iterations it may do so without a break before the warning.
+        """
+        self.model, self.limit = model, limit
+        self.norms: dict[str, float] = {}
+        self._patience = Patience(limit=limit, patience=patience)
+
+    def before_step(self) -> None:
+        """Measures every tenth iteration: each measurement walks back from the losses to the logits."""
+        due = self.trainer.iter % self.PERIOD == 0
+        self.model.gradient_probe = self._measure if due else None
+
+    def _measure(self, losses: dict[str, Tensor], logits: Tensor) -> None:
+        names = [n for n in losses if n == "loss_ce" or n.startswith("loss_kd")]
+        norms = torch.stack([gradient_norm(losses[n], logits) for n in names]).tolist()  # one wait for the device
+        # A term on features, or the critic's own, has no gradient at the logits: 0 would look like a measurement.
+        self.norms = {n: norm for n, norm in zip(names, norms, strict=True) if norm or n == "loss_ce"}
+
+    def after_step(self) -> None:
+        """Writes norms and ratios and warns."""
+        if self.model.gradient_probe is None:
+            return
+        for name, norm in self.norms.items():
+            self.trainer.storage.put_scalar(name.replace("loss_", "gradient_norm_", 1), norm)
+            if name == "loss_ce":
+                continue
+            ratio = norm / max(self.norms["loss_ce"], 1e-12)
+            self.trainer.storage.put_scalar(name.replace("loss_", "gradient_ratio_", 1), ratio)
+            lasted = self._patience.lost(name, ratio, self.trainer.iter)
+            if lasted:
+                logger.warning(
+                    "%s: its gradient at the logits has been over %g times the task loss's for %d iterations "
+                    "(now %.1f times). It may drown the task: lower the weight of this term.",
+                    name, self.limit, lasted, ratio,
+                )  # fmt: skip
+
+
+class ShareMonitor(HookBase):
+    """Logs each term's share of the loss, and warns when a distillation term holds nearly all of it.
+
+    The share is the term's size over the sum of all terms' sizes: an adversarial term may be negative. It is taken of
+    the values that the step has logged, of all processes, so it costs nothing and is there at the log period alone.
+    """
+
+    def __init__(self, *, limit: float, patience: int, own_terms: Collection[str] = ()) -> None:
+        """Sets the warning.
+
+        Args:
+            limit: share that a distillation term may hold; 0: no warning.
+            patience: iterations it may hold more without a break.
+            own_terms: names in the losses of what teaches the student nothing; they are left out.
+        """
+        self.limit, self.own_terms = limit, frozenset(own_terms)
+        self._patience = Patience(limit=limit, patience=patience)
+
+    def after_step(self) -> None:
+        """Writes the shares and warns."""
+        storage, now = self.trainer.storage, self.trainer.iter
+        sizes = {
+            name: abs(value)
+            for name, (value, at) in storage.latest().items()
+            if at == now and name.startswith("loss_") and name not in self.own_terms
+        }
+        total = sum(sizes.values())
+        if not total:  # nothing was logged in this iteration
+            return
+        for name, size in sizes.items():
+            share = size / total
+            storage.put_scalar(name.replace("loss_", SHARE, 1), share)
+            lasted = self._patience.lost(name, share, now) if self.limit and name.startswith("loss_kd_") else 0
+            if lasted:
+                logger.warning(
+                    "%s: it has held more than %.0f %% of the loss for %d iterations (now %.1f %%). The student hardly "
+                    "learns from the rest: lower the weight of this term (SOLVER.LOSS_SHARE_LIMIT sets the share).",
+                    name, 100 * self.limit, lasted, 100 * share,
+                )  # fmt: skip
+
+
+class TermPrinter(CommonMetricPrinter):
+    """Detectron2's console line without the shares, which would double it; the files have them."""
+
+    def write(self) -> None:
+        """Prints the line."""
+        with _WithoutShares(get_event_storage()):
+            super().write()
+
+
+class _WithoutShares(EventStorage):
+    """The same storage, but for the shares."""
+
+    def __init__(self, storage: EventStorage) -> None:
+        self.__dict__ = storage.__dict__
+
+    def histories(self) -> dict:
+        return {name: history for name, history in super().histories().items() if not name.startswith(SHARE)}

@@ -1,0 +1,72 @@
+"""Several teachers: as one by the mean of their probabilities, or side by side for one distiller each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+
+from bpkd.config import teacher_nodes, teacher_shares
+from bpkd.functional import mean_probabilities
+from bpkd.modeling.teacher import FrozenTeacher, build_teacher
+from bpkd.structures import SegOutput
+
+
+class MeanTeacher:
+    """Teachers that answer as one: the weighted mean of their class probabilities, at the first one's logits size.
+
+    Like `FrozenTeacher` a plain object. It gives logits alone: features of different networks have no common axes.
+    """
+
+    no_features = (
+        "the mean of several teachers' probabilities has none (TEACHER.COMBINE losses keeps each teacher's own)"
+    )
+
+    def __init__(self, teachers: Sequence[FrozenTeacher], shares: Sequence[float]) -> None:
+        """Joins teachers over the same classes; ``shares`` are positive and of sum 1."""
+        self.teachers, self.shares = list(teachers), list(shares)
+
+    def feature_channels(self) -> dict[str, int]:
+        """Returns nothing: there are no features."""
+        return {}
+
+    def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> SegOutput:
+        """Runs all teachers; the arguments are those of `FrozenTeacher`."""
+        answers = [teacher(batch, size, device) for teacher in self.teachers]
+        return SegOutput(mean_probabilities([answer.logits for answer in answers], self.shares))
+
+
+class TeacherPanel:
+    """Teachers that answer one by one, for `bpkd.distillers.PerTeacher`."""
+
+    def __init__(self, teachers: Sequence[FrozenTeacher], shares: Sequence[float]) -> None:
+        """Joins teachers over the same classes; ``shares`` are positive and of sum 1."""
+        self.teachers, self.shares = list(teachers), list(shares)
+
+    def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> list[SegOutput]:
+        """Runs all teachers; the arguments are those of `FrozenTeacher`."""
+        return [teacher(batch, size, device) for teacher in self.teachers]
+
+
+OneTeacher = FrozenTeacher | MeanTeacher
+Teachers = OneTeacher | TeacherPanel
+
+
+def build_teachers(cfg: CfgNode) -> Teachers:
+    """Builds every teacher that has a share, joined as TEACHER.COMBINE says; a single one as it is.
+
+    Raises:
+        FileNotFoundError: config file or weights of a teacher do not exist.
+        ValueError: TEACHER.OTHERS or SHARES is wrong, or a teacher is not what it should be.
+    """
+    named = zip(teacher_nodes(cfg).items(), teacher_shares(cfg), strict=True)
+    chosen = [(build_teacher(cfg, node, key), share) for (key, node), share in named if share]
+    teachers, shares = [teacher for teacher, _ in chosen], [share for _, share in chosen]
+    if len(teachers) == 1:
+        return teachers[0]
+    join: dict[str, type[MeanTeacher] | type[TeacherPanel]] = {"probabilities": MeanTeacher, "losses": TeacherPanel}
+    if cfg.TEACHER.COMBINE not in join:
+        raise ValueError(f"TEACHER.COMBINE: expected one of {', '.join(join)}, got {cfg.TEACHER.COMBINE!r}.")
+    return join[cfg.TEACHER.COMBINE](teachers, shares)
