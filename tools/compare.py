@@ -2,7 +2,7 @@
 r"""Train a teacher and students by several methods from the same seeds, and report.
 
     tools/compare.py --config-file projects/BPKD/configs/camvid/small__bpkd.yaml \
-        --methods none KD SKDS IFVD CIRKD CWD BPKD --seeds 3 --equal-time --output output/camvid-small
+        --methods none KD SKDS IFVD CIRKD CWD BPKD --seeds 3 --equal-time --output output/camvid-compare
 
 The config is a teacher-student pair; the methods differ in DISTILL.METHOD alone ("none": the student alone), and each
 one's settings are its node of DISTILL. The teacher is loaded where TEACHER.WEIGHTS names a file, else trained once.
