@@ -133,7 +133,7 @@ def record(iterations: int, seconds: float) -> dict[str, Any]:
 def test_equal_time_iterations() -> None:
     assert equal_time_iterations(record(300, 0.2), record(300, 0.5)) == 750
     assert equal_time_iterations(record(300, 0.36), record(300, 0.5)) == 417
-    assert equal_time_iterations(record(4, 0.5), record(4, 0.01)) == 1
+    assert equal_time_iterations(record(4, 0.5), record(4, 0.01)) == 4  # timings that noise has turned round
 
 
 def test_equal_time_runs_follow_from_the_same_seed(pair: Path, tmp_path: Path) -> None:
@@ -318,6 +318,7 @@ def test_a_teacher_that_is_there_is_evaluated_once(
     [
         (["--trimap-width", 4], r"--trimap-width: expected one of TEST.TRIMAP_WIDTHS \[1, 3\], got 4"),
         (["--seeds", 0], "--seeds: expected at least 1, got 0"),
+        (["--images", 0, 99, -1], r"--images: expected positions 0 .. \d+ of \w+, got 99, -1"),
         (["--opts", "SOLVER.BASELR", "1"], "Non-existent"),
     ],
 )

@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from bpkd.distillers import DISTILLERS
 from bpkd.modeling import SemanticDistiller, build_student
 from bpkd.modeling.distillation import current_iteration
 
@@ -115,6 +116,12 @@ def test_method_none_needs_no_teacher() -> None:
 def test_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="none, BPKD, CIRKD, CWD, .*KD.*'AKD'"):
         build_model(tiny_cfg(*WRAP, "AKD"))
+
+
+def test_a_distiller_without_a_node_in_the_config_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DISTILLERS, "MSE", DISTILLERS["KD"])
+    with pytest.raises(ValueError, match=r"expected a node DISTILL.MSE .* bpkd/config/distillation.py"):
+        wrapper(tmp_path, "MSE")
 
 
 def test_teacher_without_distiller_is_refused() -> None:

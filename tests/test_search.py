@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from bpkd.engine import search
+from bpkd.engine.launch import load_config
 from bpkd.engine.matrix import Job
 from bpkd.engine.search import main_effects, read_search, run_search, search_table
 
 ROOT = Path(__file__).parents[1]
-TEXT = "config: pair.yaml\nopts: [SOLVER.MAX_ITER, 9]\ntrials: {KD: [{}, {WEIGHT: 3.0}], CWD: [{}, {WEIGHT: 2.0}]}\n"
+PAIR = ROOT / "projects/BPKD/configs/quickstart/pspnet__bpkd.yaml"
+TRIALS = "{KD: [{}, {WEIGHT: 3.0}], CWD: [{}, {WEIGHT: 2.0}]}"
+TEXT = f"config: {PAIR}\nopts: [SOLVER.MAX_ITER, 9]\ntrials: {TRIALS}\n"
 
 
 def finish(job: Job, miou: float) -> None:
@@ -21,6 +24,7 @@ def finish(job: Job, miou: float) -> None:
     seed = int(job.name[-1])
     metrics = {"mIoU": miou, "trimap_w3": miou / 2}
     facts: dict[str, Any] = dict.fromkeys(("dataset", "iterations", "commit", "versions", "hardware"), "x")
+    facts["config"] = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts]).dump()
     (job.output / "run.json").write_text(json.dumps({"metrics": metrics, "seed": seed, **facts}))
     rows = [{"iteration": i, "gradient_ratio_kd_term": r} for i, r in ((10, 1.0), (20, 5.0), (30, 2.0))]
     (job.output / "metrics.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
@@ -41,14 +45,14 @@ def test_best_candidate_is_the_best_mean_of_those_that_ran_twice(
     monkeypatch.setattr(search, "run_jobs", run)
     path = tmp_path / "search.yaml"
     path.write_text(TEXT)
-    rows = run_search(path, tmp_path / "out", finalists=2, opts=["A", "b"], say=print)
+    rows = run_search(path, tmp_path / "out", finalists=2, opts=["TEST.EVAL_PERIOD", "7"], say=print)
     chosen = {(row["method"], row["candidate"]) for row in rows if row["chosen"]}
     assert chosen == {("KD", 0), ("CWD", 0)}
     assert sorted(job.name for job in started) == sorted(
         f"{m}-{i}-seed{s}" for m in ("KD", "CWD") for i in (0, 1) for s in (0, 1)
     )
     job = next(job for job in started if job.name == "KD-1-seed1")
-    assert job.opts == ("SEED", "1", "DISTILL.METHOD", "KD", "SOLVER.MAX_ITER", "9", "A", "b",
+    assert job.opts == ("SEED", "1", "DISTILL.METHOD", "KD", "SOLVER.MAX_ITER", "9", "TEST.EVAL_PERIOD", "7",
                         "DISTILL.KD.WEIGHT", "3.0")  # fmt: skip
     table = search_table(rows)
     assert "| KD | **defaults** | 50.00 / 51.00 | 25.00 / 25.50 | term 2 |" in table
@@ -93,6 +97,40 @@ def test_searches_of_the_project_name_keys_that_exist(path: Path) -> None:
             job = trial.job(number, 0, config_file=str(ROOT / config), opts=opts, output=Path("x"))
             cfg = read_config(job.config_file, job.opts)
             assert trial.method == cfg.DISTILL.METHOD
+
+
+def test_runs_of_another_search_are_not_taken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "run_jobs", lambda jobs, **_: [finish(job, 40.0) for job in jobs])
+    path, out = tmp_path / "search.yaml", tmp_path / "out"
+    path.write_text(TEXT)
+    rows = run_search(path, out, finalists=1, opts=[], say=print)
+    with pytest.raises(ValueError, match="already holds runs .* Add --resume"):
+        run_search(path, out, finalists=1, opts=[], say=print)
+    assert run_search(path, out, finalists=1, opts=[], say=print, resume=True) == rows
+    path.write_text(TEXT.replace("WEIGHT: 3.0", "WEIGHT: 99.0"))
+    with pytest.raises(
+        ValueError, match=r"KD-1-seed0 was made with another config \(DISTILL.KD.WEIGHT: 3.0 there, 99.0"
+    ):
+        run_search(path, out, finalists=1, opts=[], say=print, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{WEIGHT: 2.0}", "{WEIGTH: 2.0}", "Non-existent key: DISTILL.CWD.WEIGTH"),
+        ("CWD:", "CDW:", "expected one of none, .* got 'CDW'"),
+        ("[{}, {WEIGHT: 2.0}]", "[null, {WEIGHT: 2.0}]", "trials: expected method"),
+        (str(PAIR), "nothere.yaml", "nothere.yaml"),
+    ],
+)
+def test_a_wrong_candidate_is_found_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str
+) -> None:
+    monkeypatch.setattr(search, "run_jobs", lambda jobs, **_: pytest.fail("a run was started"))
+    path = tmp_path / "search.yaml"
+    path.write_text(TEXT.replace(old, new))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run_search(path, tmp_path / "out", finalists=1, opts=[], say=print)
 
 
 def test_main_effects_are_the_means_of_levels() -> None:

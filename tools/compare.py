@@ -14,6 +14,8 @@ import signal
 import sys
 from pathlib import Path
 
+from detectron2.data import DatasetCatalog
+
 from bpkd.engine.compare import comparison_jobs
 from bpkd.engine.launch import load_config
 from bpkd.engine.machine import divide, visible_gpus
@@ -45,18 +47,24 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--workers", type=int, default=0, help="runs at a time (default: as many as GPUs or cores allow)")
     out.add_argument("--report", default="report", help="name of the report's folder in it (default report)")
     out.add_argument("--trimap-width", type=int, default=3, help="half-width of the trimap figures (default 3)")
-    out.add_argument("--images", type=int, nargs="+", default=[1, 2, 5], help="test images to draw")
+    out.add_argument("--images", type=int, nargs="+", help="positions of the test images to draw (default 1 2 5)")
     out.add_argument("--margin", type=float, default=0.5, help='the gain below which it is "no gain" (default 0.5)')
     out.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for every run")
     return out
 
 
-def check_arguments(args: argparse.Namespace, widths: list[int]) -> None:
-    """Raises ValueError for what would fail or say nothing after the training."""
+def check_arguments(args: argparse.Namespace, widths: list[int], test_set: str) -> None:
+    """Chooses images where none are asked for; raises ValueError for what would fail or say nothing after training."""
     if args.seeds < 1:
         raise ValueError(f"--seeds: expected at least 1, got {args.seeds}.")
     if args.trimap_width not in widths:
         raise ValueError(f"--trimap-width: expected one of TEST.TRIMAP_WIDTHS {widths}, got {args.trimap_width}.")
+    count = len(DatasetCatalog.get(test_set))
+    if args.images is None:
+        args.images = [i for i in (1, 2, 5) if i < count] or [0]
+    wrong = [str(i) for i in args.images if not 0 <= i < count]
+    if wrong:
+        raise ValueError(f"--images: expected positions 0 .. {count - 1} of {test_set}, got {', '.join(wrong)}.")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     many = {"methods": args.methods, "seeds": range(args.seeds), "equal_time": args.equal_time}
     try:
         cfg = load_config(args.config_file, args.opts)
-        check_arguments(args, list(cfg.TEST.TRIMAP_WIDTHS))
+        check_arguments(args, list(cfg.TEST.TRIMAP_WIDTHS), cfg.DATASETS.TEST[0])
         jobs = comparison_jobs(args.config_file, output, opts=args.opts, **many)
         gpus = visible_gpus() if cfg.MODEL.DEVICE == "cuda" else []
         machine = divide(gpus=gpus, per_run=args.num_gpus, workers=args.workers)
@@ -77,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop also saves the runs under way
     try:
         say(f"teacher: {jobs[0].evaluates or 'trained here'} ({jobs[0].config_file})")
+        if args.equal_time and machine.runs > 1:
+            say(f"--equal-time: {machine.runs} runs at a time slow each other down; --workers 1 gives truer iterations")
         run_jobs(jobs, say=say, machine=machine)
     except JobFailedError as error:
         say(f"error: {error}")
@@ -90,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         say(f"error: {error}")
         return 1
-    say(f"\nreport: {report}/table.md, results.json; tables as CSV and figures as PNG beside them")
+    say(f"\nreport: {report}/report.html, table.md, results.json; tables as CSV and figures as PNG beside them")
     return 0
 
 

@@ -199,13 +199,22 @@ def provenance(records: Sequence[Record]) -> str:
     return (
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
         f"{', '.join(dict.fromkeys(r['versions']['torch'] for r in records))}; commit {commits}. FLOPs of one 512x512 "
-        "image; s / iteration is the median step." + _memory(records)
+        "image; s / iteration is the median step." + _longer(records) + _memory(records)
     )
 
 
 def _machine(record: Record) -> str:
     machine = record["hardware"]
     return f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"
+
+
+def _longer(records: Sequence[Record]) -> str:
+    """Says the iterations of the runs that were given BPKD's time."""
+    found: dict[str, list[str]] = {}
+    for record in records:
+        if record["method"].endswith(EQUAL_TIME):
+            found.setdefault(display_name(record["method"]), []).append(str(record["iterations"]))
+    return "".join(f" {name}: {', '.join(counts)} iterations." for name, counts in found.items())
 
 
 def _memory(records: Sequence[Record]) -> str:

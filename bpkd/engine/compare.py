@@ -119,6 +119,6 @@ def _longer(job: Job, jobs: Sequence[Job]) -> Job:
 
 
 def equal_time_iterations(record: dict[str, Any], reference: dict[str, Any]) -> int:
-    """Returns the iterations of ``record``'s method that take as long as ``reference``'s run, at least 1."""
+    """Returns the iterations of ``record``'s method that take as long as ``reference``'s run, at least its own."""
     ratio = reference["seconds_per_iteration"] / record["seconds_per_iteration"]
-    return max(1, round(reference["iterations"] * ratio))
+    return max(record["iterations"], round(reference["iterations"] * ratio))

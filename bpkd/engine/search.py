@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 
 from bpkd.analysis.report import markdown
+from bpkd.modeling.distillation import check_method
 
+from .launch import load_config
 from .machine import divide, visible_gpus
 from .matrix import Job, run_jobs
+from .resume import check_runs
 
 KEYS = ("config", "opts", "trials")
 RATIO = "gradient_ratio_kd_"
@@ -54,7 +57,10 @@ def read_search(path: Path) -> tuple[str, list[str], dict[str, list[Trial]]]:
     if not isinstance(found, dict) or sorted(found) != sorted(KEYS):
         got = sorted(found) if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"{path}: expected the keys {', '.join(KEYS)}, got {got}.")
-    trials = {m: [Trial(m, tuple(s.items())) for s in listed] for m, listed in found["trials"].items()}
+    try:
+        trials = {m: [Trial(m, tuple(s.items())) for s in listed] for m, listed in found["trials"].items()}
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: trials: expected method: [{{KEY: value}}, ...], got {found['trials']!r}.") from error
     counts = {method: len(listed) for method, listed in trials.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"{path}: expected as many candidates for every method, got {counts}.")
@@ -62,7 +68,14 @@ def read_search(path: Path) -> tuple[str, list[str], dict[str, list[Trial]]]:
 
 
 def run_search(
-    path: Path, output: Path, *, finalists: int, opts: Sequence[str], say: Callable[[str], None], workers: int = 0
+    path: Path,
+    output: Path,
+    *,
+    finalists: int,
+    opts: Sequence[str],
+    say: Callable[[str], None],
+    workers: int = 0,
+    resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Runs every candidate with seed 0 and each method's best ``finalists`` with seed 1 too; complete runs stay.
 
@@ -73,9 +86,14 @@ def run_search(
         opts: KEY VALUE pairs for every run, after the file's own.
         say: receives lines of progress.
         workers: runs at a time; 0: one per GPU, without GPUs one per core.
+        resume: the folder may hold runs of this search.
 
     Returns:
         One row per candidate, see `rows`.
+
+    Raises:
+        FileNotFoundError: the file or its config does not exist.
+        ValueError: the search is wrong, or the folder holds runs of another one (or any, without ``resume``).
     """
     config_file, shared, trials = read_search(path)
 
@@ -84,12 +102,20 @@ def run_search(
 
     machine = divide(gpus=visible_gpus(), workers=workers)
     runs = {(m, i): [job(t, i, 0)] for m, listed in trials.items() for i, t in enumerate(listed)}
-    run_jobs([jobs[0] for jobs in runs.values()], say=say, machine=machine)
+    first = [jobs[0] for jobs in runs.values()]
+    for method, one in zip((m for m, _ in runs), first, strict=True):
+        check_method(method)
+        load_config(one.config_file, one.opts)  # a wrong key of the last candidate is found before the first runs
+    check_runs(first, resume=resume)
+    run_jobs(first, say=say, machine=machine)
     for method, listed in trials.items():
         ranked = sorted(range(len(listed)), key=lambda i: -_score(runs[method, i][0]))
         for i in ranked[:finalists]:
             runs[method, i].append(job(listed[i], i, 1))
-    run_jobs([jobs[1] for jobs in runs.values() if len(jobs) > 1], say=say, machine=machine)
+    again = [jobs[1] for jobs in runs.values() if len(jobs) > 1]
+    if again:
+        check_runs(again, resume=True)
+    run_jobs(again, say=say, machine=machine)
     return rows({(m, i): (trials[m][i], jobs) for (m, i), jobs in runs.items()})
 
 

@@ -119,6 +119,12 @@ def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.
 
 
 def _distiller(cfg: CfgNode, student: DenseModel, teacher: OneTeacher) -> Distiller:
+    missing = [name for name in method_names(cfg) if name not in cfg.DISTILL]
+    if missing:
+        raise ValueError(
+            f"DISTILL.METHOD: expected a node DISTILL.{missing[0]} with the distiller's keyword arguments, got none. "
+            "Add it in bpkd/config/distillation.py."
+        )
     parts = {n: _one_distiller(cfg.DISTILL[n], n, student=student, teacher=teacher) for n in method_names(cfg)}
     if len(parts) == 1 and not cfg.DISTILL.WEIGHTS:
         return next(iter(parts.values()))
