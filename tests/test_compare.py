@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,17 @@ class Finished:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def own_loggers() -> Iterator[None]:
+    """Takes away the log handlers that a run in this process adds: their stream is this test's alone."""
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "bpkd")]
+    before = [(one, list(one.handlers), one.propagate) for one in loggers]
+    yield
+    for one, handlers, propagate in before:
+        one.handlers, one.propagate = handlers, propagate
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, own_loggers: None) -> list[str]:
     """Runs jobs in this process instead of one each; returns the names in the order of their start."""
     names: list[str] = []
 

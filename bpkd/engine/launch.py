@@ -128,6 +128,14 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     return trainer.train()
 
 
+def _process(args: argparse.Namespace) -> None:
+    """Runs ``main`` and leaves the process group together: one that is left at exit may abort its process."""
+    main(args)
+    if comm.get_world_size() > 1:
+        comm.synchronize()
+        torch.distributed.destroy_process_group()
+
+
 def setup(cfg: CfgNode) -> None:
     """Makes OUTPUT_DIR with its log, and sets torch's global switches."""
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
@@ -202,7 +210,7 @@ def run(args: argparse.Namespace) -> None:
     """
     with forwarded_stops() if args.num_gpus > 1 else contextlib.nullcontext():
         launch(
-            main,
+            _process,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
