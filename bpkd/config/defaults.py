@@ -198,6 +198,11 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.TRIMAP_WIDTHS = [1, 3, 5, 9, 15]
     # Boundary IoU band as a share of the image's diagonal.
     cfg.TEST.BOUNDARY_RATIO = 0.02
+    # Cityscapes: also the official figures, by cityscapesscripts (needs gtFine's labelIds).
+    cfg.TEST.CITYSCAPES_OFFICIAL = True
+    # Instances' mask AP: "pycocotools", "faster-coco-eval" (the same figures, sooner), or "auto": the latter where it
+    # is installed.
+    cfg.TEST.COCO_BACKEND = "auto"
     # Boundary F: distances in pixels at which two contours still match.
     cfg.TEST.BOUNDARY_TOLERANCES = [3]
     # A class that is predicted but occurs in no label: "zero" counts it as IoU 0 (OpenMMLab), "skip" leaves it out

@@ -12,7 +12,7 @@ Predict = Callable[[Tensor], Tensor]
 MODES = ("whole", "slide")
 # Temporaries are made for so many classes, or rows of the image, at a time.
 CLASSES_AT_ONCE = 8
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 16
 
 
 def predict_logits(
