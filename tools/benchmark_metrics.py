@@ -1,7 +1,7 @@
 """Time the boundary metrics of one image beside loops over the classes with OpenCV, after comparing their counts.
 
 `python tools/benchmark_metrics.py --classes 19 150 --rounds 9 --threads 1 --cpu-time --json bench.json`. The loop for
-Boundary IoU is boundary-iou-api's definition: per class pad, erode d times with 3x3, subtract. Rounds are interleaved and
+Boundary IoU is boundary-iou-api's definition: per class pad, erode d times with 3x3, subtract. Rounds are interleaved;
 the ratio is the median of the rounds' own.
 """
 
@@ -158,8 +158,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| what | classes | ours ms | loop ms | loop / ours | quartiles |", "|---|---:|---:|---:|---:|---|"]
     for row in rows:
         low, high = row["quartiles"]
-        cells = [row["what"], row["classes"], f"{row['ours_ms']:.1f}", f"{row['loop_ms']:.1f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{row['times_faster']:.1f}", f"{low:.1f} - {high:.1f}"])) + " |")
+        cells = [row["what"], str(row["classes"]), f"{row['ours_ms']:.1f}", f"{row['loop_ms']:.1f}"]
+        cells += [f"{row['times_faster']:.1f}", f"{low:.1f} - {high:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

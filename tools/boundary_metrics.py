@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """IoU, trimap IoU, Boundary IoU and boundary F of predicted label maps. Needs neither Detectron2 nor a config.
 
-python tools/boundary_metrics.py PRED_DIR GT_DIR --num-classes 19 --ignore 255 --widths 1 3 5 9 15 [--per-image] [--json]
+python tools/boundary_metrics.py PRED_DIR GT_DIR --num-classes 19 --ignore 255 --widths 1 3 5 9 15 --per-image --json
 
 Files are single-channel images of class ids with the same path in both folders; the extension may differ. What the
 figures mean: docs/metrics.md.

@@ -110,8 +110,8 @@ class InstanceEvaluator(DatasetEvaluator):
         ids = dict(dataset_ids) if dataset_ids is not None else dict(enumerate(known))
         if set(ids) != set(range(len(class_names))) or not set(ids.values()) <= set(known):
             raise ValueError(
-                f"{json_file}: expected a category for each of {len(class_names)} classes, got ids {ids} for the file's "
-                f"{len(known)} categories. Give dataset_ids {{class: category id}} of this file."
+                f"{json_file}: expected a category for each of {len(class_names)} classes, got ids {ids} for "
+                f"the file's {len(known)} categories. Give dataset_ids {{class: category id}} of this file."
             )
         self.ids = ids
         self.reset()
@@ -134,7 +134,8 @@ class InstanceEvaluator(DatasetEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             image_id, found = item["image_id"], output["instances"].to("cpu")
             if image_id not in self.truth.imgs:
-                raise ValueError(f"{item.get('file_name', image_id)}: image_id {image_id!r} is not in {self.json_file}.")
+                name = item.get("file_name", image_id)
+                raise ValueError(f"{name}: image_id {image_id!r} is not in {self.json_file}.")
             info = self.truth.imgs[image_id]
             masks = np.asarray(found.pred_masks, dtype=np.uint8)
             if masks.shape[1:] != (info["height"], info["width"]):
