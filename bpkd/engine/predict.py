@@ -69,10 +69,11 @@ class Predictor:
             DatasetError: the file cannot be read as an image.
         """
         pixels = read_image({"file_name": str(image)})
-        item: dict[str, Any] = {"file_name": str(image), "height": pixels.shape[0], "width": pixels.shape[1]}
+        height, width = pixels.shape[:2]
+        item: dict[str, Any] = {"file_name": str(image), "height": height, "width": width}
         box = (self.cfg.INPUT.TEST_BOX[0], self.cfg.INPUT.TEST_BOX[1])
         if any(box):
-            pixels, _ = resize(pixels, None, fitted_size(*pixels.shape[:2], box))
+            pixels, _ = resize(pixels, None, fitted_size(height, width, box))
         fmt = self.cfg.INPUT.FORMAT
         with torch.inference_mode():
             (output,) = self.model([{**item, "image": as_tensor(pixels, fmt), "image_format": fmt}])

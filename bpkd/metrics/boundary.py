@@ -99,28 +99,26 @@ def contour_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int
     """
     sides = []
     for labels in (pred, target):
-        where = mixed_windows(labels, valid, 3).nonzero(as_tuple=True)
-        sides.append((where, labels[where].long()))
+        where = mixed_windows(labels, valid, 3).flatten().nonzero().squeeze(1)
+        sides.append((where, labels.flatten().index_select(0, where).int()))
     matched = [torch.zeros(len(classes), dtype=torch.bool, device=pred.device) for _, classes in sides]
     for start in range(0, num_classes, _GROUP):
-        words = [_words(valid, where, classes - start) for where, classes in sides]
+        # One bit per class of the group; others have none.
+        bits = [_bits(classes - start) for _, classes in sides]
         for own, other in ((0, 1), (1, 0)):
-            near = window_reduce(words[other], 2 * tolerance + 1, torch.bitwise_or, 0)
-            where = sides[own][0]
-            matched[own] |= (near[where] & words[own][where]) != 0
+            words = torch.zeros(valid.numel(), dtype=torch.int32, device=pred.device)
+            words.scatter_(0, sides[other][0], bits[other])
+            near = window_reduce(words.view(valid.shape), 2 * tolerance + 1, torch.bitwise_or, 0)
+            matched[own] |= (near.flatten().index_select(0, sides[own][0]) & bits[own]) != 0
     rows = []
     for hit, (_, classes) in zip(matched, sides, strict=True):
         rows += [torch.bincount(classes[hit], minlength=num_classes), torch.bincount(classes, minlength=num_classes)]
     return torch.stack(rows)
 
 
-def _words(like: Tensor, where: tuple[Tensor, ...], bits: Tensor) -> Tensor:
-    """int32 [N, H, W]: bit ``bits`` set at ``where`` if the group has it, 0 elsewhere."""
-    words = torch.zeros(like.shape, dtype=torch.int32, device=like.device)
-    inside = (bits >= 0) & (bits < _GROUP)
-    one = torch.ones((), dtype=torch.int32, device=like.device)
-    words[where] = torch.where(inside, one << bits.clamp(0, _GROUP - 1).int(), 0).int()
-    return words
+def _bits(index: Tensor) -> Tensor:
+    one = torch.ones((), dtype=torch.int32, device=index.device)
+    return (one << index.clamp(0, _GROUP - 1)).masked_fill((index < 0) | (index >= _GROUP), 0)
 
 
 def boundary_f(counts: Tensor, *, absent: str = "zero") -> Tensor:

@@ -133,7 +133,7 @@ class SegmentationMetrics:
             return
         low, high = (int(v) for v in values.aminmax())
         if low < 0 or high >= self.num_classes:
-            wrong = values[(values < 0) | (values >= self.num_classes)].unique().tolist()
+            wrong = np.unique(values[(values < 0) | (values >= self.num_classes)].cpu().numpy())
             raise ValueError(
                 f"{what}: expected ids 0..{self.num_classes - 1}, got {', '.join(map(str, wrong[:5]))}"
                 f"{', ...' if len(wrong) > 5 else ''}. Labels may also be ignore_index {self.ignore_index}."
