@@ -92,7 +92,7 @@ def test_plain_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(f"{labels}/0.png", np.full((48, 64), 255, np.uint8))
     assert "error: 0: expected labels with a class" in message("--images", images, "--labels", labels)
     (folder / "labels" / "0.png").unlink()
-    assert "1 of the images in" in message("--images", images, "--labels", labels)
+    assert "1 of 2 images have no label: 0" in message("--images", images, "--labels", labels)
     for wrong in ([], ["--weights", weights, "--config-file", "a", "b"]):
         with pytest.raises(SystemExit):
             main(["--images", images, *wrong])

@@ -45,20 +45,20 @@ def pair_files(
         return [(predictions.stem, predictions, labels)]
     found = _named(predictions, prediction_suffix, extensions)
     wanted = _named(labels, label_suffix, EXTENSIONS)
-    lonely = [(sorted(wanted.keys() - found.keys()), labels, predictions, "label", what)]
-    lonely += [(sorted(found.keys() - wanted.keys()), predictions, labels, what, "label")]
-    problems = [
-        f"{len(names)} of the {kind}s in {own} have no {other} in {there}: {', '.join(names[:SHOWN])}"
-        f"{', ...' if len(names) > SHOWN else ''}"
-        for names, own, there, kind, other in lonely
-        if names
-    ]
+    problems = _without_partner(wanted, found, "label", what) + _without_partner(found, wanted, what, "label")
     if problems:
         raise ValueError(
-            f"{'; '.join(problems)}. Files belong together that have the same path without the suffix; suffixes that "
+            f"{predictions}, {labels}: {'; '.join(problems)}. Files belong together that have the same path without the suffix; suffixes that "
             "differ by more than the extension have to be given."
         )
     return [(name, found[name], wanted[name]) for name in sorted(wanted)]
+
+
+def _without_partner(own: dict[str, Path], other: dict[str, Path], kind: str, partner: str) -> list[str]:
+    """Returns a sentence about the files that the other side lacks, or none."""
+    names = sorted(own.keys() - other.keys())
+    rest = ", ..." if len(names) > SHOWN else ""
+    return [f"{len(names)} of {len(own)} {kind}s have no {partner}: {', '.join(names[:SHOWN])}{rest}"] if names else []
 
 
 def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> dict[str, Path]:
