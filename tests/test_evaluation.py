@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from detectron2.data import MetadataCatalog
 
 from bpkd.config import get_bpkd_cfg
+from bpkd.engine.evaluate import progress
 from bpkd.evaluation import SemanticEvaluator, build_evaluator
 from bpkd.metrics import SegmentationMetrics
 
@@ -114,3 +116,16 @@ def test_errors_name_the_file() -> None:
         judge.process([{**item, "sem_seg": item["sem_seg"][:-1]}], [output])
     with pytest.raises(ValueError, match=r"0\.png: label: expected ids 0\.\.3"):
         judge.process([{**item, "sem_seg": item["sem_seg"] * 0 + 4}], [output])
+
+
+def test_a_bar_where_a_terminal_watches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    loader = [1, 2, 3]
+    with progress(loader, "tiny_val") as images:
+        assert images is loader
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress(loader, "tiny_val") as images:
+        assert len(images) == 3  # Detectron2's loop asks
+        assert list(images) == loader
+    shown = capsys.readouterr().err
+    assert "tiny_val" in shown
+    assert "3/3" in shown

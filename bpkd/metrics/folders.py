@@ -48,8 +48,8 @@ def pair_files(
     problems = _without_partner(wanted, found, "label", what) + _without_partner(found, wanted, what, "label")
     if problems:
         raise ValueError(
-            f"{predictions}, {labels}: {'; '.join(problems)}. Files belong together that have the same path without the suffix; suffixes that "
-            "differ by more than the extension have to be given."
+            f"{predictions}, {labels}: {'; '.join(problems)}. Files belong together that have the same path without "
+            "the suffix; suffixes that differ by more than the extension have to be given."
         )
     return [(name, found[name], wanted[name]) for name in sorted(wanted)]
 
