@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.data import MetadataCatalog
 
 from bpkd.config import get_bpkd_cfg
+from bpkd.engine.evaluate import progress
 from bpkd.evaluation import SemanticEvaluator, build_evaluator
 from bpkd.metrics import SegmentationMetrics
 
@@ -70,31 +70,6 @@ def test_reset_forgets() -> None:
     assert str(once) == str(other.evaluate())
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    judge = evaluator(Path(folder) / "two")
-    judge.reset()
-    # 5 images over 2 processes: shares of unequal size, as at the end of a real test set.
-    for item, output in pairs()[rank::2]:
-        judge.process([item], [output])
-    results = judge.evaluate()
-    assert (results is None) == (rank == 1)
-    dist.barrier()  # nobody leaves while the other still talks
-    dist.destroy_process_group()
-
-
-def test_two_processes_equal_one_exactly(tmp_path: Path) -> None:
-    judge = evaluator(tmp_path / "one")
-    for item, output in pairs():
-        judge.process([item], [output])
-    judge.evaluate()
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
-    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
-    assert one["protocol"]["num_images"] == 5
-    assert one == two
-
-
 def test_result_file_is_valid_json_with_the_protocol(tmp_path: Path) -> None:
     MetadataCatalog.pop("tiny_evaluation", None)
     MetadataCatalog.get("tiny_evaluation").set(
@@ -126,10 +101,10 @@ def test_result_file_is_valid_json_with_the_protocol(tmp_path: Path) -> None:
 
 
 def test_other_kinds_of_data_set_are_refused() -> None:
-    MetadataCatalog.pop("tiny_coco", None)
-    MetadataCatalog.get("tiny_coco").set(evaluator_type="coco")
-    with pytest.raises(ValueError, match=r"tiny_coco: expected.*bpkd_sem_seg.*'coco'"):
-        build_evaluator(get_bpkd_cfg(), "tiny_coco")
+    MetadataCatalog.pop("tiny_lvis", None)
+    MetadataCatalog.get("tiny_lvis").set(evaluator_type="lvis")
+    with pytest.raises(ValueError, match=r"tiny_lvis: expected.*bpkd_sem_seg.*'lvis'"):
+        build_evaluator(get_bpkd_cfg(), "tiny_lvis")
 
 
 def test_errors_name_the_file() -> None:
@@ -141,3 +116,16 @@ def test_errors_name_the_file() -> None:
         judge.process([{**item, "sem_seg": item["sem_seg"][:-1]}], [output])
     with pytest.raises(ValueError, match=r"0\.png: label: expected ids 0\.\.3"):
         judge.process([{**item, "sem_seg": item["sem_seg"] * 0 + 4}], [output])
+
+
+def test_a_bar_where_a_terminal_watches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    loader = [1, 2, 3]
+    with progress(loader, "tiny_val") as images:
+        assert images is loader
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress(loader, "tiny_val") as images:
+        assert len(images) == 3  # Detectron2's loop asks
+        assert list(images) == loader
+    shown = capsys.readouterr().err
+    assert "tiny_val" in shown
+    assert "3/3" in shown

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +132,70 @@ def test_stride_that_leaves_gaps_is_refused() -> None:
         predict_logits(half_size, noise(1, 3, 40, 40), (40, 40), mode="slide", crop=(8, 8), stride=(12, 8))
     with pytest.raises(ValueError, match="SLIDE_STRIDE"):
         predict_logits(half_size, noise(1, 3, 40, 40), (40, 40), mode="slide", crop=(8, 8), stride=(0, 8))
+
+
+def test_many_classes_equal_one_resize_after_the_other() -> None:
+    scores = noise(1, 21, 9, 14)  # more than one group of classes, the last one not full
+    for align_corners in (False, True):
+        got = predict_logits(lambda x: scores, noise(1, 3, 70, 112), (90, 101), align_corners=align_corners)
+        want = resized(resized(scores, (70, 112), align_corners), (90, 101), align_corners)
+        torch.testing.assert_close(got, want, atol=0, rtol=0)
+
+
+def test_the_networks_own_tensor_is_left_alone() -> None:
+    image = noise(1, 3, 70, 20)
+    before = image.clone()
+    got = predict_logits(lambda x: x, image, (70, 20), flip=True)
+    assert torch.equal(image, before)
+    torch.testing.assert_close(got, before.softmax(1), atol=NEAR, rtol=NEAR)
+
+
+def test_windows_at_once_change_nothing() -> None:
+    image, options = noise(1, 3, 40, 33), {"crop": (12, 10), "stride": (7, 10)}
+    seen: list[int] = []
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return half_size(x)
+
+    one, many = (slide(network, image, windows=n, **options) for n in (1, 7))
+    torch.testing.assert_close(one, many, atol=NEAR, rtol=NEAR)
+    assert max(seen) == 7
+    assert seen.count(1) >= 20  # 5 x 4 windows
+
+
+PEAK = """
+import sys, torch
+from bpkd.modeling.inference import predict_logits
+classes, height, width = (int(v) for v in sys.argv[2:])
+torch.set_num_threads(1)
+options = dict(eval(sys.argv[1]))
+size = options.pop("size", (height, width))
+def network(x):
+    return torch.rand(len(x), classes, -(-x.shape[2] // 8), -(-x.shape[3] // 8))
+network(torch.zeros(1, 3, 64, 64)).softmax(1)
+image = torch.zeros(1, 3, height, width)
+def memory(name):
+    line = next(s for s in open("/proc/self/status") if s.startswith(name))
+    return 1024 * int(line.split()[1])
+before = memory("VmRSS")
+with torch.no_grad():
+    predict_logits(network, image, size, **options)[0].argmax(0)
+print((memory("VmHWM") - before) / (4 * classes * size[0] * size[1]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak of a process")
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        ({"size": (512, 1024)}, 1.4),
+        ({"mode": "slide", "crop": (128, 128), "stride": (85, 85)}, 1.4),
+        ({"scales": (0.5, 1.0, 1.5), "flip": True}, 2.5),
+    ],
+)
+def test_memory_stays_near_one_map_of_scores(options: dict, limit: float) -> None:
+    """In maps [K, H, W] of float32: one for the result, a second one where views are averaged."""
+    command = [sys.executable, "-c", PEAK, repr(options), "150", "384", "768"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.9 < float(done.stdout) < limit

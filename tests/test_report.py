@@ -259,24 +259,3 @@ def test_figures_are_written_and_not_blank(tmp_path: Path) -> None:
     drawn = cv2.imread(str(tmp_path / "panels.png"))[..., ::-1].reshape(-1, 3).tolist()
     for color in (COLORS[0], COLORS[1], plots.WRONG_EDGE, plots.WRONG_BODY, plots.BAND):
         assert list(color) in drawn
-
-
-def test_visualize_edges_draws_or_says_why_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    label = np.zeros((48, 64), np.uint8)
-    label[10:30, 20:40] = 3
-    label[:4] = 255
-    cv2.imwrite(str(tmp_path / "mask.png"), label)
-    cv2.imwrite(str(tmp_path / "image.png"), np.dstack([label * 60] * 3))
-    main = runpy.run_path(str(REPO / "tools" / "visualize_edges.py"))["main"]
-
-    def call(image: str) -> int:
-        files = ["--mask", str(tmp_path / "mask.png"), "--image", str(tmp_path / image)]
-        monkeypatch.setattr(sys, "argv", ["visualize_edges.py", *files, "--output", str(tmp_path / "out.png")])
-        return int(main())
-
-    assert call("missing.png") == 1
-    assert "missing.png: cannot be read" in capsys.readouterr().err
-    assert call("image.png") == 0
-    assert cv2.imread(str(tmp_path / "out.png")).std() > 10

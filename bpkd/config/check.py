@@ -13,6 +13,7 @@ CHOICES = {
     "DATASETS.CHECK": ("full", "fast", "off"),
     "TEST.MODE": ("whole", "slide"),
     "TEST.ABSENT_CLASS": ("zero", "skip"),
+    "TEST.COCO_BACKEND": ("auto", "pycocotools", "faster-coco-eval"),
     "SOLVER.AMP.DTYPE": ("bf16", "fp16"),
     "SOLVER.OPTIMIZER": ("sgd", "adamw"),
     "TEACHER.AMP": ("off", "bf16", "fp16"),
@@ -43,9 +44,18 @@ def check_values(cfg: CfgNode) -> None:
             f"TEST.SLIDE_STRIDE: expected at most SLIDE_CROP {list(cfg.TEST.SLIDE_CROP)}, got "
             f"{list(cfg.TEST.SLIDE_STRIDE)}: pixels between the windows would get no score."
         )
-    if any(w < 1 for w in cfg.TEST.TRIMAP_WIDTHS):
-        raise ValueError(f"TEST.TRIMAP_WIDTHS: expected positive pixels, got {list(cfg.TEST.TRIMAP_WIDTHS)}.")
+    _check_test(cfg.TEST)
     _check_distillation(cfg)
+
+
+def _check_test(node: CfgNode) -> None:
+    for key in ("TRIMAP_WIDTHS", "BOUNDARY_TOLERANCES"):
+        if any(w < 1 for w in node[key]):
+            raise ValueError(f"TEST.{key}: expected positive pixels, got {list(node[key])}.")
+    if node.SLIDE_WINDOWS < 1:
+        raise ValueError(f"TEST.SLIDE_WINDOWS: expected at least 1, got {node.SLIDE_WINDOWS}.")
+    if not node.SCALES or any(scale <= 0 for scale in node.SCALES):
+        raise ValueError(f"TEST.SCALES: expected positive factors of the test size, got {list(node.SCALES)}.")
 
 
 def _check_distillation(cfg: CfgNode) -> None:

@@ -189,6 +189,8 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.MODE = "whole"
     cfg.TEST.SLIDE_CROP = [512, 512]
     cfg.TEST.SLIDE_STRIDE = [341, 341]
+    # Windows of one image that the network sees at once: more is faster on a GPU and takes more memory.
+    cfg.TEST.SLIDE_WINDOWS = 4
     # Scales of multi-scale testing and whether mirrored images are averaged in.
     cfg.TEST.SCALES = [1.0]
     cfg.TEST.FLIP = False
@@ -196,6 +198,13 @@ def _add_test(cfg: CN) -> None:
     cfg.TEST.TRIMAP_WIDTHS = [1, 3, 5, 9, 15]
     # Boundary IoU band as a share of the image's diagonal.
     cfg.TEST.BOUNDARY_RATIO = 0.02
+    # Cityscapes: also the official figures, by cityscapesscripts (needs gtFine's labelIds).
+    cfg.TEST.CITYSCAPES_OFFICIAL = True
+    # Instances' mask AP: "pycocotools", "faster-coco-eval" (the same figures, sooner), or "auto": the latter where it
+    # is installed.
+    cfg.TEST.COCO_BACKEND = "auto"
+    # Boundary F: distances in pixels at which two contours still match.
+    cfg.TEST.BOUNDARY_TOLERANCES = [3]
     # A class that is predicted but occurs in no label: "zero" counts it as IoU 0 (OpenMMLab), "skip" leaves it out
     # (Detectron2).
     cfg.TEST.ABSENT_CLASS = "zero"

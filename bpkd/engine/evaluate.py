@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bpkd.data import build_test_loader
 from bpkd.evaluation import build_evaluator
@@ -33,14 +39,35 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name, rank=comm.get_rank(), world_size=comm.get_world_size())
         out = os.path.join(cfg.OUTPUT_DIR, folder, name)
-        results[name] = inference_on_dataset(model, loader, build_evaluator(cfg, name, out)) or {}
-        scores = results[name].get("sem_seg", {})
-        shown = ", ".join(f"{k} {v:.2f}" for k, v in scores.items() if not k.startswith(("IoU-", "Acc-")))
-        if shown:
-            logger.info("%s: %s", name, shown)
+        with progress(loader, name) as images:
+            results[name] = inference_on_dataset(model, images, build_evaluator(cfg, name, out)) or {}
+        for task, scores in without_classes(results[name]).items():
+            shown = ", ".join(f"{k} {v:.2f}" for k, v in scores.items() if "-" not in k)
+            logger.info("%s, %s: %s", name, task, shown)
     if not comm.is_main_process():
         return {}
     return next(iter(results.values())) if len(results) == 1 else dict(results)
+
+
+@contextlib.contextmanager
+def progress(loader: DataLoader[Any], name: str) -> Iterator[Any]:
+    """Shows how far the main process's share is, where a terminal is watching; log lines stay above the bar.
+
+    Elsewhere nothing changes: Detectron2's loop logs its progress every five seconds.
+
+    Args:
+        loader: over the images of this process.
+        name: of the data set.
+
+    Yields:
+        What to iterate over instead.
+    """
+    if not (comm.is_main_process() and sys.stderr.isatty()):
+        yield loader
+        return
+    watched = [logging.getLogger(n) for n in ("detectron2", "bpkd")]
+    with logging_redirect_tqdm(watched), tqdm(loader, desc=name, unit="image", dynamic_ncols=True) as bar:
+        yield bar
 
 
 def without_classes(results: dict[str, Any]) -> dict[str, Any]:

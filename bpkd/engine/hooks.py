@@ -137,7 +137,7 @@ class SilentTermGuard(HookBase):
         taps = [f"{name} (tap {self.taps.get(name.removeprefix('loss_kd_'), 'unknown')!r})" for name in silent]
         return (
             f"{', '.join(taps)}: exactly 0 in each of the first {self.ITERATIONS} iterations, so nothing is distilled "
-            "through it. Check that the labels are not all ignored or of one class (tools/visualize_edges.py "
+            "through it. Check that the labels are not all ignored or of one class (tools/visualize.py "
             "shows them), that TEACHER.WEIGHTS are not the student's own, and that the tapped maps differ. "
             "A term that you do not want has weight 0."
         )

@@ -51,6 +51,7 @@ def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **fac
         "dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
         "metrics": plain(results.get("sem_seg", {})),
         "per_class": plain(results.get("per_class", {})),
+        **{task: plain(results[task]) for task in ("cityscapes", "segm", "boundary") if task in results},
         "params_m": cost.params / 1e6,
         "flops_g": cost.flops / 1e9,
         "flops_size": cost.size,

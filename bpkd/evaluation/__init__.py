@@ -1,6 +1,8 @@
 """Evaluation of networks on registered data sets."""
 
 from .build import build_evaluator
+from .cityscapes import CityscapesEvaluator
+from .instances import InstanceEvaluator
 from .semantic import SemanticEvaluator
 
-__all__ = ["SemanticEvaluator", "build_evaluator"]
+__all__ = ["CityscapesEvaluator", "InstanceEvaluator", "SemanticEvaluator", "build_evaluator"]

@@ -1,14 +1,21 @@
-"""From a data set's ``evaluator_type`` to its evaluator: the only place that decides."""
+"""From a data set's ``evaluator_type`` to its evaluators: the only place that decides."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.utils import comm
 
+from .cityscapes import CityscapesEvaluator
+from .instances import InstanceEvaluator
 from .semantic import SemanticEvaluator
+
+SEMANTIC = ("bpkd_sem_seg", "sem_seg", "cityscapes_sem_seg")
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_dir: str | None = None) -> DatasetEvaluator:
@@ -24,16 +31,42 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: str | None = None) -> D
     """
     meta = MetadataCatalog.get(name)
     kind = meta.get("evaluator_type")
-    if kind not in ("bpkd_sem_seg", "sem_seg"):
-        raise ValueError(f"{name}: expected evaluator_type 'bpkd_sem_seg' or 'sem_seg', got {kind!r}.")
-    return SemanticEvaluator(
+    if kind == "coco":
+        return _instances(cfg, name, output_dir)
+    if kind not in SEMANTIC:
+        raise ValueError(f"{name}: expected evaluator_type 'coco' or one of {SEMANTIC}, got {kind!r}.")
+    semantic = SemanticEvaluator(
         class_names=meta.stuff_classes,
         ignore_index=meta.ignore_label,
         widths=tuple(cfg.TEST.TRIMAP_WIDTHS),
         absent=cfg.TEST.ABSENT_CLASS,
         boundary_ratio=cfg.TEST.BOUNDARY_RATIO,
+        tolerances=tuple(cfg.TEST.BOUNDARY_TOLERANCES),
         output_dir=output_dir,
         protocol=protocol(cfg, name),
+    )
+    if kind != "cityscapes_sem_seg" or not cfg.TEST.CITYSCAPES_OFFICIAL:
+        return semantic
+    folder = os.path.join(output_dir, "cityscapes") if output_dir else None
+    return DatasetEvaluators([semantic, CityscapesEvaluator(folder)])
+
+
+def _instances(cfg: CfgNode, name: str, output_dir: str | None) -> InstanceEvaluator:
+    meta = MetadataCatalog.get(name)
+    json_file = meta.get("json_file")
+    if not json_file:  # a data set that was registered as dicts
+        if not output_dir:
+            raise ValueError(f"{name}: expected metadata 'json_file', or an output_dir to write one to.")
+        json_file = os.path.join(output_dir, f"{name}_coco_format_{comm.get_rank()}.json")
+        convert_to_coco_json(name, json_file, allow_cached=False)
+    ids = meta.get("thing_dataset_id_to_contiguous_id")
+    return InstanceEvaluator(
+        json_file=json_file,
+        class_names=meta.thing_classes,
+        dataset_ids={i: category for category, i in ids.items()} if ids else None,
+        boundary_ratio=cfg.TEST.BOUNDARY_RATIO,
+        backend=cfg.TEST.COCO_BACKEND,
+        output_dir=output_dir,
     )
 
 

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -27,6 +26,7 @@ class SemanticEvaluator(DatasetEvaluator):
         widths: Sequence[int] = (1, 3, 5, 9, 15),
         absent: str = "zero",
         boundary_ratio: float = 0.02,
+        tolerances: Sequence[int] = (3,),
         output_dir: str | None = None,
         protocol: dict[str, Any] | None = None,
     ) -> None:
@@ -39,6 +39,7 @@ class SemanticEvaluator(DatasetEvaluator):
             widths=widths,
             absent=absent,
             boundary_ratio=boundary_ratio,
+            tolerances=tolerances,
         )
 
     def reset(self) -> None:
@@ -69,12 +70,11 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, Any] | None:
         """Adds all processes' counts and computes the figures; None on all but the main process."""
-        states = comm.gather({k: v.tolist() for k, v in self.metrics.state().items()})
+        states = comm.gather(self.metrics.state_dict())
         if not comm.is_main_process():
             return None
-        self.metrics.reset()
-        for state in states:
-            self.metrics.add_state({k: torch.tensor(v, dtype=torch.int64) for k, v in state.items()})
+        for state in states[1:]:  # the first is its own
+            self.metrics.add_state(state)
         result = self.metrics.compute()
         result["protocol"].update(self.protocol)
         if self.output_dir:
@@ -102,6 +102,7 @@ def flatten(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, flo
     flat = {k: result[k] for k in ("mIoU", "mAcc", "aAcc", "boundary_IoU")}
     for region in ("trimap", "body"):
         flat.update({f"{region}_w{w}": v["mIoU"] for w, v in result[region].items()})
+    flat.update({f"boundary_F_t{t}": v["mF"] for t, v in result["boundary_F"].items()})
     flat.update({f"IoU-{n}": v for n, v in zip(class_names, result["IoU"], strict=True)})
     return flat
 

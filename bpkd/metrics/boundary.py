@@ -1,4 +1,4 @@
-"""Boundary IoU of all classes of a label map at once."""
+"""Boundary IoU and boundary F of all classes of a label map at once; the boundary of one mask."""
 
 from __future__ import annotations
 
@@ -7,12 +7,34 @@ import math
 import torch
 from torch import Tensor
 
-from bpkd.functional.edges import window_reduce
+from bpkd.functional.edges import mixed_windows, window_reduce
+
+from .confusion import joint_counts
+
+# Classes per int32 word.
+_GROUP = 31
 
 
 def boundary_width(height: int, width: int, ratio: float) -> int:
     """Width d of the boundary in pixels: ``ratio`` of the image's diagonal, at least 1 (Cheng et al. 2021)."""
     return max(1, round(ratio * math.hypot(height, width)))
+
+
+def mask_boundary(mask: Tensor, distance: int) -> Tensor:
+    """The part of a binary mask within ``distance`` pixels of its outline; the image's border is outline.
+
+    Args:
+        mask: bool [..., H, W].
+        distance: d in pixels.
+
+    Returns:
+        bool [..., H, W]: the mask without its erosion by a (2d+1) square.
+
+    Source:
+        Cheng et al., "Boundary IoU", CVPR 2021: the inner boundary region G_d.
+    """
+    kept = window_reduce(mask.to(torch.uint8), 2 * distance + 1, torch.minimum, 0)
+    return mask & (kept == 0)
 
 
 def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
@@ -26,12 +48,7 @@ def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
     Returns:
         bool [N, H, W]: true where the pixel belongs to the boundary of its own class.
     """
-    side = 2 * distance + 1
-    x = labels if labels.dtype == torch.uint8 else labels.to(torch.int32)
-    least, most = torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max
-    low = window_reduce(x.masked_fill(~valid, most), side, torch.minimum, most)
-    high = window_reduce(x.masked_fill(~valid, least), side, torch.maximum, least)
-    boundary = low < high
+    boundary = mixed_windows(labels, valid, 2 * distance + 1)
     # The image's border: windows that leave the image.
     boundary[:, :distance] = boundary[:, -distance:] = True
     boundary[:, :, :distance] = boundary[:, :, -distance:] = True
@@ -43,7 +60,7 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
 
     Args:
         pred: [N, H, W] in 0..K-1.
-        target: [N, H, W]; 0..K-1 where ``valid``.
+        target: [N, H, W] in 0..K-1.
         valid: bool [N, H, W].
         num_classes: K.
         distance: d in pixels.
@@ -52,10 +69,10 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
         int64 [3, K]: both, prediction's, label's.
     """
     of_pred = inner_boundary(pred, valid, distance)
-    of_target = inner_boundary(target.masked_fill(~valid, 0), valid, distance)
-    both = of_pred & of_target & (pred == target)
-    parts = (target[both], pred[of_pred], target[of_target])
-    return torch.stack([torch.bincount(p.long(), minlength=num_classes) for p in parts])
+    of_target = inner_boundary(target, valid, distance)
+    kind = of_pred.to(torch.uint8) * 2 + of_target
+    counts = joint_counts(kind, pred, target, 4, num_classes)
+    return torch.stack([counts[3].diag(), counts[2:].sum((0, 1)), counts[1::2].sum((0, 2))])
 
 
 def boundary_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
@@ -63,3 +80,64 @@ def boundary_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
     both, predicted, labelled = counts.double()
     iou = both / (predicted + labelled - both)
     return torch.where(labelled > 0, iou, torch.nan) if absent == "skip" else iou
+
+
+def contour_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, tolerance: int) -> Tensor:
+    """Contour pixels of each class, and those that have the other side's contour of the same class nearby.
+
+    A contour pixel is a valid pixel whose 3x3 window holds another valid label; the image's border makes none.
+
+    Args:
+        pred: [N, H, W] in 0..K-1.
+        target: [N, H, W]; 0..K-1 where ``valid``.
+        valid: bool [N, H, W].
+        num_classes: K.
+        tolerance: t in pixels: nearby means inside the (2t+1) square.
+
+    Returns:
+        int64 [4, K]: prediction's matched, prediction's, label's matched, label's.
+    """
+    sides = []
+    for labels in (pred, target):
+        where = mixed_windows(labels, valid, 3).flatten().nonzero().squeeze(1)
+        sides.append((where, labels.flatten().index_select(0, where).int()))
+    matched = [torch.zeros(len(classes), dtype=torch.bool, device=pred.device) for _, classes in sides]
+    for start in range(0, num_classes, _GROUP):
+        # One bit per class of the group; others have none.
+        bits = [_bits(classes - start) for _, classes in sides]
+        for own, other in ((0, 1), (1, 0)):
+            words = torch.zeros(valid.numel(), dtype=torch.int32, device=pred.device)
+            words.scatter_(0, sides[other][0], bits[other])
+            near = window_reduce(words.view(valid.shape), 2 * tolerance + 1, torch.bitwise_or, 0)
+            matched[own] |= (near.flatten().index_select(0, sides[own][0]) & bits[own]) != 0
+    rows = []
+    for hit, (_, classes) in zip(matched, sides, strict=True):
+        rows += [torch.bincount(classes[hit], minlength=num_classes), torch.bincount(classes, minlength=num_classes)]
+    return torch.stack(rows)
+
+
+def _bits(index: Tensor) -> Tensor:
+    one = torch.ones((), dtype=torch.int32, device=index.device)
+    return (one << index.clamp(0, _GROUP - 1)).masked_fill((index < 0) | (index >= _GROUP), 0)
+
+
+def boundary_f(counts: Tensor, *, absent: str = "zero") -> Tensor:
+    """Boundary F per class: harmonic mean of the matched shares of both contours.
+
+    Args:
+        counts: [4, K] of ``contour_counts``.
+        absent: what a class counts that has a contour in predictions but in no label: "zero" 0, "skip" nan. A class
+            without contour on either side is nan.
+
+    Returns:
+        float64 [K].
+
+    Source:
+        Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013, from counts over
+        the data set instead of means of images.
+    """
+    hit, predicted, found, labelled = counts.double()
+    precision, recall = hit / predicted.clamp(min=1), found / labelled.clamp(min=1)
+    score = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(torch.float64).tiny)
+    known = labelled > 0 if absent == "skip" else predicted + labelled > 0
+    return torch.where(known, score, torch.nan)

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def confusion_counts(pred: Tensor, target: Tensor, num_classes: int, region: Tensor) -> Tensor:
-    """Counts pairs (label, prediction) inside a region.
+def nested_counts(pred: Tensor, target: Tensor, regions: Sequence[Tensor], num_classes: int) -> Tensor:
+    """Counts pairs (label, prediction) inside regions, each of which lies inside the one before it.
 
     Args:
         pred: integers in 0..K-1, any shape.
-        target: integers in 0..K-1 wherever ``region`` is true, same shape.
+        target: integers in 0..K-1, same shape.
+        regions: R bool tensors of that shape, from the largest to the smallest.
         num_classes: K.
-        region: bool, same shape.
 
     Returns:
-        int64 [K, K]; row = label, column = prediction.
+        int64 [R, K, K]; row = label, column = prediction.
     """
-    index = (target.int() * num_classes + pred)[region]  # one selection instead of two
-    return torch.bincount(index, minlength=num_classes**2).view(num_classes, num_classes)
+    # One pass over the pixels for all regions: how many of them hold a pixel says which.
+    depth = regions[0].to(torch.uint8)
+    for region in regions[1:]:
+        depth += region
+    return joint_counts(depth, pred, target, len(regions) + 1, num_classes)[1:].flip(0).cumsum(0).flip(0)
+
+
+def joint_counts(kind: Tensor, pred: Tensor, target: Tensor, num_kinds: int, num_classes: int) -> Tensor:
+    """Counts triples (kind, label, prediction) of all pixels in one pass.
+
+    Args:
+        kind: integers in 0..C-1, any shape.
+        pred: integers in 0..K-1, same shape.
+        target: integers in 0..K-1, same shape.
+        num_kinds: C.
+        num_classes: K.
+
+    Returns:
+        int64 [C, K, K].
+    """
+    index = kind.int().mul_(num_classes).add_(target).mul_(num_classes).add_(pred)
+    shape = (num_kinds, num_classes, num_classes)
+    return torch.bincount(index.flatten(), minlength=math.prod(shape)).view(shape)
 
 
 def class_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:

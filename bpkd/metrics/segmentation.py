@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bpkd.functional.edges import edge_band
+from bpkd.functional.edges import mixed_windows
 
-from .boundary import boundary_counts, boundary_iou, boundary_width
-from .confusion import class_accuracy, class_iou, confusion_counts
+from .boundary import boundary_counts, boundary_f, boundary_iou, boundary_width, contour_counts
+from .confusion import class_accuracy, class_iou, nested_counts
 
 ABSENT = ("zero", "skip")
 Labels = Tensor | NDArray[np.integer[Any]]
 
 
 class SegmentationMetrics:
-    """mIoU, mAcc, aAcc, per-class IoU, trimap IoU over band widths, body IoU, Boundary IoU.
+    """mIoU, mAcc, aAcc, per-class IoU; trimap and body IoU over band widths; Boundary IoU; boundary F.
+
+    The interface is that of metric libraries: ``update``, ``compute``, ``reset``, ``merge_state``; the state is a few
+    int64 tensors (``state_dict``), which ``reduce`` sums over processes.
 
     All figures come from counts summed over every image (not from means of images), so parts of a data set that were
-    counted apart ``merge`` into exactly the whole. The band of half-width w holds the valid pixels whose
+    counted apart merge into exactly the whole. The band of half-width w holds the valid pixels whose
     (2w+1) x (2w+1) window holds more than one valid label; the body is the rest.
     """
+
+    STATES = ("counts", "bands", "boundary", "contours", "images")
+
+    counts: Tensor
+    bands: Tensor
+    boundary: Tensor
+    contours: Tensor
+    images: Tensor
 
     def __init__(
         self,
@@ -35,6 +46,8 @@ class SegmentationMetrics:
         widths: Sequence[int] = (1, 3, 5, 9, 15),
         absent: str = "zero",
         boundary_ratio: float = 0.02,
+        tolerances: Sequence[int] = (3,),
+        device: torch.device | str = "cpu",
     ) -> None:
         """Starts with no image.
 
@@ -45,25 +58,34 @@ class SegmentationMetrics:
             absent: a class that is predicted but occurs in no label counts as IoU 0 ("zero", OpenMMLab's rule) or is
                 left out of the mean ("skip", Detectron2's).
             boundary_ratio: Boundary IoU's width as a share of the image's diagonal.
+            tolerances: of boundary F, in pixels.
+            device: of the state; images are counted where they are.
 
         Raises:
-            ValueError: ``absent`` is unknown or a width is not positive.
+            ValueError: ``absent`` is unknown, or a width or tolerance is not positive.
         """
         if absent not in ABSENT:
             raise ValueError(f"absent: expected one of {ABSENT}, got {absent!r}.")
-        if any(w < 1 for w in widths):
-            raise ValueError(f"widths: expected positive half-widths in pixels, got {tuple(widths)}.")
+        for name, values in (("widths", widths), ("tolerances", tolerances)):
+            if any(v < 1 for v in values):
+                raise ValueError(f"{name}: expected positive numbers of pixels, got {tuple(values)}.")
         self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.widths, self.absent, self.boundary_ratio = tuple(widths), absent, boundary_ratio
+        self.widths, self.tolerances = tuple(widths), tuple(tolerances)
+        self.absent, self.boundary_ratio = absent, boundary_ratio
+        self.device = torch.device(device)
         self.reset()
 
     def reset(self) -> None:
         """Forgets every image."""
-        k = self.num_classes
-        self.counts = torch.zeros(k, k, dtype=torch.int64)
-        self.bands = torch.zeros(len(self.widths), k, k, dtype=torch.int64)
-        self.boundary = torch.zeros(3, k, dtype=torch.int64)
-        self.num_images = 0
+        k, w, t = self.num_classes, len(self.widths), len(self.tolerances)
+        shapes = ((k, k), (w, k, k), (3, k), (t, 4, k), ())
+        for name, shape in zip(self.STATES, shapes, strict=True):
+            setattr(self, name, torch.zeros(shape, dtype=torch.int64, device=self.device))
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that were counted."""
+        return int(self.images)
 
     def update(self, pred: Labels, target: Labels) -> None:
         """Counts one image or a batch.
@@ -75,57 +97,100 @@ class SegmentationMetrics:
         Raises:
             ValueError: shapes differ or a value is out of range.
         """
+        p, t, valid = self._checked(pred, target)
+        k = self.num_classes
+        order = sorted(range(len(self.widths)), key=lambda i: -self.widths[i])  # a wider band holds the narrower ones
+        bands = [mixed_windows(t, valid, 2 * self.widths[i] + 1) for i in order]
+        whole, *inside = nested_counts(p, t, [valid, *bands], k).to(self.device)
+        self.counts += whole
+        for i, counts in zip(order, inside, strict=True):
+            self.bands[i] += counts
+        distance = boundary_width(t.shape[1], t.shape[2], self.boundary_ratio)
+        self.boundary += boundary_counts(p, t, valid, k, distance).to(self.device)
+        for i, tolerance in enumerate(self.tolerances):
+            self.contours[i] += contour_counts(p, t, valid, k, tolerance).to(self.device)
+        self.images += len(t)
+
+    def _checked(self, pred: Labels, target: Labels) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns prediction, label (0 where ignored) and the valid pixels, [N, H, W]."""
         p, t = (torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x) for x in (pred, target))
         if p.shape != t.shape or p.ndim not in (2, 3):
             raise ValueError(
                 f"expected prediction and label of one shape [H, W] or [N, H, W], got {tuple(p.shape)} and "
                 f"{tuple(t.shape)}."
             )
-        p, t = (x.int() if x.ndim == 3 else x.int()[None] for x in (p, t))
+        p, t = (x if x.ndim == 3 else x[None] for x in (p, t))
         valid = t != self.ignore_index
-        self._check(p, "prediction")
-        self._check(t[valid], "label")
-        if self.num_classes <= 255 and 0 <= self.ignore_index <= 255:
-            p, t = p.to(torch.uint8), t.to(torch.uint8)  # the window filters run four times as fast
-        k = self.num_classes
-        self.counts += confusion_counts(p, t, k, valid).cpu()
-        for i, w in enumerate(self.widths):
-            band = edge_band(t, 2 * w + 1, ignore_index=self.ignore_index)
-            self.bands[i] += confusion_counts(p, t, k, band).cpu()
-        distance = boundary_width(t.shape[1], t.shape[2], self.boundary_ratio)
-        self.boundary += boundary_counts(p, t, valid, k, distance).cpu()
-        self.num_images += len(t)
+        t = t.masked_fill(~valid, 0)
+        for values, what in ((p, "prediction"), (t, "label")):
+            self._check(values, what)
+        # 8 bits where the ids fit: the window filters run four times as fast.
+        dtype = torch.uint8 if self.num_classes <= 255 else torch.int32
+        return p.to(dtype), t.to(dtype), valid
 
     def _check(self, values: Tensor, what: str) -> None:
-        if values.numel() and (int(values.min()) < 0 or int(values.max()) >= self.num_classes):
+        if not values.numel():
+            return
+        low, high = (int(v) for v in values.aminmax())
+        if low < 0 or high >= self.num_classes:
+            wrong = np.unique(values[(values < 0) | (values >= self.num_classes)].cpu().numpy())
             raise ValueError(
-                f"{what}: expected ids 0..{self.num_classes - 1}, got {int(values.min())}..{int(values.max())}. "
-                f"Labels may also be ignore_index {self.ignore_index}."
+                f"{what}: expected ids 0..{self.num_classes - 1}, got {', '.join(map(str, wrong[:5]))}"
+                f"{', ...' if len(wrong) > 5 else ''}. Labels may also be ignore_index {self.ignore_index}."
             )
 
-    def state(self) -> dict[str, Tensor]:
-        """Returns the counts, for gathering over processes."""
-        images = torch.tensor(self.num_images)
-        return {"counts": self.counts, "bands": self.bands, "boundary": self.boundary, "images": images}
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns the counts: int64 tensors by name, the state itself and no copy."""
+        return {name: getattr(self, name) for name in self.STATES}
 
-    def add_state(self, state: dict[str, Tensor]) -> None:
-        """Adds counts of ``state``."""
-        self.counts += state["counts"]
-        self.bands += state["bands"]
-        self.boundary += state["boundary"]
-        self.num_images += int(state["images"])
-
-    def merge(self, other: SegmentationMetrics) -> None:
-        """Adds another part of the data set.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the counts of ``state_dict``, made by the same protocol.
 
         Raises:
-            ValueError: the two follow different protocols.
+            ValueError: names or shapes are not those of this protocol.
         """
-        if self.protocol(images=False) != other.protocol(images=False):
-            raise ValueError(
-                f"expected one protocol, got {self.protocol(images=False)} and {other.protocol(images=False)}."
-            )
-        self.add_state(other.state())
+        self._check_state(state)
+        for name, own in self.state_dict().items():
+            own.copy_(state[name])
+
+    def add_state(self, state: Mapping[str, Tensor]) -> None:
+        """Adds the counts of a ``state_dict``.
+
+        Raises:
+            ValueError: names or shapes are not those of this protocol.
+        """
+        self._check_state(state)
+        for name, own in self.state_dict().items():
+            own += state[name].to(self.device)
+
+    def _check_state(self, state: Mapping[str, Tensor]) -> None:
+        want, got = ({k: tuple(v.shape) for k, v in s.items()} for s in (self.state_dict(), state))
+        if want != got:
+            raise ValueError(f"state: expected the counts {want}, got {got}. Make both sides with the same arguments.")
+
+    def merge_state(self, metrics: Iterable[SegmentationMetrics]) -> SegmentationMetrics:
+        """Adds other parts of the data set, and returns itself.
+
+        Raises:
+            ValueError: a part follows another protocol.
+        """
+        for other in metrics:
+            if self.protocol(images=False) != other.protocol(images=False):
+                raise ValueError(
+                    f"expected one protocol, got {self.protocol(images=False)} and {other.protocol(images=False)}."
+                )
+            self.add_state(other.state_dict())
+        return self
+
+    def reduce(self, all_reduce: Callable[[Tensor], Any]) -> None:
+        """Sums the state over processes, each of which has counted its own images.
+
+        Args:
+            all_reduce: sums one tensor over the processes in place, as ``torch.distributed.all_reduce`` does. NCCL
+                needs the state on the GPU (``device``).
+        """
+        for tensor in self.state_dict().values():
+            all_reduce(tensor)
 
     def protocol(self, *, images: bool = True) -> dict[str, Any]:
         """Returns what the figures depend on beside the data."""
@@ -136,6 +201,7 @@ class SegmentationMetrics:
             "band": "(2w+1) x (2w+1) window with more than one valid label",
             "absent_class": self.absent,
             "boundary_ratio": self.boundary_ratio,
+            "tolerances": list(self.tolerances),
         }
         return {**rules, "num_images": self.num_images} if images else rules
 
@@ -144,7 +210,8 @@ class SegmentationMetrics:
 
         Returns:
             ``mIoU``, ``mAcc``, ``aAcc``, ``IoU`` and ``Acc`` (per class), ``trimap`` and ``body`` ({half-width:
-            {"mIoU", "IoU"}}), ``boundary_IoU``, ``boundary_IoU_per_class``, ``protocol``.
+            {"mIoU", "aAcc", "share", "IoU"}}; the share is that of all valid pixels), ``boundary_IoU``,
+            ``boundary_IoU_per_class``, ``boundary_F`` ({tolerance: {"mF", "F"}}), ``protocol``.
         """
         iou, acc = class_iou(self.counts, absent=self.absent), class_accuracy(self.counts)
         edge = boundary_iou(self.boundary, absent=self.absent)
@@ -159,12 +226,23 @@ class SegmentationMetrics:
             "body": {w: self._region(self.counts - b) for w, b in zip(self.widths, self.bands, strict=True)},
             "boundary_IoU": _percent(edge.nanmean()),
             "boundary_IoU_per_class": _percents(edge),
+            "boundary_F": {t: self._f(c) for t, c in zip(self.tolerances, self.contours, strict=True)},
             "protocol": self.protocol(),
         }
 
     def _region(self, counts: Tensor) -> dict[str, Any]:
         iou = class_iou(counts, absent=self.absent)
-        return {"mIoU": _percent(iou.nanmean()), "IoU": _percents(iou)}
+        pixels, hit = counts.sum().double(), counts.diag().sum().double()
+        return {
+            "mIoU": _percent(iou.nanmean()),
+            "aAcc": _percent(hit / pixels),
+            "share": _percent(pixels / self.counts.sum().double()),
+            "IoU": _percents(iou),
+        }
+
+    def _f(self, counts: Tensor) -> dict[str, Any]:
+        scores = boundary_f(counts, absent=self.absent)
+        return {"mF": _percent(scores.nanmean()), "F": _percents(scores)}
 
 
 def _percent(value: Tensor) -> float:

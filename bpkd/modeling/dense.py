@@ -28,6 +28,7 @@ class InferenceOptions:
     stride: tuple[int, int] = (341, 341)
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    windows: int = 4
 
 
 class DenseModel(nn.Module):
@@ -227,6 +228,7 @@ class DenseModel(nn.Module):
             scales=options.scales,
             flip=options.flip,
             align_corners=self.align_corners,
+            windows=options.windows,
         )[0]
 
 
@@ -248,5 +250,6 @@ def dense_options(cfg: CfgNode) -> dict[str, Any]:
             stride=tuple(test.SLIDE_STRIDE),
             scales=tuple(test.SCALES),
             flip=test.FLIP,
+            windows=test.SLIDE_WINDOWS,
         ),
     }

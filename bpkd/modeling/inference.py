@@ -10,8 +10,9 @@ from torch import Tensor
 
 Predict = Callable[[Tensor], Tensor]
 MODES = ("whole", "slide")
-# Windows of one batch; more would only cost memory.
-WINDOWS_AT_ONCE = 4
+# Temporaries are made for so many classes, or rows of the image, at a time.
+CLASSES_AT_ONCE = 8
+ROWS_AT_ONCE = 16
 
 
 def predict_logits(
@@ -25,6 +26,7 @@ def predict_logits(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     align_corners: bool = False,
+    windows: int = 4,
 ) -> Tensor:
     """Scores an image at its original size.
 
@@ -38,9 +40,10 @@ def predict_logits(
         scales: factors of the input size; softmax probabilities are averaged over them.
         flip: also average over the mirrored image.
         align_corners: of every resize.
+        windows: of "slide" that the network sees at once.
 
     Returns:
-        [1, K, *out_size]: logits for one scale without flip, else mean probabilities. Argmax-ready.
+        [1, K, *out_size] float32: logits for one scale without flip, else mean probabilities. Argmax-ready.
 
     Raises:
         ValueError: ``mode`` is unknown, or the windows would leave gaps.
@@ -50,39 +53,61 @@ def predict_logits(
     """
     if mode not in MODES:
         raise ValueError(f"TEST.MODE: expected one of {MODES}, got {mode!r}.")
-    views = []
+
+    def scores(view: Tensor) -> Tensor:
+        size = (view.shape[2], view.shape[3])
+        if mode == "whole":
+            return resized_twice(predict(view), size, out_size, align_corners)
+        total = slide(predict, view, crop=crop, stride=stride, align_corners=align_corners, windows=windows)
+        return resized_twice(total, size, out_size, align_corners)
+
+    average = len(scales) > 1 or flip
+    total: Tensor | None = None
     for factor in scales:
         # Rounded half up, like the sizes of test images.
         height, width = (max(1, int(n * factor + 0.5)) for n in image.shape[2:])
-        views.append(_resize(image, (height, width), align_corners))
-    if len(views) == 1 and not flip:
-        return _scores(predict, views[0], out_size, mode, crop, stride, align_corners)
-    total: Tensor | None = None
-    for view in views:
+        view = _resize(image, (height, width), align_corners)
+        if not average:
+            return scores(view)
         for mirrored in (False, True) if flip else (False,):
-            scores = _scores(predict, view.flip(3) if mirrored else view, out_size, mode, crop, stride, align_corners)
-            probabilities = scores.float().softmax(1)
-            probabilities = probabilities.flip(3) if mirrored else probabilities
-            total = probabilities if total is None else total.add_(probabilities)
-    assert total is not None
-    return total / (len(views) * (1 + flip))
+            part = scores(view.flip(3) if mirrored else view)
+            total = torch.zeros_like(part) if total is None else total
+            add_probabilities(total, part, mirrored)
+            del part  # before the next view needs the room
+    assert total is not None  # at least one scale
+    return total.div_(len(scales) * (1 + flip))
 
 
-def _scores(
-    predict: Predict,
-    image: Tensor,
-    out_size: tuple[int, int],
-    mode: str,
-    crop: tuple[int, int],
-    stride: tuple[int, int],
-    align_corners: bool,
-) -> Tensor:
-    size = (image.shape[2], image.shape[3])
-    if mode == "whole":
-        scores = _resize(predict(image).float(), size, align_corners)
-    else:
-        scores = slide(predict, image, crop=crop, stride=stride, align_corners=align_corners)
-    return _resize(scores, out_size, align_corners)
+def resized_twice(logits: Tensor, middle: tuple[int, int], size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Resizes scores to the network's input and from there to the original image, in float32.
+
+    A few classes at a time, so that the first result never exists for all of them: beside the returned tensor that
+    is up to a few times as much memory, which counts with 150 classes.
+
+    Args:
+        logits: [1, K, h, w].
+        middle: (height, width) of the network's input.
+        size: (height, width) to return.
+        align_corners: of both resizes.
+
+    Returns:
+        [1, K, *size]; the argument itself where nothing has to be done.
+    """
+    if middle == size or logits.shape[2:] == middle:
+        return _resize(logits.float(), size, align_corners)
+    out = logits.new_empty((1, logits.shape[1], *size), dtype=torch.float32)
+    for first in range(0, out.shape[1], CLASSES_AT_ONCE):
+        part = slice(first, first + CLASSES_AT_ONCE)
+        out[:, part] = _resize(_resize(logits[:, part].float(), middle, align_corners), size, align_corners)
+    return out
+
+
+def add_probabilities(total: Tensor, scores: Tensor, mirrored: bool) -> None:
+    """Adds the softmax over the classes of [1, K, H, W] scores, mirrored back, a few rows at a time."""
+    for first in range(0, scores.shape[2], ROWS_AT_ONCE):
+        rows = slice(first, first + ROWS_AT_ONCE)
+        probabilities = scores[:, :, rows].softmax(1)
+        total[:, :, rows] += probabilities.flip(3) if mirrored else probabilities
 
 
 def window_starts(size: int, crop: int, stride: int) -> list[int]:
@@ -98,6 +123,7 @@ def slide(
     crop: tuple[int, int],
     stride: tuple[int, int],
     align_corners: bool = False,
+    windows: int = 4,
 ) -> Tensor:
     """Averages the scores of overlapping windows, [1, K, H, W].
 
@@ -116,17 +142,16 @@ def slide(
     ]
     total: Tensor | None = None
     count = image.new_zeros(1, 1, height, width)
-    for i in range(0, len(corners), WINDOWS_AT_ONCE):
-        part = corners[i : i + WINDOWS_AT_ONCE]
-        windows = torch.cat([image[:, :, y : y + h, x : x + w] for y, x in part])
-        scores = _resize(predict(windows).float(), (h, w), align_corners)
+    for i in range(0, len(corners), windows):
+        part = corners[i : i + windows]
+        logits = predict(torch.cat([image[:, :, y : y + h, x : x + w] for y, x in part]))
         if total is None:
-            total = scores.new_zeros(1, scores.shape[1], height, width)
-        for (y, x), one in zip(part, scores, strict=True):
-            total[0, :, y : y + h, x : x + w] += one
+            total = logits.new_zeros((1, logits.shape[1], height, width), dtype=torch.float32)
+        for (y, x), one in zip(part, logits.split(1), strict=True):
+            total[:, :, y : y + h, x : x + w] += _resize(one.float(), (h, w), align_corners)
             count[:, :, y : y + h, x : x + w] += 1
     assert total is not None  # at least one window
-    return total / count
+    return total.div_(count)
 
 
 def _resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:

@@ -1,0 +1,121 @@
+"""Label maps in two folders, predictions and labels: which belong together, and their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Of files that keep ids exactly.
+EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
+# So many names stand in a message.
+SHOWN = 20
+
+
+def pair_files(
+    predictions: Path,
+    labels: Path,
+    *,
+    prediction_suffix: str = "",
+    label_suffix: str = "",
+    what: str = "prediction",
+    extensions: Sequence[str] = EXTENSIONS,
+) -> list[tuple[str, Path, Path]]:
+    """Pairs the files of two folders by their path inside it, without the suffix.
+
+    Args:
+        predictions: folder, or one file.
+        labels: folder, or one file.
+        prediction_suffix: end of the names that is no part of the pair's name, such as "_pred.png"; empty: the
+            extension.
+        label_suffix: the same for labels, such as "_gtFine_labelTrainIds.png".
+        what: word for the first folder's files in messages.
+        extensions: of the first folder's files; labels have one that keeps ids exactly.
+
+    Returns:
+        (name, prediction, label) by name.
+
+    Raises:
+        ValueError: a folder is missing or empty, or files have no partner; the message names them.
+    """
+    if predictions.is_file() and labels.is_file():
+        return [(predictions.stem, predictions, labels)]
+    found = _named(predictions, prediction_suffix, extensions)
+    wanted = _named(labels, label_suffix, EXTENSIONS)
+    problems = _without_partner(wanted, found, "label", what) + _without_partner(found, wanted, what, "label")
+    if problems:
+        raise ValueError(
+            f"{predictions}, {labels}: {'; '.join(problems)}. Files belong together that have the same path without "
+            "the suffix; suffixes that differ by more than the extension have to be given."
+        )
+    return [(name, found[name], wanted[name]) for name in sorted(wanted)]
+
+
+def _without_partner(own: dict[str, Path], other: dict[str, Path], kind: str, partner: str) -> list[str]:
+    """Returns a sentence about the files that the other side lacks, or none."""
+    names = sorted(own.keys() - other.keys())
+    rest = ", ..." if len(names) > SHOWN else ""
+    return [f"{len(names)} of {len(own)} {kind}s have no {partner}: {', '.join(names[:SHOWN])}{rest}"] if names else []
+
+
+def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> dict[str, Path]:
+    """Returns {path inside the folder without the suffix: file}."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder, which does not exist.")
+    files: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        end = suffix if suffix and path.name.endswith(suffix) else ""
+        if not suffix and path.suffix.lower() in extensions:
+            end = path.suffix
+        if end:
+            name = path.relative_to(folder).as_posix().removesuffix(end)
+            if name in files:
+                raise ValueError(f"{folder}: {files[name].name} and {path.name} are both {name}. Give the suffix.")
+            files[name] = path
+    if not files:
+        raise ValueError(f"{folder}: expected files that end in {suffix or ', '.join(extensions)}, found none.")
+    return files
+
+
+def read_ids(path: Path) -> NDArray[np.int64]:
+    """Reads a label map [H, W]; palette images give their indices.
+
+    Raises:
+        ValueError: the file cannot be read, or has colour channels.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            values: NDArray[Any] = np.asarray(picture)
+            mode = picture.mode
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as a label map ({error}).") from error
+    if values.ndim != 2:
+        raise ValueError(f"{path}: expected one channel of class ids, got mode {mode}. Colours are no ids.")
+    return values.astype(np.int64)
+
+
+def describe(result: dict[str, Any], class_names: Sequence[str] = ()) -> str:
+    """Returns the figures of ``SegmentationMetrics.compute`` as two Markdown tables: the whole, and per class."""
+    rules = result["protocol"]
+    names = list(class_names) or [str(i) for i in range(rules["num_classes"])]
+    lines = ["| figure | % |", "| --- | ---: |"]
+    lines += [f"| {k} | {result[k]:.2f} |" for k in ("mIoU", "mAcc", "aAcc")]
+    for w in rules["widths"]:
+        edge, body = result["trimap"][w], result["body"][w]
+        lines.append(f"| mIoU within {w} px of an edge ({edge['share']:.1f} % of the pixels) | {edge['mIoU']:.2f} |")
+        lines.append(f"| mIoU elsewhere (body, w={w}) | {body['mIoU']:.2f} |")
+    lines.append(f"| Boundary IoU | {result['boundary_IoU']:.2f} |")
+    lines += [f"| boundary F, {t} px | {v['mF']:.2f} |" for t, v in result["boundary_F"].items()]
+    columns = [result["IoU"], *(result["trimap"][w]["IoU"] for w in rules["widths"]), result["boundary_IoU_per_class"]]
+    columns += [v["F"] for v in result["boundary_F"].values()]
+    heads = ["class", "IoU", *(f"w={w}" for w in rules["widths"]), "Boundary IoU"]
+    heads += [f"F {t} px" for t in rules["tolerances"]]
+    lines += ["", "| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    for name, *values in zip(names, *columns, strict=True):
+        lines.append(f"| {name} | " + " | ".join("-" if v != v else f"{v:.2f}" for v in values) + " |")
+    return "\n".join(lines)

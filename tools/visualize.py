@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Draw images: what BPKD calls edge and body, predictions of checkpoints side by side, their errors at boundaries.
+
+python tools/visualize.py --images street.png --labels street_ids.png --output drawn
+python tools/visualize.py --images DIR --weights output/mine/student/model_final.pth --output drawn
+python tools/visualize.py --images DIR --labels DIR --weights A/model_final.pth B/model_final.pth --output drawn
+
+Per image: NAME_edges.png (with labels), NAME_predictions.png (with weights; with labels also the errors, red within
+--width pixels of an edge) and NAME_<run>_ids.png (class ids). A checkpoint's config is config.yaml beside it, else
+--config-file; KEY VALUE pairs at the end change it. Labels have the mask values of the data set, or any ids without
+weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bpkd.analysis.overlays import edge_levels, side_by_side
+from bpkd.analysis.plots import panels
+from bpkd.data.files import read_image, read_label, read_raw_label
+from bpkd.engine.predict import IMAGE_SUFFIXES, Predictor, list_images
+from bpkd.metrics.folders import pair_files
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True, type=Path, help="image, or folder of images")
+    parser.add_argument("--labels", type=Path, help="label map, or folder with one of the same name per image")
+    parser.add_argument("--image-suffix", default="", help="end of the images' names, where it is no extension")
+    parser.add_argument("--label-suffix", default="", help="the same of the labels")
+    parser.add_argument("--weights", nargs="+", default=[], help="checkpoints to compare")
+    parser.add_argument("--config-file", nargs="+", default=[], help="one for all checkpoints, or one each")
+    parser.add_argument("--output", type=Path, default=Path("drawn"), help="folder")
+    parser.add_argument("--width", type=int, default=3, help="half-width of the band whose errors are red")
+    parser.add_argument("--kernel-size", type=int, default=7, help="edge width in pixels, odd")
+    parser.add_argument("--strides", type=int, nargs="+", default=[4, 8, 16], help="levels to pool edges to")
+    parser.add_argument("--ignore-index", type=int, default=255, help="without weights: label that does not count")
+    parser.add_argument("--ignore-mode", choices=("opaque", "transparent"), default="opaque")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config changes")
+    args = parser.parse_args(argv)
+    if not args.labels and not args.weights:
+        parser.error("expected --labels (edges), --weights (predictions) or both")
+    if len(args.config_file) not in (0, 1, len(args.weights)):
+        parser.error(f"--config-file: expected one, or one for each of {len(args.weights)} --weights")
+    return args
+
+
+def load(args: argparse.Namespace) -> dict[str, Predictor]:
+    """Returns the networks by name: their runs' folders, counted where two are the same."""
+    configs = args.config_file or [""]
+    configs = configs * len(args.weights) if len(configs) == 1 else configs
+    networks: dict[str, Predictor] = {}
+    for weights, config in zip(args.weights, configs, strict=True):
+        network = Predictor(weights, config, args.opts)
+        name = network.name if network.name not in networks else f"{network.name}_{len(networks) + 1}"
+        networks[name] = network
+    return networks
+
+
+def draw(args: argparse.Namespace, networks: dict[str, Predictor], name: str, files: dict[str, str]) -> None:
+    """Draws one image."""
+    image = np.ascontiguousarray(read_image(files)[..., ::-1])
+    first = next(iter(networks.values()), None)
+    ignored = 255 if first else args.ignore_index
+    label = None
+    if "sem_seg_file_name" in files:
+        label = read_label(files, first.label_table) if first else read_raw_label(files)
+        rules = {"ignore_index": ignored, "ignore_mode": args.ignore_mode}
+        path = args.output / f"{name}_edges.png"
+        edge_levels(image, label, path, kernel_size=args.kernel_size, strides=args.strides, **rules)
+    if first is None:
+        return
+    found = {key: network(files["file_name"]) for key, network in networks.items()}
+    for key, ids in found.items():
+        path = args.output / f"{name}_{key}_ids.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids.astype(np.uint8)).save(path)
+    path = args.output / f"{name}_predictions.png"
+    if label is None:
+        side_by_side(image, found, path, colors=first.colors)
+        return
+    row = {"image": image.transpose(2, 0, 1), "label": label, "predictions": found}
+    panels([row], list(found), path, colors=first.colors, class_names=first.class_names, width=args.width)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draws every image; returns 1 with a plain message where something does not fit."""
+    args = parse(argv)
+    try:
+        networks = load(args)
+        images = list_images(args.images)
+        files = {p.stem if args.images.is_file() else p.relative_to(args.images).with_suffix("").as_posix():
+                 {"file_name": str(p)} for p in images}  # fmt: skip
+        if args.labels:
+            ends = {"prediction_suffix": args.image_suffix, "label_suffix": args.label_suffix}
+            pairs = pair_files(args.images, args.labels, what="image", extensions=IMAGE_SUFFIXES, **ends)
+            files = {n: {"file_name": str(i), "sem_seg_file_name": str(t)} for n, i, t in pairs}
+        for name, own in files.items():
+            try:
+                draw(args, networks, name, own)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {len(files)} image{'s' * (len(files) != 1)} to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
