@@ -89,8 +89,23 @@ def read_label(item: dict[str, Any], table: list[int]) -> Array:
         DatasetError: unreadable, or a value that the table does not have.
     """
     raw = read_raw_label(item)
+    check_values(item, np.bincount(raw.ravel(), minlength=256), table)
+    return np.asarray(table).astype(np.uint8)[raw]
+
+
+def check_values(item: dict[str, Any], counts: NDArray[np.int64], table: list[int]) -> None:
+    """Makes sure that a mask holds only values that the table has.
+
+    Args:
+        item: dataset dict.
+        counts: [256] pixels of each value of its mask.
+        table: from ``label_table``.
+
+    Raises:
+        DatasetError: it holds another; the message names it.
+    """
     lut = np.asarray(table)
-    wrong = np.flatnonzero((lut < 0) & (np.bincount(raw.ravel(), minlength=256) > 0))
+    wrong = np.flatnonzero((lut < 0) & (counts > 0))
     if len(wrong):
         known = np.flatnonzero(lut >= 0)
         raise DatasetError(
@@ -98,4 +113,3 @@ def read_label(item: dict[str, Any], table: list[int]) -> Array:
             f"{known[0]}..{known[known != IGNORE][-1] if (known != IGNORE).any() else IGNORE} and 255. Map it with "
             "DATASETS.FOLDER.ID_MAP, or set IGNORE_INDEX."
         )
-    return lut.astype(np.uint8)[raw]
