@@ -95,7 +95,7 @@ def write_cityscapes(root: Path, *, count: int = 2, splits: Sequence[str] = ("tr
                 annotation.fromJsonFile(str(polygons))
                 label = np.asarray(createLabelImage(annotation, "ids"))
                 save_mask(gt / f"{stem}_gtFine_labelIds.png", label)
-                Image.fromarray(label.astype(np.int32) * 1000).save(gt / f"{stem}_gtFine_instanceIds.png")
+                Image.fromarray(label.astype(np.uint16) * 1000).save(gt / f"{stem}_gtFine_instanceIds.png")
                 save_photo(base / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", photo(rng, label))
     return base
 

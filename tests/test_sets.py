@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from cityscapesscripts.helpers import labels as cityscapes_labels
@@ -21,9 +24,12 @@ from bpkd.data import DatasetError, check_dataset, register_datasets, survey_dat
 from bpkd.data.files import read_label
 from bpkd.data.prepare import prepare
 from bpkd.data.sets import ade20k, cityscapes, pascal_context
+from bpkd.data.sheet import contact_sheet
+from bpkd.engine import load_config
 from tests.miniatures import (
     CONTEXT_IDS,
     save_mask,
+    save_photo,
     write_ade20k,
     write_cityscapes,
     write_coco,
@@ -61,7 +67,6 @@ def test_ade20k_is_detectron2s_list_in_openmmlabs_words() -> None:
     assert len(ade20k.CLASSES) == len(set(ade20k.CLASSES)) == len(ade20k.COLORS) == 150
     differ = [i for i, (a, b) in enumerate(zip(first, ade20k.CLASSES, strict=True)) if a != b]
     assert differ == [8, 37, 38, 87, 89, 90, 92, 109, 113, 138]
-    assert all(ade20k.CLASSES[i] in ADE20K_SEM_SEG_CATEGORIES[i] for i in differ)
     assert ade20k.COLORS[6] == ade20k.COLORS[48] == (0x8C, 0x8C, 0x8C)
     assert len(set(ade20k.COLORS)) == 149
     assert (ade20k.COLORS[0], ade20k.COLORS[149]) == ((120, 120, 120), (92, 0, 255))
@@ -436,3 +441,88 @@ def test_what_needs_no_preparation_says_so(tmp_path: Path, name: str, write: Any
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(DatasetError, match="got neither"):
         prepare(name, tmp_path / "elsewhere", 0)
+
+
+# The tool
+
+
+def tool(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, REPO / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def config(folder: Path, name: str) -> list[str]:
+    path = folder / "sets.yaml"
+    path.write_text(f"DATASETS: {{TRAIN: [{name}_train], TEST: [{name}_val], ROOT: '{folder}'}}\n")
+    return ["--config-file", str(path), "--output", str(folder / "sheet.png")]
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (ADE, "149 flag "),
+        (CITY, "255 (ignored)"),
+        (CONTEXT, "  note: "),
+        ("coco_2017", "  0 person                50.00 % of the objects, in 1 images"),
+    ],
+)
+def test_the_check_tool_counts_and_draws(tmp_path: Path, capsys: Any, name: str, line: str) -> None:
+    WRITERS[name](tmp_path)
+    args, check = config(tmp_path, name), tool("check_data").main
+    assert check(args) == 1
+    assert f"error: {name}_train: expected " in capsys.readouterr().err
+    assert check([*args, "--subset"]) == 0
+    out = capsys.readouterr().out
+    assert line in out
+    assert f"{name}_val: " in out
+    for sheet in ("sheet.png", f"sheet_{name}_val.png"):
+        picture = cv2.imread(str(tmp_path / sheet))
+        assert picture.shape[1] == 640
+        assert picture.shape[0] in (3 * 240, 4 * 240)
+
+
+def test_the_sheet_shows_the_classes_colours(tmp_path: Path) -> None:
+    base = write_cityscapes(tmp_path, count=1)
+    save_mask(first(base / "gtFine/train", "*labelIds.png"), np.full((64, 128), 26, np.uint8))
+    register(tmp_path)
+    items, meta = DatasetCatalog.get(f"{CITY}_train"), MetadataCatalog.get(f"{CITY}_train")
+    sheet = contact_sheet(items, meta, 1)
+    assert sheet.shape == (240, 640, 3)
+    assert (sheet[:, 330:] == (142, 0, 0)).all()  # a car's blue, in BGR
+
+
+def test_the_preparation_tool(tmp_path: Path, capsys: Any) -> None:
+    main = tool("prepare_data").main
+    assert main(["pascal_context", str(tmp_path)]) == 1
+    assert "error: Pascal Context: expected" in capsys.readouterr().err
+    write_pascal_context(tmp_path)
+    assert main(["pascal_context", str(tmp_path), "--workers", "0"]) == 0
+    assert "made 6 and kept 0 of 6 masks" in capsys.readouterr().out
+
+
+def test_a_set_of_objects_does_not_train_a_semantic_network(tmp_path: Path) -> None:
+    config(tmp_path, "coco_2017")
+    with pytest.raises(ValueError, match="coco_2017_train holds objects; BPKDSemanticSegmentor needs label maps"):
+        load_config(str(tmp_path / "sets.yaml"))
+
+
+def test_cocostuff_of_the_documentation(tmp_path: Path) -> None:
+    text = (REPO / "docs/datasets.md").read_text()
+    block = next(b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "coco_stuff164k" in b)
+    text = block.replace("/data/", f"{tmp_path}/").replace("_BASE_: ", f"_BASE_: {REPO}/")
+    (tmp_path / "stuff.yaml").write_text(text)
+    folder = tmp_path / "coco_stuff164k"
+    for split in ("train", "val"):
+        save_photo(folder / f"images/{split}2017/000000000009.jpg", np.zeros((2, 4, 3), np.uint8))
+        label = np.array([[0, 10, 12, 89], [91, 181, 255, 255]], np.uint8)
+        save_mask(folder / f"annotations/{split}2017/000000000009.png", label, palette=True)
+    cfg = load_config(str(tmp_path / "stuff.yaml"))
+    name = cfg.DATASETS.TRAIN[0]
+    names = MetadataCatalog.get(name).stuff_classes
+    assert (len(names), names[79:81], names[170]) == (171, ["toothbrush", "banner"], "wood")
+    assert labels(name)["000000000009"].tolist() == [[0, 10, 11, 79], [80, 170, 255, 255]]
+    assert [MetadataCatalog.get(name).label_table[v] for v in (11, 25, 90)] == [-1, -1, -1]
