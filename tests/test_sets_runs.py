@@ -7,6 +7,7 @@ be part of a test. Depth, heads, recipe, distiller and protocol are the config's
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,15 @@ QUICK = [f"{s}/{PAIRS[(i + j) % 4]}__{m}_40k.yaml" for i, s in enumerate(SETS) f
 QUICK += [f"{s}/{PAIRS[i].split('__')[0]}_40k.yaml" for i, s in enumerate(SETS)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On maps of 4x4 positions threads do nothing but wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
