@@ -187,24 +187,25 @@ def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
             f"{item['file_name']}: image {image.shape[0]}x{image.shape[1]}, mask {label.shape[0]}x{label.shape[1]}: "
             "sizes differ"
         )
-    return _Look(damage) if damage else _Look(size=label.shape, values=values)
+    return _Look(damage) if damage else _Look(size=(label.shape[0], label.shape[1]), values=values)
 
 
 def _look_at_objects(item: dict[str, Any], mode: str) -> _Look:
     name = item["file_name"]
     if not os.path.isfile(name):
         return _Look(f"{name}: missing")
-    size = None
+    size: tuple[int, int] | None = None
     if mode == "full":
         try:
-            size = read_image(item).shape[:2]
+            height, width = read_image(item).shape[:2]
         except DatasetError as error:
             return _Look(str(error))
         if damage := _damage(name):
             return _Look(damage)
+        size = (height, width)
         if size != (item["height"], item["width"]):
             stated = f"{item['height']}x{item['width']}"
-            return _Look(f"{name}: image {size[0]}x{size[1]}, in the JSON {stated}: sizes differ")
+            return _Look(f"{name}: image {height}x{width}, in the JSON {stated}: sizes differ")
     masks = [a.get("segmentation") for a in item.get("annotations", ())]
     if any(isinstance(m, dict) and tuple(m["size"]) != (item["height"], item["width"]) for m in masks):
         return _Look(f"{name}: an object's run-length mask has another size than the image")

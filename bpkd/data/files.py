@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ class DatasetError(ValueError):
     """Something is wrong with a data set's files; the message names them."""
 
 
-def label_table(pairs: dict[int, int], num_classes: int) -> list[int]:
+def label_table(pairs: Mapping[int, int], num_classes: int) -> list[int]:
     """Returns the 256-entry table mask value -> trained id; -1 marks a value that must not occur.
 
     Args:
