@@ -116,10 +116,9 @@ def survey_dataset(
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
         for seen in tqdm(pool.map(look, items), name, len(items), disable=not progress, unit="image"):
             survey.add(seen)
-    faults = _faults_of_the_whole(name, items, survey.values, subset)
-    unusable = _listed(name, survey.problems, len(items))
-    if faults or unusable:
-        raise DatasetError("\n".join([*(f"{name}: {fault}" for fault in faults), *unusable]))
+    faults = [f"{name}: {fault}" for fault in _faults_of_the_whole(name, items, survey.values, subset)]
+    if faults := faults + _listed(name, survey.problems, len(items)):
+        raise DatasetError("\n".join(faults))
     logger.info("%s: %d images checked (%s).", name, len(items), mode)
     return survey
 
