@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 from cityscapesscripts.helpers.annotation import Annotation
+from cityscapesscripts.preparation.json2instanceImg import createInstanceImage
 from cityscapesscripts.preparation.json2labelImg import createLabelImage
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
@@ -95,7 +96,9 @@ def write_cityscapes(root: Path, *, count: int = 2, splits: Sequence[str] = ("tr
                 annotation.fromJsonFile(str(polygons))
                 label = np.asarray(createLabelImage(annotation, "ids"))
                 save_mask(gt / f"{stem}_gtFine_labelIds.png", label)
-                Image.fromarray(label.astype(np.uint16) * 1000).save(gt / f"{stem}_gtFine_instanceIds.png")
+                Image.fromarray(np.asarray(createInstanceImage(annotation, "ids")).astype(np.uint16)).save(
+                    gt / f"{stem}_gtFine_instanceIds.png"
+                )
                 save_photo(base / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", photo(rng, label))
     return base
 
