@@ -87,8 +87,8 @@ def test_an_architecture_alone_is_no_run(config: Path) -> None:
     root = Path(__file__).parents[1] / "configs"
     with pytest.raises(ValueError, match="configs/networks describe networks alone"):
         load_config(str(root / "networks" / "pspnet_r18.yaml"))
-    with pytest.raises(ValueError, match="ade20k_sem_seg_train has no loader yet"):
-        load_config(str(root / "ade20k" / "pspnet_r18.yaml"))
+    with pytest.raises(ValueError, match="DATASETS: expected one of .*cityscapes_fine_sem_seg_val.*got 'voc_2012_val'"):
+        load_config(str(root / "ade20k" / "pspnet_r18.yaml"), ["DATASETS.TEST", "('voc_2012_val',)"])
     for flags, missing in ((["--eval-only"], "TEST"), ([], "TRAIN")):
         args = argument_parser().parse_args([*flags, "--config-file", str(config), f"DATASETS.{missing}", "()"])
         with pytest.raises(ValueError, match=f"DATASETS.{missing}: expected a data set, got none"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check a config's data sets before training: files, sizes, ids; print the classes' shares; draw a few pairs.
+"""Check a config's data sets before training: counts, files, sizes, ids; print the classes' shares; draw a few pairs.
 
 python tools/check_data.py --config-file configs/camvid/Base-CamVid.yaml --draw 8 --output sheet.png KEY VALUE ...
 """
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from pathlib import Path
 
 import cv2
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from bpkd.config import read_config
-from bpkd.data import check_dataset, register_datasets
-from bpkd.data.files import read_image, read_label
+from bpkd.data import Survey, register_datasets, survey_dataset
+from bpkd.data.sheet import contact_sheet
 from bpkd.engine.launch import check_data_sets
 
 
@@ -24,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     """Checks every set of DATASETS.TRAIN and DATASETS.TEST; returns 1 where one is unusable."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--draw", type=int, default=0, metavar="N", help="first N pairs of the first set to --output")
-    parser.add_argument("--output", default="sheet.png")
+    parser.add_argument("--subset", action="store_true", help="fewer images than published are meant")
+    parser.add_argument("--draw", type=int, default=8, metavar="N", help="pairs of each set in its picture; 0: none")
+    parser.add_argument("--output", default="sheet.png", help="picture of the first set; others add their name")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config changes")
     args = parser.parse_args(argv)
     try:
@@ -35,36 +35,37 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    failed = False
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    failed, output = False, Path(args.output)
+    names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     for name in names:
         try:
-            print(f"{name}: {check_dataset(name)} images, all usable")
-            print_shares(DatasetCatalog.get(name), MetadataCatalog.get(name))
+            print_survey(name, survey_dataset(name, subset=args.subset or cfg.DATASETS.SUBSET, progress=True))
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = True
-    if args.draw and not failed:
-        items = DatasetCatalog.get(names[0])[: args.draw]
-        cv2.imwrite(args.output, np.concatenate([draw(item, MetadataCatalog.get(names[0])) for item in items]))
-        print(f"wrote {args.output}")
+            continue
+        if args.draw:
+            path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}")
+            cv2.imwrite(str(path), contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw))
+            print(f"  wrote {path}")
     return int(failed)
 
 
-def print_shares(items: list[dict[str, Any]], metadata: Any) -> None:
-    """Prints each class's share of the pixels and the number of images that it occurs in."""
-    counts = np.array([np.bincount(read_label(i, metadata.label_table).ravel(), minlength=256) for i in items])
-    shares, images = 100 * counts.sum(0) / counts.sum(), (counts > 0).sum(0)
-    for index, name in [*enumerate(metadata.stuff_classes), (255, "(ignored)")]:
-        print(f"  {index:>3} {name:<20} {shares[index]:6.2f} % of the pixels, in {images[index]} images")
-
-
-def draw(item: dict[str, Any], metadata: Any) -> np.ndarray:
-    """Returns image and coloured labels side by side, BGR, 240 pixels high."""
-    colors = np.zeros((256, 3), np.uint8)
-    colors[: len(metadata.stuff_colors)] = np.array(metadata.stuff_colors)[:, ::-1]
-    pair = np.concatenate([read_image(item), colors[read_label(item, metadata.label_table)]], 1)
-    return cv2.resize(pair, (640, 240), interpolation=cv2.INTER_AREA)
+def print_survey(name: str, seen: Survey) -> None:
+    """Prints the number of images, their sizes, and each class's share and the number of images that it occurs in."""
+    print(f"{name}: {seen.images} images, all usable")
+    common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
+    if common:
+        print(f"  {len(seen.sizes)} sizes, the most common {common}")
+    rows = list(enumerate(seen.classes))
+    if seen.unit == "pixels":
+        rows.append((255, "(ignored)"))
+    for index, label in rows:
+        share = 100 * seen.amounts[index] / max(seen.amounts.sum(), 1)
+        print(f"  {index:>3} {label:<20} {share:6.2f} % of the {seen.unit}, in {seen.occurs[index]} images")
+    absent = [label for index, label in rows[: len(seen.classes)] if not seen.amounts[index]]
+    if absent:
+        print(f"  note: {len(absent)} classes never occur: {', '.join(absent[:10])}{', ...' if absent[10:] else ''}")
 
 
 if __name__ == "__main__":

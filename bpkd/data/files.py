@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -19,7 +20,7 @@ class DatasetError(ValueError):
     """Something is wrong with a data set's files; the message names them."""
 
 
-def label_table(pairs: dict[int, int], num_classes: int) -> list[int]:
+def label_table(pairs: Mapping[int, int], num_classes: int) -> list[int]:
     """Returns the 256-entry table mask value -> trained id; -1 marks a value that must not occur.
 
     Args:
@@ -89,8 +90,23 @@ def read_label(item: dict[str, Any], table: list[int]) -> Array:
         DatasetError: unreadable, or a value that the table does not have.
     """
     raw = read_raw_label(item)
+    check_values(item, np.bincount(raw.ravel(), minlength=256), table)
+    return np.asarray(table).astype(np.uint8)[raw]
+
+
+def check_values(item: dict[str, Any], counts: NDArray[np.int64], table: list[int]) -> None:
+    """Makes sure that a mask holds only values that the table has.
+
+    Args:
+        item: dataset dict.
+        counts: [256] pixels of each value of its mask.
+        table: from ``label_table``.
+
+    Raises:
+        DatasetError: it holds another; the message names it.
+    """
     lut = np.asarray(table)
-    wrong = np.flatnonzero((lut < 0) & (np.bincount(raw.ravel(), minlength=256) > 0))
+    wrong = np.flatnonzero((lut < 0) & (counts > 0))
     if len(wrong):
         known = np.flatnonzero(lut >= 0)
         raise DatasetError(
@@ -98,4 +114,3 @@ def read_label(item: dict[str, Any], table: list[int]) -> Array:
             f"{known[0]}..{known[known != IGNORE][-1] if (known != IGNORE).any() else IGNORE} and 255. Map it with "
             "DATASETS.FOLDER.ID_MAP, or set IGNORE_INDEX."
         )
-    return lut.astype(np.uint8)[raw]

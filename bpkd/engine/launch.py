@@ -31,10 +31,6 @@ from .trainer import DistillationTrainer, method_of
 logger = logging.getLogger(__name__)
 
 
-# Data sets that configs name and that cannot be read yet; Detectron2 registers some of them with loaders of its own.
-LATER = ("ade20k_", "cityscapes_", "pascal_context_59_")
-
-
 def argument_parser() -> argparse.ArgumentParser:
     """Returns Detectron2's parser with bpkd's options."""
     parser = default_argument_parser(
@@ -71,22 +67,17 @@ def check_data_sets(cfg: CfgNode) -> None:
     """Makes sure that DATASETS.TRAIN and DATASETS.TEST name sets that can be read.
 
     Raises:
-        ValueError: both are empty, or a data set is unknown or has no loader.
+        ValueError: both are empty, or a data set is unknown.
     """
     if not cfg.DATASETS.TRAIN and not cfg.DATASETS.TEST:
         raise ValueError(
             "DATASETS.TRAIN, DATASETS.TEST: expected a data set, got none. The files of configs/networks describe "
             "networks alone: use the one of a data set (configs/camvid, ...), or name both."
         )
-    known = [n for n in DatasetCatalog.list() if "label_table" in MetadataCatalog.get(n).as_dict()]
+    known = [n for n in DatasetCatalog.list() if {"label_table", "published"} & MetadataCatalog.get(n).as_dict().keys()]
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name in known:
             continue
-        if name.startswith(LATER):
-            raise ValueError(
-                f"DATASETS: {name} has no loader yet; ADE20K, Cityscapes and Pascal Context come with a later version "
-                f"(docs/paper_settings.md). There are {', '.join(known)}, and your own folders (DATASETS.FOLDER)."
-            )
         raise ValueError(
             f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME."
         )
@@ -96,9 +87,11 @@ def check_classes(cfg: CfgNode) -> None:
     """Compares the configured data sets with the network.
 
     Raises:
-        ValueError: a data set has another number of classes than MODEL.SEM_SEG_HEAD.NUM_CLASSES.
+        ValueError: a data set has another number of classes than MODEL.SEM_SEG_HEAD.NUM_CLASSES, or no label maps.
     """
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if MetadataCatalog.get(name).get("evaluator_type") == "coco":
+            raise ValueError(f"DATASETS: {name} holds objects; {cfg.MODEL.META_ARCHITECTURE} needs label maps.")
         names, wanted = MetadataCatalog.get(name).get("stuff_classes", ()), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         if names and len(names) != wanted:
             raise ValueError(
@@ -123,7 +116,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
             f.write(cfg.dump())
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name, mode=cfg.DATASETS.CHECK)
+            check_dataset(name, mode=cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET)
     comm.synchronize()
     return trainer.train()
 

@@ -174,7 +174,7 @@ def _match_classes(
     different = [
         f"{i}: {a!r} / {b!r}"
         for i, (a, b) in enumerate(zip(teacher_names, student_names, strict=False))
-        if a.lower() != b.lower()
+        if a.strip().lower() != b.strip().lower()  # OpenMMLab's ADE20K has 'bed '
     ]
     if different or len(teacher_names) != len(student_names):
         shown = ", ".join(different[:8]) or f"{len(teacher_names)} / {len(student_names)} names"

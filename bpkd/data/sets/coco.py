@@ -1,0 +1,55 @@
+"""COCO 2017 instances, 80 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
+
+from bpkd.data.files import DatasetError
+
+from .base import InstanceSet, Place
+
+PUBLISHED = {"train": 118_287, "val": 5_000}
+
+
+def coco_sets(root: Path) -> list[InstanceSet]:
+    """Returns ``coco_2017_{train,val}``: Detectron2's names, below this root instead of its own."""
+    folder = place(root).folder
+    return [
+        InstanceSet(
+            name=f"coco_2017_{split}",
+            json=folder / "annotations" / f"instances_{split}2017.json",
+            images=folder / f"{split}2017",
+            published=(count, count),
+            more=_get_builtin_metadata("coco"),
+        )
+        for split, count in PUBLISHED.items()
+    ]
+
+
+def place(root: Path) -> Place:
+    """Returns where the data set may lie."""
+    layouts = {"Detectron2's": "coco", "mmdetection's": "coco"}
+    return Place("COCO", root, layouts, "annotations")
+
+
+def instance_items(spec: InstanceSet) -> list[dict[str, Any]]:
+    """Reads a COCO file into Detectron2's dataset dicts; polygons and run-length masks stay what they are.
+
+    Raises:
+        DatasetError: the file or the image folder is missing, or the file is no COCO file.
+    """
+    for path, what in ((spec.json, "COCO JSON"), (spec.images, "folder of images")):
+        if not path.exists():
+            raise DatasetError(
+                f"{spec.name}: expected a {what} at {path}, got none. See DATASETS.ROOT, or DATASETS.COCO_FOLDER for "
+                "your own data."
+            )
+    try:
+        items: list[dict[str, Any]] = load_coco_json(str(spec.json), str(spec.images), spec.name)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{spec.name}: {spec.json} cannot be read as a COCO file ({error}).") from error
+    return items
