@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 
 from bpkd.distillers import DISTILLERS
+from bpkd.engine import DistillationTrainer
 
 from .test_configs import FILES, METHODS, PAIRS, PAPER, ROOT, RUNS, SET_PAIRS, SETS, TEACHERS, config
 
@@ -81,6 +83,24 @@ def test_recipe_of_the_paper(name: str) -> None:
     long = path.stem in TEACHERS and (path.parent.name == "ade20k" or name == "configs/cityscapes/hrnet_w48.yaml")
     steps = 40_000 if path.stem.endswith("_40k") else 160_000 if long else 80_000
     assert (steps, steps // 10, steps // 10) == (solver.MAX_ITER, solver.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
+
+
+def test_optimizer_is_plain_sgd_with_decay_on_batch_norm_and_biases_too() -> None:
+    cfg, layers = (
+        network("ade20k", "pspnet_r18"),
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)),
+    )
+    optimizer = DistillationTrainer.build_optimizer(cfg, layers)
+    assert isinstance(optimizer, torch.optim.SGD)
+    for group in optimizer.param_groups:
+        assert [group[k] for k in ("lr", "momentum", "weight_decay", "nesterov", "dampening")] == [
+            0.01,
+            0.9,
+            5e-4,
+            False,
+            0,
+        ]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
 
 
 @pytest.mark.parametrize("name", [n for n in PAPER if not n.startswith("projects/")])
