@@ -12,7 +12,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.bpkd-installed
 
-.PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench bench-distillers clean
+.PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench bench-distillers bench-loader clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ bench: env ## time the losses and the edge masks
 
 bench-distillers: env ## time a training step of each distiller
 	@$(PY) tools/benchmark_distillers.py $(ARGS)
+
+bench-loader: env ## time loading and augmentation beside mmsegmentation's (ARGS="--peer-path DIR", or --no-rival)
+	@$(PY) tools/benchmark_loader.py $(ARGS)
 
 clean: ## remove the environment and the caches (results in output/ stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage

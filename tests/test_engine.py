@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from bpkd.convert import read_checkpoint
+from bpkd.data.mapper import TrainMapper
 from bpkd.engine import DistillationTrainer, cli, load_config
+from bpkd.engine.hooks import RunClock
 from bpkd.engine.optim import parameter_groups, poly_schedule
 from bpkd.engine.step import NonFiniteLossError
 
@@ -114,6 +118,42 @@ def test_checkpoint_is_a_plain_student(tiny: Path, tmp_path: Path) -> None:
     assert record["metrics"]["mIoU"] >= 0
     assert trainer.student.training
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_share_of_a_step_that_waits_for_data_is_logged(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapper that sleeps makes the steps wait for it, one process or not; the log and the record say so."""
+    mapper, seconds = TrainMapper.__call__, {"fast": 0.0, "slow": 0.1}
+    found = {}
+    for name in seconds:
+
+        def sleepy(self: TrainMapper, *args: Any, pause: float = seconds[name]) -> dict[str, Any]:
+            time.sleep(pause)
+            return mapper(self, *args)
+
+        monkeypatch.setattr(TrainMapper, "__call__", sleepy)
+        trainer = train(tiny / "student.yaml", tmp_path / name)
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.json").read_text().splitlines()]
+        logged = [r["data_share"] for r in rows if "data_share" in r]
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        assert len(logged) == 4
+        assert all(0 < share < 1 for share in [*logged, record["data_share"]])
+        assert record["data_share"] == sum(trainer.clock.waits) / sum(trainer.clock.steps)
+        timed = [r["data_time"] / r["data_share"] for r in rows if "data_share" in r]  # of each step
+        assert all(0 < of_step <= of_clock for of_step, of_clock in zip(timed, trainer.clock.steps, strict=True))
+        found[name] = trainer.clock
+    assert sum(found["slow"].waits) > 4 * 4 * 0.1  # iterations, images
+    assert found["slow"].data_share() > found["fast"].data_share()
+
+
+def test_clock_does_not_invent_the_waits_of_old_checkpoints() -> None:
+    clock = RunClock(SimpleNamespace(waited=0.5))
+    clock.load_state_dict({"seconds": 3.0, "steps": [1.0, 2.0]})
+    assert clock.data_share() is None
+    clock.before_step()
+    clock.after_step()
+    assert clock.data_share() == pytest.approx(0.5 / clock.steps[-1])
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

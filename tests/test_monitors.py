@@ -128,5 +128,6 @@ def test_a_run_logs_them_and_keeps_its_line_short(tmp_path: Path, caplog: pytest
     assert norms == {f"gradient_norm_{t}" for t in ("ce", "kd_kd", "kd_ifvd_pixel", "kd_ifvd_adv")}
     lines = [r.message for r in caplog.records if re.search(r"iter: \d+  total_loss", r.message)]
     assert lines
-    assert all("loss_kd_kd:" in line and "share" not in line for line in lines)
+    assert all("loss_kd_kd:" in line and "loss_share" not in line for line in lines)
+    assert all(re.search(r"  data_share: \d+\.\d%$", line) for line in lines)
     assert len([r for r in caplog.records if "loss_kd_kd: it has held more than 0 %" in r.message]) == 1

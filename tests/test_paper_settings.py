@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 
 from bpkd.distillers import DISTILLERS
+from bpkd.engine import DistillationTrainer
 
 from .test_configs import FILES, METHODS, PAIRS, PAPER, ROOT, RUNS, SET_PAIRS, SETS, TEACHERS, config
 
@@ -51,6 +53,10 @@ RECIPES = {
     "cityscapes": (19, [512, 1024], [2048, 1024], 8, 0.01, 5e-4),
     "pascal_context59": (59, [480, 480], [520, 520], 16, 0.004, 1e-4),
 }
+# The same for all.
+INPUT = {"SCALE_RANGE": [0.5, 2.0], "CROP_MAX_CLASS_SHARE": 0.75, "FLIP_PROB": 0.5, "PHOTOMETRIC": True,
+         "FORMAT": "RGB"}  # fmt: skip
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 OWN_CROP = {"configs/cityscapes/isanet_r101.yaml": 769, "configs/pascal_context59/isanet_r101.yaml": 512}
 
 
@@ -69,9 +75,32 @@ def test_recipe_of_the_paper(name: str) -> None:
     assert (solver.OPTIMIZER, solver.MOMENTUM, solver.WARMUP_ITERS, solver.HEAD_LR_MULTIPLIER) == ("sgd", 0.9, 0, 1.0)
     assert solver.CLIP_GRADIENTS.ENABLED is False
     assert cfg.MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR == "all"
+    assert dict(INPUT) == {key: cfg.INPUT[key] for key in INPUT}
+    assert (solver.LR_SCHEDULER_NAME, solver.POLY_POWER) == ("PolyLR", 0.9)
+    assert (list(cfg.MODEL.PIXEL_MEAN), list(cfg.MODEL.PIXEL_STD)) == (MEAN, STD)
+    aux = 0.0 if path.stem.startswith("hrnet") else 0.4  # HRNet has no auxiliary head
+    assert (cfg.MODEL.AUX_HEAD.LOSS_WEIGHT, list(cfg.TEST.SCALES), cfg.TEST.FLIP) == (aux, [1.0], False)
     long = path.stem in TEACHERS and (path.parent.name == "ade20k" or name == "configs/cityscapes/hrnet_w48.yaml")
     steps = 40_000 if path.stem.endswith("_40k") else 160_000 if long else 80_000
     assert (steps, steps // 10, steps // 10) == (solver.MAX_ITER, solver.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD)
+
+
+def test_optimizer_is_plain_sgd_with_decay_on_batch_norm_and_biases_too() -> None:
+    cfg, layers = (
+        network("ade20k", "pspnet_r18"),
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)),
+    )
+    optimizer = DistillationTrainer.build_optimizer(cfg, layers)
+    assert isinstance(optimizer, torch.optim.SGD)
+    for group in optimizer.param_groups:
+        assert [group[k] for k in ("lr", "momentum", "weight_decay", "nesterov", "dampening")] == [
+            0.01,
+            0.9,
+            5e-4,
+            False,
+            0,
+        ]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
 
 
 @pytest.mark.parametrize("name", [n for n in PAPER if not n.startswith("projects/")])

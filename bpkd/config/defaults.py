@@ -76,7 +76,7 @@ def _add_data(cfg: CN) -> None:
     cfg.INPUT.SCALE_RANGE = [0.5, 2.0]
     # Crop (height, width). Training pads to exactly this size.
     cfg.INPUT.CROP_SIZE = [512, 512]
-    # A crop is redrawn (10 draws at most) while one class holds this share of its valid pixels, or more.
+    # A crop is redrawn, ten times at most, while one class holds this share of its valid pixels, or more.
     cfg.INPUT.CROP_MAX_CLASS_SHARE = 0.75
     cfg.INPUT.FLIP_PROB = 0.5
     # Photometric distortion (brightness, contrast, saturation, hue).

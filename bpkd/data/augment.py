@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]  # uint8; OpenCV's stubs do not say so
-CROP_DRAWS = 10
+CROP_REDRAWS = 10
+LEVELS = np.arange(256, dtype=np.uint8)
+
+
+def level_counts(values: Array) -> NDArray[np.int64]:
+    """Returns how often each of 0..255 occurs in uint8 [h, w], exact to 2^24 times: OpenCV's counts are float32.
+
+    NumPy's bincount would copy everything to int64 first.
+    """
+    return cv2.calcHist([values], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
 
 
 def fitted_size(height: int, width: int, box: tuple[float, float]) -> tuple[int, int]:
@@ -43,26 +52,31 @@ def photometric(image: Array, rng: np.random.Generator) -> Array:
     Brightness + U(-32, 32); contrast * U(0.5, 1.5), before or after the next two by a coin; saturation * U(0.5, 1.5)
     and hue + an integer of [-18, 17] modulo 180 in OpenCV's HSV. All but the hue step clip to 0..255 and truncate.
     """
-
-    def linear(x: Array, factor: float = 1.0, shift: float = 0.0) -> Array:
-        return np.clip(x.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
-
     if rng.random() < 0.5:
-        image = linear(image, shift=rng.uniform(-32, 32))
+        image = cv2.LUT(image, scaled(shift=rng.uniform(-32, 32)))
     contrast_first = rng.random() < 0.5
     if contrast_first and rng.random() < 0.5:
-        image = linear(image, rng.uniform(0.5, 1.5))
+        image = cv2.LUT(image, scaled(rng.uniform(0.5, 1.5)))
     if rng.random() < 0.5:
-        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-        hsv[..., 1] = linear(hsv[..., 1], rng.uniform(0.5, 1.5))
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        image = _in_hsv(image, channel=1, table=scaled(rng.uniform(0.5, 1.5)))
     if rng.random() < 0.5:
-        hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
-        hsv[..., 0] = (hsv[..., 0].astype(int) + int(rng.integers(-18, 18))) % 180
-        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+        hues = (LEVELS.astype(int) + int(rng.integers(-18, 18))) % 180
+        image = _in_hsv(image, channel=0, table=hues.astype(np.uint8))
     if not contrast_first and rng.random() < 0.5:
-        image = linear(image, rng.uniform(0.5, 1.5))
+        image = cv2.LUT(image, scaled(rng.uniform(0.5, 1.5)))
     return image
+
+
+def scaled(factor: float = 1.0, shift: float = 0.0) -> Array:
+    """Returns level * factor + shift for each level 0..255, in float32, clipped to 0..255 and truncated."""
+    return np.clip(LEVELS.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
+
+
+def _in_hsv(image: Array, *, channel: int, table: Array) -> Array:
+    """Replaces the levels of one channel of a BGR image's HSV."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ class TrainAugmentation:
     ignore_index: int = 255
 
     def __call__(self, image: Array, label: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Returns the augmented pair: image [h, w, 3] BGR, label [h, w]."""
+        """Returns the augmented pair: image [h, w, 3] BGR, label [h, w]; they may be views of the arguments."""
         height, width = image.shape[:2]
         factor = rng.uniform(*self.scale_range)
         box = self.resize_box if any(self.resize_box) else (width, height)
@@ -99,19 +113,19 @@ class TrainAugmentation:
         rows, columns = self._crop(scaled, rng)
         image, label = image[rows, columns], scaled[rows, columns]
         if rng.random() < self.flip_prob:
-            image, label = image[:, ::-1], label[:, ::-1]
+            image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         if self.distort:
-            image = photometric(np.ascontiguousarray(image), rng)
-        return np.ascontiguousarray(image), np.ascontiguousarray(label)
+            image = photometric(image, rng)
+        return image, label
 
     def _crop(self, label: Array, rng: np.random.Generator) -> tuple[slice, slice]:
-        for draw in range(CROP_DRAWS + 1):
+        for draw in range(CROP_REDRAWS + 1):
             y = int(rng.integers(0, max(label.shape[0] - self.crop_size[0], 0) + 1))
             x = int(rng.integers(0, max(label.shape[1] - self.crop_size[1], 0) + 1))
             window = slice(y, y + self.crop_size[0]), slice(x, x + self.crop_size[1])
-            if self.max_class_share >= 1 or draw == CROP_DRAWS:
+            if self.max_class_share >= 1 or draw == CROP_REDRAWS:
                 break
-            counts = np.bincount(label[window].ravel(), minlength=256)
+            counts = level_counts(label[window])
             counts[self.ignore_index] = 0
             counts = counts[counts > 0]
             if len(counts) > 1 and counts.max() / counts.sum() < self.max_class_share:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .augment import level_counts
 from .procedural import make_scene
 
 Array = NDArray[Any]  # uint8; OpenCV's stubs do not say so
@@ -76,7 +77,7 @@ def read_raw_label(item: dict[str, Any]) -> Array:
         raise DatasetError(f"{name}: expected a single-channel mask of class ids, got mode {mode}.")
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise DatasetError(f"{name}: expected ids 0..255, got {values.min()}..{values.max()}.")
-    return values.astype(np.uint8)
+    return values.astype(np.uint8, copy=False)
 
 
 def read_label(item: dict[str, Any], table: list[int]) -> Array:
@@ -90,8 +91,8 @@ def read_label(item: dict[str, Any], table: list[int]) -> Array:
         DatasetError: unreadable, or a value that the table does not have.
     """
     raw = read_raw_label(item)
-    check_values(item, np.bincount(raw.ravel(), minlength=256), table)
-    return np.asarray(table).astype(np.uint8)[raw]
+    check_values(item, level_counts(raw), table)
+    return np.asarray(cv2.LUT(raw, np.asarray(table).astype(np.uint8)))
 
 
 def check_values(item: dict[str, Any], counts: NDArray[np.int64], table: list[int]) -> None:

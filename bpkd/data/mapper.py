@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -15,8 +16,10 @@ from .files import DatasetError, read_image, read_label
 
 def as_tensor(bgr: NDArray[np.uint8], fmt: str) -> torch.Tensor:
     """Returns uint8 [3, H, W] in the colour order ``fmt``."""
-    ordered = bgr[..., ::-1] if fmt == "RGB" else bgr
-    return torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1)))
+    planes = np.empty((3, *bgr.shape[:2]), np.uint8)
+    for i, plane in enumerate(planes):
+        cv2.extractChannel(bgr, 2 - i if fmt == "RGB" else i, plane)
+    return torch.from_numpy(planes)
 
 
 class TrainMapper:

@@ -23,12 +23,19 @@ class RunClock(HookBase):
     Attributes:
         seconds: of all steps together.
         steps: seconds of the last thousand steps; their median is free of start-up and of other programs' bursts.
+        waits: seconds of the same steps in which the step waited for data.
     """
 
-    def __init__(self) -> None:
-        """Starts at zero."""
+    def __init__(self, step: StepTrainer) -> None:
+        """Starts at zero.
+
+        Args:
+            step: that trains.
+        """
+        self.step = step
         self.seconds = 0.0
         self.steps: deque[float] = deque(maxlen=1000)
+        self.waits: deque[float] = deque(maxlen=1000)
         self._start = 0.0
 
     def before_step(self) -> None:
@@ -38,16 +45,28 @@ class RunClock(HookBase):
     def after_step(self) -> None:
         """Stops the clock."""
         self.steps.append(time.perf_counter() - self._start)
+        self.waits.append(self.step.waited)
         self.seconds += self.steps[-1]
+
+    def data_share(self) -> float | None:
+        """Returns which share of the last thousand steps' time was spent waiting for data; None: it is not known.
+
+        The most of all processes, each of which has to call it: the others wait for that one's gradients.
+        """
+        if not self.waits:  # all steps are of an older version, which did not note it
+            return None
+        known = list(self.steps)[-len(self.waits) :]
+        return max(comm.all_gather(sum(self.waits) / sum(known)))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the seconds so far."""
-        return {"seconds": self.seconds, "steps": list(self.steps)}
+        return {"seconds": self.seconds, "steps": list(self.steps), "waits": list(self.waits)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from saved seconds."""
         self.seconds = state_dict["seconds"]
         self.steps.extend(state_dict["steps"])
+        self.waits.extend(state_dict.get("waits", ()))
 
 
 class StopOnSignal(HookBase):

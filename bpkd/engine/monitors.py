@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, MutableMapping
+from typing import Any
 
 import torch
 from detectron2.engine.train_loop import HookBase
@@ -131,12 +132,36 @@ class ShareMonitor(HookBase):
 
 
 class TermPrinter(CommonMetricPrinter):
-    """Detectron2's console line without the shares, which would double it; the files have them."""
+    """Detectron2's console line, with the share of the time that waited for data.
+
+    The terms' shares, which would double the line, are in the files alone.
+    """
+
+    def __init__(self, max_iter: int, window_size: int) -> None:
+        """Prints to Detectron2's logger.
+
+        Args:
+            max_iter: of the run, for the time left.
+            window_size: iterations between two lines.
+        """
+        super().__init__(max_iter, window_size=window_size)
+        self.logger: Any = _WithDataShare(logging.getLogger(CommonMetricPrinter.__module__))
 
     def write(self) -> None:
         """Prints the line."""
         with _WithoutShares(get_event_storage()):
             super().write()
+
+
+class _WithDataShare(logging.LoggerAdapter):
+    """Adds the last ``data_share`` to every line."""
+
+    def __init__(self, base: logging.Logger) -> None:
+        super().__init__(base, {})
+
+    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        share = get_event_storage().latest().get("data_share")
+        return (msg if share is None else f"{msg.rstrip()}  data_share: {share[0]:.1%}"), kwargs
 
 
 class _WithoutShares(EventStorage):

@@ -33,6 +33,7 @@ class StepTrainer(SimpleTrainer):
 
     Attributes:
         values: the terms of the last step on this process.
+        waited: seconds that its last step has waited for data.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class StepTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer, gather_metric_period=log_period)
         self.accumulate, self.amp, self.seed = accumulate, amp, seed
         self.values: dict[str, float] = {}
+        self.waited = 0.0
+        self._since_log = [0.0, 0.0]  # seconds waited, seconds of all steps
         self.device = next(model.parameters()).device
         # bf16 has float32's range: only fp16 needs scaling.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
@@ -75,11 +78,11 @@ class StepTrainer(SimpleTrainer):
         """Runs one optimizer step."""
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {}
-        data_time = 0.0
+        self.waited, begin = 0.0, time.perf_counter()
         for micro in range(self.accumulate):
             start = time.perf_counter()
             batch = next(self._data_loader_iter)
-            data_time += time.perf_counter() - start
+            self.waited += time.perf_counter() - start
             seed_iteration(self.seed, self.iter * self.accumulate + micro, comm.get_rank())
             with self._sync(last=micro + 1 == self.accumulate):
                 with self._autocast():
@@ -92,7 +95,9 @@ class StepTrainer(SimpleTrainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.values = sums
-        self._log(sums, data_time)
+        self._since_log[0] += self.waited
+        self._since_log[1] += time.perf_counter() - begin
+        self._log(sums)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.amp == "off":
@@ -118,15 +123,18 @@ class StepTrainer(SimpleTrainer):
             )
         return values
 
-    def _log(self, values: dict[str, float], data_time: float) -> None:
+    def _log(self, values: dict[str, float]) -> None:
         storage = get_event_storage()
         if (self.iter + 1) % self.gather_metric_period and self.iter:
             return
-        gathered = comm.gather({**values, "data_time": data_time})
+        waited, spent = self._since_log
+        self._since_log = [0.0, 0.0]
+        gathered = comm.gather((values, self.waited, waited / spent))
         if comm.is_main_process():
-            mean = {k: float(np.mean([g[k] for g in gathered])) for k in gathered[0]}
-            storage.put_scalar("data_time", max(g["data_time"] for g in gathered))
-            mean.pop("data_time")
+            terms, times, shares = zip(*gathered, strict=True)
+            mean = {k: float(np.mean([one[k] for one in terms])) for k in terms[0]}
+            # The slowest loader's: the other processes wait for that one's gradients.
+            storage.put_scalars(data_time=max(times), data_share=max(shares))
             storage.put_scalar("total_loss", sum(mean.values()))
             storage.put_scalars(**mean)
 

@@ -86,7 +86,7 @@ class DistillationTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             **parts,
         )
-        self.clock = RunClock()
+        self.clock = RunClock(self._trainer)
         self._environment = environment()  # of the code that runs, whatever the checkout becomes meanwhile
         self.register_hooks(self.build_hooks())
 
@@ -233,6 +233,7 @@ class DistillationTrainer(DefaultTrainer):
             if not hasattr(self, "_last_eval_results"):
                 self._evaluate()
         memory, of_what = peak_memory(self.cfg.MODEL.DEVICE)
+        data_share = self.clock.data_share()
         if comm.is_main_process():
             facts = {
                 "method": method_of(self.cfg),
@@ -240,6 +241,7 @@ class DistillationTrainer(DefaultTrainer):
                 "iterations": self.max_iter,
                 "seconds": self.clock.seconds,
                 "seconds_per_iteration": median(self.clock.steps),
+                "data_share": data_share,
                 "peak_memory_mb": memory,
                 "peak_memory_of": of_what,
                 "processes": comm.get_world_size(),
