@@ -14,6 +14,7 @@ import torch
 
 # torch's name of the processor's instruction set -> libraries that run on it, best first.
 LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
+INTERFACE = 1  # of the C functions: a library that was built from other sources is not called
 _FOLDER = Path(__file__).parent
 _SUFFIXES = (".so", ".pyd", ".dylib")
 _POINTER, _INT, _I64, _F64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
@@ -44,6 +45,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     for path in candidates():
         try:
             library = ctypes.CDLL(str(path))
+            if library.bpkd_interface() != INTERFACE:
+                raise OSError("built from other sources; run `make env` or install bpkd again")
             for name, (result, arguments) in _SIGNATURES.items():
                 function = getattr(library, name)
                 function.restype, function.argtypes = result, arguments

@@ -338,6 +338,9 @@ BPKD_API void bpkd_edges_rows(const void* handle, int64_t* rows, int32_t* cells,
     }
 }
 
+// Changes with any signature in this folder, together with INTERFACE in __init__.py.
+BPKD_API int bpkd_interface() { return 1; }
+
 BPKD_API void bpkd_edges_free(void* handle) { delete static_cast<Edges*>(handle); }
 
 // Rows of a dense mask [rows, cells]: cells and shares of its non-zeros; cells and shares null: only counts them into rows.
