@@ -28,30 +28,41 @@ struct Sums {
   float teacher, student, cross;  // sum e^a', sum e^b', sum e^a' (a' - b')
 };
 
-// Divergence of one row of values a (teacher) and b (student), whose maxima are known; a and b become e^a' and e^b'.
-Sums exponentials(float* a, float* b, int64_t n, float max_a, float max_b) {
-  Sums total{0, 0, 0};
-  double sa = 0, sb = 0, d = 0;
-  for (int64_t from = 0; from < n; from += 128) {  // partial sums in double: equal addends round the same way
-    const int64_t to = std::min(n, from + 128);
-    float pa = 0, pb = 0, pd = 0;
-#pragma omp simd reduction(+ : pa, pb, pd)
-    for (int64_t i = from; i < to; ++i) {
-      const float da = a[i] - max_a, db = b[i] - max_b, ea = bpkd::exp_below(da), eb = bpkd::exp_below(db);
-      pa += ea;
-      pb += eb;
-      pd += ea * (da - db);
-      a[i] = ea;
-      b[i] = eb;
-    }
-    sa += pa;
-    sb += pb;
-    d += pd;
+// Turns a (teacher) and b (student) into e^a' and e^b' and returns their sums. kLanes sums run side by side, so that nothing
+// waits for an addition, and go to double precision every few thousand values: equal addends would all round one way.
+constexpr int64_t kLanes = 64, kFlush = 64 * kLanes;
+
+struct Lanes {
+  float teacher[kLanes], student[kLanes], cross[kLanes];
+};
+
+inline void add_exponentials(float* a, float* b, int64_t n, float max_a, float max_b, Lanes& x) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float da = a[i] - max_a, db = b[i] - max_b, ea = bpkd::exp_below(da), eb = bpkd::exp_below(db);
+    x.teacher[i] += ea;
+    x.student[i] += eb;
+    x.cross[i] += ea * (da - db);
+    a[i] = ea;
+    b[i] = eb;
   }
-  total.teacher = static_cast<float>(sa);
-  total.student = static_cast<float>(sb);
-  total.cross = static_cast<float>(d);
-  return total;
+}
+
+Sums exponentials(float* a, float* b, int64_t n, float max_a, float max_b) {
+  double sa = 0, sb = 0, d = 0;
+  for (int64_t from = 0; from < n; from += kFlush) {
+    Lanes x = {};
+    const int64_t to = std::min(n, from + kFlush);
+    int64_t i = from;
+    for (; i + kLanes <= to; i += kLanes) add_exponentials(a + i, b + i, kLanes, max_a, max_b, x);
+    add_exponentials(a + i, b + i, to - i, max_a, max_b, x);
+    for (int64_t j = 0; j < kLanes; ++j) {
+      sa += x.teacher[j];
+      sb += x.student[j];
+      d += x.cross[j];
+    }
+  }
+  return {static_cast<float>(sa), static_cast<float>(sb), static_cast<float>(d)};
 }
 
 double divergence(const Sums& s) {
@@ -109,7 +120,7 @@ double all_rows(const Maps& m, const Rows& rows, int mode, float scale, float* g
 #pragma omp parallel num_threads(threads)
   {
     std::vector<float> buffer(2 * m.cells);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 1)
     for (int64_t r = 0; r < count; ++r) values[r] = row_divergence(m, rows, mode, r, scale, grad, buffer);
   }
   double total = 0;
@@ -242,7 +253,7 @@ double all_positions(const Maps& m, const float* weight, float scale, float* gra
 #pragma omp parallel num_threads(threads)
   {
     TileBuffer buffer(m.classes, width);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic, 1)
     for (int64_t k = 0; k < count; ++k) {
       const float* own = weight ? weight + tiles[k].image * m.cells : nullptr;
       values[k] = tile_divergence(m, tiles[k], own, scale, weight != nullptr, grad, buffer);
