@@ -132,84 +132,88 @@ void window_sets(const Task& t, const uint8_t* bytes, int64_t y0, int64_t y1, co
   for (int64_t i = 0; i < (y1 - y0) * t.width; ++i) x[i] = own[i] == kVoid ? Word(0) : x[i];
 }
 
-// The words of a rows x columns cell: their OR, and how many hold a bit.
+// The words of a rows x columns cell; each(keep, found) calls found(bit, count) for every bit of `keep` that some of them hold.
 template <typename Word>
 struct Cell {
   const Word* first;
   int64_t rows, columns, stride;
-  Word any() const {
+
+  template <typename Found>
+  void each(Word keep, Found found) const {
     Word all = 0;
     for (int64_t y = 0; y < rows; ++y)
       for (int64_t x = 0; x < columns; ++x) all |= first[y * stride + x];
-    return all;
-  }
-  int count(int bit) const {
-    int n = 0;
-    for (int64_t y = 0; y < rows; ++y)
-      for (int64_t x = 0; x < columns; ++x) n += static_cast<int>((first[y * stride + x] >> bit) & 1);
-    return n;
+    for (Word bits = all & keep; bits; bits &= static_cast<Word>(bits - 1)) {
+      const int bit = __builtin_ctzll(static_cast<unsigned long long>(bits));
+      int count = 0;
+      for (int64_t y = 0; y < rows; ++y)
+        for (int64_t x = 0; x < columns; ++x) count += static_cast<int>((first[y * stride + x] >> bit) & 1);
+      found(bit, count);
+    }
   }
 };
 
-// The same for 8 x 8 words, the usual case: held in registers with AVX-512, counted by masks.
+// The same for 8 x 8 words, the usual case. With AVX-512 one byte of all 64 words makes a register, and a mask counts a bit.
 template <typename Word>
 struct Cell8 {
-#ifdef __AVX512BW__
-  __m512i parts[sizeof(Word)];
-  Cell8(const Word* first, int64_t stride) {
-    alignas(64) Word copy[64];
-    for (int y = 0; y < 8; ++y) std::memcpy(copy + 8 * y, first + y * stride, 8 * sizeof(Word));
-    for (size_t i = 0; i < sizeof(Word); ++i) parts[i] = _mm512_load_si512(reinterpret_cast<const char*>(copy) + 64 * i);
-  }
-  Word any() const {
-    __m512i all = parts[0];
-    for (size_t i = 1; i < sizeof(Word); ++i) all = _mm512_or_si512(all, parts[i]);
-    uint64_t folded = static_cast<uint64_t>(_mm512_reduce_or_epi64(all));
-    for (size_t bits = 32; bits >= 8 * sizeof(Word); bits /= 2) folded |= folded >> bits;
-    return static_cast<Word>(folded);
-  }
-  int count(int bit) const {
-    int n = 0;
-    for (size_t i = 0; i < sizeof(Word); ++i) {
-      if constexpr (sizeof(Word) == 1)
-        n += __builtin_popcountll(_mm512_test_epi8_mask(parts[i], _mm512_set1_epi8(static_cast<char>(1 << bit))));
-      if constexpr (sizeof(Word) == 2)
-        n += __builtin_popcount(_mm512_test_epi16_mask(parts[i], _mm512_set1_epi16(static_cast<int16_t>(1 << bit))));
-      if constexpr (sizeof(Word) == 4)
-        n += __builtin_popcount(_mm512_test_epi32_mask(parts[i], _mm512_set1_epi32(static_cast<int32_t>(1u << bit))));
-      if constexpr (sizeof(Word) == 8)
-        n += __builtin_popcount(_mm512_test_epi64_mask(parts[i], _mm512_set1_epi64(static_cast<int64_t>(1ull << bit))));
-    }
-    return n;
-  }
-#else
-  Word words[64];
+  alignas(64) Word words[64];
+
   Cell8(const Word* first, int64_t stride) {
     for (int y = 0; y < 8; ++y) std::memcpy(words + 8 * y, first + y * stride, 8 * sizeof(Word));
   }
+
   Word any() const {
     Word all = 0;
 #pragma omp simd reduction(| : all)
     for (int i = 0; i < 64; ++i) all |= words[i];
     return all;
   }
-  int count(int bit) const {
-    Word n = 0;
-#pragma omp simd reduction(+ : n)
-    for (int i = 0; i < 64; ++i) n += (words[i] >> bit) & 1;
-    return static_cast<int>(n);
+
+#ifdef __AVX512BW__
+  __m512i bytes(size_t which) const {
+    if constexpr (sizeof(Word) == 1) return _mm512_load_si512(words);
+    alignas(64) uint8_t out[64];
+    for (size_t i = 0; i < sizeof(Word); ++i) {
+      const __m512i part = _mm512_load_si512(reinterpret_cast<const char*>(words) + 64 * i);
+      const unsigned shift = static_cast<unsigned>(8 * which);
+      if constexpr (sizeof(Word) == 2)
+        _mm256_store_si256(reinterpret_cast<__m256i*>(out + 32 * i), _mm512_cvtepi16_epi8(_mm512_srli_epi16(part, shift)));
+      if constexpr (sizeof(Word) == 4)
+        _mm_store_si128(reinterpret_cast<__m128i*>(out + 16 * i), _mm512_cvtepi32_epi8(_mm512_srli_epi32(part, shift)));
+      if constexpr (sizeof(Word) == 8)
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 8 * i), _mm512_cvtepi64_epi8(_mm512_srli_epi64(part, shift)));
+    }
+    return _mm512_load_si512(out);
+  }
+
+  template <typename Found>
+  void each(Word keep, Found found) const {
+    const Word held = any() & keep;
+    if (!held) return;
+    for (size_t which = 0; which < sizeof(Word); ++which) {
+      unsigned bits = static_cast<unsigned>(held >> (8 * which)) & 255u;
+      if (!bits) continue;
+      const __m512i plane = bytes(which);
+      for (; bits; bits &= bits - 1) {
+        const int bit = __builtin_ctz(bits);
+        const __mmask64 mask = _mm512_test_epi8_mask(plane, _mm512_set1_epi8(static_cast<char>(1 << bit)));
+        found(static_cast<int>(8 * which) + bit, __builtin_popcountll(mask));
+      }
+    }
+  }
+#else
+  template <typename Found>
+  void each(Word keep, Found found) const {
+    for (Word bits = any() & keep; bits; bits &= static_cast<Word>(bits - 1)) {
+      const int bit = __builtin_ctzll(static_cast<unsigned long long>(bits));
+      Word count = 0;
+#pragma omp simd reduction(+ : count)
+      for (int i = 0; i < 64; ++i) count += (words[i] >> bit) & 1;
+      found(bit, static_cast<int>(count));
+    }
   }
 #endif
 };
-
-// Calls found(bit, count) for every bit of `keep` that some word of the cell holds.
-template <typename Word, typename Words, typename Found>
-void each_bit(const Words& cell, Word keep, Found found) {
-  for (Word bits = static_cast<Word>(cell.any() & keep); bits; bits &= static_cast<Word>(bits - 1)) {
-    const int bit = __builtin_ctzll(static_cast<unsigned long long>(bits));
-    found(bit, cell.count(bit));
-  }
-}
 
 // Entries of one group of classes: bit b stands for ids[b], the top bit for every other label.
 template <typename Word>
@@ -228,18 +232,18 @@ void group_entries(const Task& t, const uint8_t* bytes, const std::vector<uint8_
       const int64_t left = begin_of(j, t.width, t.w), columns = end_of(j, t.width, t.w) - left;
       const Word* cell = &words[(top - y0) * t.width + left];
       const int32_t position = static_cast<int32_t>(i * t.w + j);
-      const auto found = [&](int bit, int count) {
-        const float share = static_cast<float>(count) / rows / columns;  // divided as adaptive average pooling divides
+      const auto found = [&](int bit, float share) {
         if (t.dense) {
           t.dense[ids[bit] * t.h * t.w + position] = share;
         } else {
           out.push_back({position, share, ids[bit]});
         }
       };
-      if (rows == 8 && columns == 8) {
-        each_bit(Cell8<Word>(cell, t.width), keep, found);
-      } else {
-        each_bit(Cell<Word>{cell, rows, columns, t.width}, keep, found);
+      if (rows == 8 && columns == 8) {  // powers of two divide exactly
+        Cell8<Word>(cell, t.width).each(keep, [&](int bit, int count) { found(bit, static_cast<float>(count) * 0.015625f); });
+      } else {  // divided as adaptive average pooling divides
+        Cell<Word>{cell, rows, columns, t.width}.each(
+            keep, [&](int bit, int count) { found(bit, static_cast<float>(count) / rows / columns); });
       }
     }
   }
