@@ -46,7 +46,6 @@ class Target:
     limit: float
     at_least: bool = False
     memory: bool = False
-    result_mib: float = 0.0  # of the gradient, which both leave behind: not counted as extra memory
 
 
 def literal_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -151,8 +150,9 @@ def loss_targets(x: Inputs) -> list[Target]:
         kl = x.step(lambda: x.peer["kl"](x.student, x.teacher))
         targets += [Target(f"{name} over mmrazor's CWD", call, cwd, 0.5) for name, call in ours.items()]
         targets += [Target("pixel_kd over mmrazor's KL", kd, kl, 0.5)]
-        extra = {"memory": True, "result_mib": x.student.numel() / 2**18}
-        targets += [Target(f"{name} over mmrazor's CWD, extra", call, cwd, 0.2, **extra) for name, call in ours.items()]
+        targets += [
+            Target(f"{name} over mmrazor's CWD, extra", call, cwd, 0.2, memory=True) for name, call in ours.items()
+        ]
     return targets
 
 
@@ -204,7 +204,10 @@ def time_row(target: Target, rounds: int) -> Row:
 
 
 def peak_mib(call: Call) -> float:
-    """Peak memory of the process during a call over what it had before (Linux); freed blocks must be given back."""
+    """Peak memory of the process during a call over what it had before (Linux); freed blocks must be given back.
+
+    The call frees the last call's gradient before it makes its own, so the gradient itself is not counted.
+    """
     call()
 
     def read(field: str) -> float:
@@ -217,14 +220,14 @@ def peak_mib(call: Call) -> float:
     return max(0.0, read("VmHWM") - before)
 
 
-def memory_row(shape: Sequence[int], index: int, peers: Path | None, *, result: float = 0.0) -> Row:
+def memory_row(shape: Sequence[int], index: int, peers: Path | None) -> Row:
     """Each call's peak in a process of its own, whose allocator gives freed blocks back at once."""
     peaks = []
     for side in ("ours", "other"):
         command = [sys.executable, __file__, json.dumps([list(shape), index, side, str(peers or "")])]
         settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **settings})
-        peaks.append(max(0.0, float(done.stdout.split()[-1]) - result))
+        peaks.append(float(done.stdout.split()[-1]))
     return {"ratio": peaks[0] / peaks[1], "ours": peaks[0], "other": peaks[1], "unit": "MiB"}
 
 
@@ -241,10 +244,7 @@ def run(peers: Path | None, rounds: int, say: Callable[[str], None]) -> list[Row
     rows = []
     for shape in LOSS_SHAPES:
         for index, target in enumerate(targets_of(shape, peers)):
-            if target.memory:
-                found = memory_row(shape, index, peers, result=target.result_mib)
-            else:
-                found = time_row(target, rounds)
+            found = memory_row(shape, index, peers) if target.memory else time_row(target, rounds)
             met = found["ratio"] >= target.limit if target.at_least else found["ratio"] <= target.limit
             head = {"what": target.name, "shape": list(shape), "limit": target.limit, "at_least": target.at_least}
             rows.append({**head, **found, "met": bool(met), "load": os.getloadavg()[0]})
