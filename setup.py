@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 INIT = (ROOT / "bpkd" / "__init__.py").read_text(encoding="utf-8")
@@ -38,6 +40,31 @@ REQUIRES = [
 ONNX = ["onnx", "onnxscript", "onnxruntime", "ml_dtypes<0.6"]
 DEV = ["pytest>=8", "pytest-cov", "ruff", "mypy", "cityscapesscripts"]
 
+# The C++ functions of bpkd/functional/native: one library per instruction set, the best one is chosen when it is
+# loaded. They use neither Python's nor PyTorch's headers. Optional: without a compiler (or with one that does not know
+# an instruction set) the install goes on, and the losses take their PyTorch path.
+NATIVE = "bpkd/functional/native"
+LEVELS = {"base": []}
+if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
+    LEVELS["avx2"] = ["-march=x86-64-v3"]
+    LEVELS["avx512"] = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
+# Clang as Apple ships it has no OpenMP runtime: one thread there. No -ffast-math: NaN must stay NaN.
+OPENMP = ["-fopenmp-simd"] if sys.platform == "darwin" else ["-fopenmp"]
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+EXTENSIONS = [
+    Extension(
+        f"bpkd.functional.native._{level}",
+        [f"{NATIVE}/{name}.cpp" for name in ("edges", "divergence", "segmentation")],
+        depends=[f"{NATIVE}/numbers.h"],
+        extra_compile_args=[*FLAGS, *OPENMP, *flags],
+        extra_link_args=OPENMP,
+        language="c++",
+        optional=True,
+    )
+    for level, flags in LEVELS.items()
+    if sys.platform != "win32"
+]
+
 setup(
     name="bpkd",
     version=re.search(r'__version__ = "([^"]+)"', INIT).group(1),
@@ -47,7 +74,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["bpkd", "bpkd.*"]),
-    package_data={"bpkd.analysis": ["page.html", "page.css", "page.js"]},
+    package_data={
+        "bpkd.analysis": ["page.html", "page.css", "page.js"],
+        "bpkd.functional.native": ["*.cpp", "*.h"],
+    },
+    ext_modules=EXTENSIONS,
     install_requires=REQUIRES,
     extras_require={"dev": [*DEV, *ONNX], "onnx": ONNX},
 )

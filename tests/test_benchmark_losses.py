@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bpkd.functional import native
+
 PATH = Path(__file__).resolve().parent.parent / "tools" / "benchmark_losses.py"
 SPEC = importlib.util.spec_from_file_location("benchmark_losses", PATH)
 tool = importlib.util.module_from_spec(SPEC)
@@ -44,3 +46,50 @@ def test_every_variant_runs_once_a_round():
 def test_ratio_is_paired():
     rows = tool.summarise({tool.LITERAL: [10.0, 40.0], "edge mask, x": [5.0, 20.0]}, 19)
     assert rows[1]["times_faster_than_literal"] == pytest.approx(2.0)
+
+
+def fast_targets(monkeypatch):
+    monkeypatch.syspath_prepend(str(PATH.parent))
+    import fast_targets
+
+    return fast_targets
+
+
+def test_targets_are_paired_and_judged(monkeypatch):
+    targets = fast_targets(monkeypatch)
+    calls = []
+    clock = iter(range(10000))
+    monkeypatch.setattr(targets.time, "perf_counter", lambda: 0.1 * next(clock))
+    target = targets.Target("x", lambda: calls.append("a"), lambda: calls.append("b"), 2.0, at_least=True)
+    row = targets.time_row(target, 4)
+    assert row["rounds"] == 4
+    assert row["ratio"] == 1.0
+    assert calls[:4] == ["a", "b", "b", "a"]  # who comes first changes
+    row = {"what": "x", "shape": [1, 2], "at_least": True, "limit": 2.0, "met": False, **row}
+    assert targets.line(row).endswith("| >= 2 | **missed** |")
+
+
+@pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
+def test_all_targets_run_at_a_tiny_size(monkeypatch):
+    targets = fast_targets(monkeypatch)
+    monkeypatch.setattr(targets, "LOSS_SHAPES", ((1, 3, 4, 4),))
+    monkeypatch.setattr(
+        targets, "memory_row", lambda *_, **__: {"ratio": 0.1, "ours": 1.0, "other": 10.0, "unit": "MiB"}
+    )
+    lines = []
+    rows = targets.run(None, 2, lines.append)
+    assert len(rows) == len(lines) == 3  # losses over the memory traffic; masks are timed at 64 x 64 alone
+    x = targets.Inputs((1, 3, 4, 4), None)
+    for target in (*targets.mask_targets(x), *targets.entropy_targets(x)):
+        target.ours()
+        target.other()
+    x.whole()()
+    fast = x.student.grad.clone()
+    x.literal_whole()()
+    assert torch.allclose(fast, x.student.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+def test_peak_of_a_call(monkeypatch):
+    peak = fast_targets(monkeypatch).peak_mib(lambda: torch.ones(16 * 2**20).sum())
+    assert 60 <= peak <= 80

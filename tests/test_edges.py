@@ -4,10 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bpkd.functional import class_edge_mask, edge_band
+from bpkd.functional import EdgeRows, class_edge_mask, class_edges, edge_band, native, use_path
+from bpkd.functional.edge_planes import obstacle
 from tests.oracle import literal_edge_mask
 
 SIZES = [((64, 64), (8, 8)), ((63, 65), (8, 9)), ((48, 60), (16, 20)), ((33, 29), (33, 29))]
+
+
+needs_extension = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
+
+
+def paths_here() -> list[str]:
+    return ["eager", "compiled"] + ([] if native.unavailable() else ["cpp"])
 
 
 def scenes(num_classes: int, height: int, width: int) -> dict[str, Tensor]:
@@ -36,14 +44,70 @@ def test_masks_equal_the_literal_form_bit_for_bit(num_classes: int, kernel_size:
     for (height, width), size in SIZES:
         for name, labels in scenes(num_classes, height, width).items():
             for mode in ("opaque", "transparent"):
-                fast = class_edge_mask(labels, num_classes, kernel_size, size, ignore_mode=mode)
                 slow = literal_edge_mask(labels, num_classes, kernel_size, size, mode)
-                assert torch.equal(fast, slow), (name, mode, height, size)
+                for path in paths_here():
+                    with use_path(path):
+                        fast = class_edge_mask(labels, num_classes, kernel_size, size, ignore_mode=mode)
+                    assert torch.equal(fast, slow), (path, name, mode, height, size)
 
 
 def test_more_classes_in_a_window_than_bits_in_a_word() -> None:
     labels = torch.arange(150).repeat(3)[:400].reshape(1, 20, 20)
-    assert torch.equal(class_edge_mask(labels, 150, 15), literal_edge_mask(labels, 150, 15, (20, 20)))
+    for path in paths_here():
+        with use_path(path):
+            assert torch.equal(class_edge_mask(labels, 150, 15), literal_edge_mask(labels, 150, 15, (20, 20))), path
+
+
+@pytest.mark.parametrize("path", ["eager", "compiled", pytest.param("cpp", marks=needs_extension)])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_any_label_type_layout_and_ignore_index(path: str, kind: torch.dtype) -> None:
+    base = scenes(31, 96, 72)["noise"]  # every label in many cells: 31 bits and the void's
+    base[:, :48] = scenes(31, 96, 72)["blocks"][:, :48]
+    want = literal_edge_mask(base, 31, 7, (12, 9))
+    labels = torch.where(base == 255, 3, base + (base >= 3).to(base.dtype)).to(kind)  # 3 is ignored, classes move up
+    order = [c for c in range(32) if c != 3]
+    for view in (labels, labels.transpose(1, 2).contiguous().transpose(1, 2), labels.repeat(1, 2, 1)[:, :96]):
+        with use_path(path):
+            got = class_edge_mask(view, 32, 7, (12, 9), ignore_index=3)
+        assert torch.equal(got[:, order], want)
+        assert not got[:, 3].any()
+
+
+@needs_extension
+def test_compressed_rows_are_the_mask() -> None:
+    for name, labels in scenes(19, 63, 65).items():
+        with use_path("cpp"):
+            rows = class_edges(labels, 19, 7, (8, 9))
+        assert isinstance(rows, EdgeRows)
+        mask = literal_edge_mask(labels, 19, 7, (8, 9))
+        assert torch.equal(rows.dense(), mask), name
+        read = EdgeRows.of(mask)
+        for field in ("begin", "cells", "shares"):
+            assert torch.equal(getattr(read, field), getattr(rows, field)), (name, field)
+    with use_path("eager"):
+        assert torch.equal(class_edges(labels, 19, 7, (8, 9)), mask)
+
+
+@needs_extension
+def test_threads_and_a_tall_image_change_no_bit() -> None:
+    labels = scenes(19, 700, 40)["blocks"]  # several bands of rows per image
+    want = literal_edge_mask(labels, 19, 31, (350, 20))
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            for path in ("cpp", "compiled"):
+                with use_path(path):
+                    assert torch.equal(class_edge_mask(labels, 19, 31, (350, 20)), want)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_vectorised_path_says_what_it_cannot_pool() -> None:
+    labels = torch.zeros(1, 64, 96, dtype=torch.long)
+    assert obstacle(labels, 19, [(8, 12), (64, 96)]) == ""
+    assert "powers of two" in obstacle(labels, 19, [(8, 12), (8, 8)])
+    assert "255 classes" in obstacle(labels, 256, [(8, 12)])
 
 
 def test_iterations_equal_one_large_window() -> None:
@@ -104,7 +168,10 @@ def test_edge_band_against_a_plain_loop() -> None:
 )
 def test_wrong_arguments_say_what_to_change(arguments: dict, message: str) -> None:
     labels = torch.full((1, 8, 8), 3)
-    with pytest.raises(ValueError, match=message):
-        class_edge_mask(labels, **{"num_classes": 4, "kernel_size": 3, **arguments})
+    for path in paths_here():
+        with use_path(path), pytest.raises(ValueError, match=message):
+            class_edge_mask(labels, **{"num_classes": 4, "kernel_size": 3, **arguments})
+        with use_path(path), pytest.raises(ValueError, match=message):
+            class_edges(labels, **{"num_classes": 4, "kernel_size": 3, "size": (2, 2), **arguments})
     with pytest.raises(ValueError, match="N, H, W"):
         class_edge_mask(labels[0], 4, 3)

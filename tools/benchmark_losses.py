@@ -2,7 +2,8 @@
 
 Every round runs each variant once, in an order that rotates, so that drift of the machine hits
 all alike; a ratio is the median of the rounds' own ratios. `make bench`, or
-`python tools/benchmark_losses.py --classes 19 150 --rounds 9 --json bench.json`.
+`python tools/benchmark_losses.py --classes 19 150 --rounds 9 --json bench.json`. With --targets the speed targets
+instead (tools/fast_targets.py), those against mmrazor where --peer-root names the folder of its clone.
 """
 
 from __future__ import annotations
@@ -167,6 +168,23 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def targets(args: argparse.Namespace) -> int:
+    """Measures the speed targets, says which are met."""
+    import fast_targets
+    from peer_projects import sources
+
+    torch.set_num_threads(args.threads or 2)
+    peers = {"mmrazor": sources(args.peer_root)["mmrazor"]} if args.peer_root else {}
+    record = {"environment": {**environment(), **fast_targets.versions()}, "peers": peers}
+    print(
+        "  ".join(f"{k} {v}" for k, v in record["environment"].items()), f"\n{fast_targets.HEAD}", sep="\n", flush=True
+    )
+    rows = fast_targets.run(args.peer_root, args.rounds, lambda line: print(line, flush=True))
+    if args.json:
+        args.json.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -176,12 +194,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kernel-size", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's choice")
+    parser.add_argument("--targets", action="store_true", help="measure the speed targets instead (2 threads)")
+    parser.add_argument("--peer-root", type=Path, help="with --targets: folder that holds a clone of mmrazor")
     parser.add_argument("--json", type=Path, help="also write environment and rows to this file")
     args = parser.parse_args(argv)
     if args.rounds < 2 or args.size < 8:
         parser.error("--rounds must be at least 2 (a spread needs two) and --size at least 8")
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.targets:
+        return targets(args)
     setting = {key: getattr(args, key) for key in ("batch", "size", "kernel_size", "rounds")}
     record = {"environment": environment(), "setting": setting}
     print("  ".join(f"{k} {v}" for part in record.values() for k, v in part.items()), flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import boundary_kd, class_edge_mask
+from bpkd.functional import boundary_kd, class_edges
 from bpkd.structures import SegOutput
 
 from .base import Distiller, with_preset
@@ -92,7 +92,7 @@ class BPKD(Distiller):
     def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
         """Returns {"edge", "body"}, without a term whose weight is 0."""
         s, t = self.pair(student, teacher, "logits")
-        mask = class_edge_mask(
+        mask = class_edges(
             target,
             s.shape[1],
             self.kernel_size,
@@ -101,6 +101,7 @@ class BPKD(Distiller):
             ignore_index=self.ignore_index,
             ignore_mode=self.ignore_mode,
         )
+        ramp = min(1.0, (iteration + 1) / self.ramp_iters) if self.ramp_iters else 1.0
         edge, body = boundary_kd(
             s,
             t,
@@ -109,7 +110,7 @@ class BPKD(Distiller):
             class_weight=self.class_weight,
             normalizer=self.normalizer,
             pre_mask=self.pre_mask,
+            weights=(ramp * self.edge_weight, self.body_weight),
         )
-        ramp = min(1.0, (iteration + 1) / self.ramp_iters) if self.ramp_iters else 1.0
-        out = {"edge": ramp * self.edge_weight * edge, "body": self.body_weight * body}
+        out = {"edge": edge, "body": body}
         return {name: out[name] for name in self.taps}

@@ -1,4 +1,4 @@
-"""The BPKD loss: edges and bodies distilled apart. Eager and literal; faster paths are proved against it."""
+"""The BPKD loss: edges and bodies distilled apart. The eager form is literal; faster paths are proved against it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .divergence import channel_kd, check_pair, kl_divergence
+from . import fused
+from .divergence import channel_kd, check_pair, chosen_path, kl_divergence
+from .edge_rows import EdgeRows
 
 NORMALIZERS = ("cells", "classes")
 PRE_MASKS = ("soft", "hard", "none")
@@ -16,14 +18,15 @@ PRE_MASKS = ("soft", "hard", "none")
 def boundary_kd(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    edge_mask: Tensor,
+    edge_mask: Tensor | EdgeRows,
     *,
     temperature: float = 1.0,
     class_weight: float | Sequence[float] | Tensor = 2.0,
     normalizer: str = "cells",
     pre_mask: str = "soft",
+    weights: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Tensor, Tensor]:
-    """Edge and body term of BPKD, both without their loss weights.
+    """Edge and body term of BPKD.
 
     Edge, with M the edge mask, n_c = max(1, positions of the image with M_c > 0), alpha the class weights and
     KL(i) over the classes of the masked logits at position i:
@@ -35,16 +38,17 @@ def boundary_kd(
     Args:
         student_logits: [N, K, h, w].
         teacher_logits: [N, K, h, w]; gets no gradient.
-        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``.
+        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``, or its rows, from ``class_edges``.
         temperature: T.
         class_weight: alpha, one number or one per class.
         normalizer: "cells": the sum above, which grows with the number of classes that have an edge; "classes": each
             image's sum also divided by the sum of alpha over these classes, a weighted mean over classes.
         pre_mask: filter before the softmax: "soft" multiplies by M (edge) and 1 - M (body), "hard" by M > 0 and
             M = 0, "none" leaves the logits alone (the body term is then plain CWD).
+        weights: of the edge and the body term. Weighted here, and then added as they are, the two cost one pass.
 
     Returns:
-        (edge, body), scalars in float32; edge is an exact zero where the mask is empty.
+        (edge, body), scalars in float32, weights applied; edge is an exact zero where the mask is empty.
 
     Raises:
         ValueError: shapes differ, or an option does not exist.
@@ -63,14 +67,20 @@ def boundary_kd(
         )
     with torch.autocast(student_logits.device.type, enabled=False):
         student, teacher = check_pair(student_logits, teacher_logits)
-        mask = edge_mask.to(student.device, torch.float32)
         alpha = _class_weights(class_weight, student)
+        path = chosen_path("boundary_kd", student, teacher)
+        if path == "cpp":
+            rows = edge_mask if isinstance(edge_mask, EdgeRows) else EdgeRows.of(edge_mask)
+            options = fused.BoundaryOptions(float(temperature), alpha.contiguous(), pre_mask, normalizer == "classes")
+            return fused.boundary_kd(student, teacher, rows, options, weights=weights)
+        dense = edge_mask.dense() if isinstance(edge_mask, EdgeRows) else edge_mask
+        mask = dense.to(student.device, torch.float32)
         on_edge, on_body = _filters(mask, pre_mask)
         filtered = (_filtered(student, on_edge), _filtered(teacher, on_edge))
-        per_position = kl_divergence(*filtered, 1, temperature) if student.numel() else student.sum(1)
+        per_position = kl_divergence(*filtered, 1, temperature, path=path) if student.numel() else student.sum(1)
         edge = _edge_sum(per_position, mask, alpha, normalizer) * temperature**2
         body = channel_kd(_filtered(student, on_body), _filtered(teacher, on_body), temperature)
-    return edge, body
+    return weights[0] * edge, weights[1] * body
 
 
 def _filters(mask: Tensor, pre_mask: str) -> tuple[Tensor | None, Tensor | None]:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import compiled, fused, paths
+
 
 def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Returns both [N, C, h, w] maps in float32, the teacher detached.
@@ -21,6 +23,12 @@ def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(teacher.shape)}. Match sizes and channels first (bpkd.distillers.adapters)."
         )
     return student.float(), teacher.detach().float()
+
+
+def chosen_path(function: str, student: Tensor, teacher: Tensor) -> str:
+    """Returns the path of a loss on two maps: "cpp" on the CPU where the extension is built, else "eager"."""
+    obstacles = {"cpp": fused.obstacle(student, teacher), "compiled": compiled.obstacle()}
+    return paths.choose(function, student.device, obstacles, auto=("cpp",))
 
 
 class _Divergence(torch.autograd.Function):
@@ -40,13 +48,19 @@ class _Divergence(torch.autograd.Function):
         return (F.softmax(student, ctx.dim) - p).mul_(gradients[0].unsqueeze(ctx.dim)), None, None
 
 
-def kl_divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float = 1.0) -> Tensor:
+def kl_divergence(
+    student: Tensor, teacher: Tensor, dim: int, temperature: float = 1.0, *, path: str = "eager"
+) -> Tensor:
     """KL(softmax(teacher / T) || softmax(student / T)), summed over ``dim``; finite for any finite logits.
 
-    The teacher gets no gradient.
+    The teacher gets no gradient. ``path``: "eager" or "compiled".
     """
     if temperature != 1:  # a division by 1 would copy both maps, and the gradient
         student, teacher = student / temperature, teacher / temperature
+    if path == "compiled":
+        found = compiled.divergence(student, teacher.detach(), dim)
+        if found is not None:
+            return found
     value: Tensor = _Divergence.apply(student, teacher, dim)
     return value
 
@@ -71,7 +85,10 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, vali
     """
     with torch.autocast(student.device.type, enabled=False):
         s, t = check_pair(student, teacher)
-        kl = kl_divergence(s, t, 1, temperature)
+        path = chosen_path("pixel_kd", s, t)
+        if path == "cpp":
+            return fused.pixel_kd(s, t, temperature, valid=valid)
+        kl = kl_divergence(s, t, 1, temperature, path=path)
         if valid is None:
             return kl.mean() * temperature**2 if kl.numel() else s.sum() * 0.0
         return masked_mean(kl, valid) * temperature**2
@@ -98,7 +115,10 @@ def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
         s, t = check_pair(student, teacher)
         if not s.numel():
             return s.sum() * 0.0
-        kl = kl_divergence(s.flatten(2), t.flatten(2), 2, temperature)
+        path = chosen_path("channel_kd", s, t)
+        if path == "cpp":
+            return fused.channel_kd(s, t, temperature)
+        kl = kl_divergence(s.flatten(2), t.flatten(2), 2, temperature, path=path)
         return kl.mean() * temperature**2
 
 

@@ -1,21 +1,16 @@
-"""Edge maps of label maps, exact and without one dilation per class.
-
-Dilation of class c's mask is 1 where the window holds c, erosion is 1 where it holds nothing else. So their
-difference is 1 exactly where the window holds c and a second label: it is read off the *set* of labels per window,
-a bit word that two runs of OR (rows, columns) give for all classes at once.
-"""
+"""Edge maps of label maps, exact and without one dilation per class: see ``edge_sets`` for how."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-# Classes per int32 word; the next bit stands for every label outside the group.
-_GROUP = 30
+from . import edge_planes, edge_rows, edge_sets, paths
+from .edge_rows import EdgeRows, Window
+from .edge_sets import window_reduce
+
 IGNORE_MODES = ("opaque", "transparent")
 
 
@@ -32,33 +27,6 @@ def window_side(kernel_size: int, iterations: int = 1) -> int:
     if iterations < 1:
         raise ValueError(f"iterations: expected at least 1, got {iterations}.")
     return iterations * (kernel_size - 1) + 1
-
-
-def window_reduce(x: Tensor, side: int, op: Callable[[Tensor, Tensor], Tensor], border: int) -> Tensor:
-    """Reduces each side x side window of the last two dimensions with an idempotent operation.
-
-    Windows of width 1, 2, 4, ... are combined, so the cost is log2(side) operations per axis.
-
-    Args:
-        x: [..., H, W].
-        side: odd window side in pixels.
-        op: elementwise and idempotent: torch.minimum, torch.maximum, torch.bitwise_or.
-        border: value that stands outside the image, the identity of ``op``.
-
-    Returns:
-        [..., H, W].
-    """
-    x = F.pad(x, [side // 2] * 4, value=border)
-    for dim in (-1, -2):
-        width = 1
-        while 2 * width <= side:
-            n = x.shape[dim] - width
-            x = op(x.narrow(dim, 0, n), x.narrow(dim, width, n))
-            width *= 2
-        if side > width:
-            n = x.shape[dim] - (side - width)
-            x = op(x.narrow(dim, 0, n), x.narrow(dim, side - width, n))
-    return x
 
 
 def edge_band(
@@ -180,62 +148,72 @@ def class_edge_mask(
         Liu et al., "BPKD: Boundary Privileged Knowledge Distillation for Semantic Segmentation", WACV 2024, edge
         detection module; dilation and erosion with flat square windows.
     """
+    window = _window(labels, kernel_size, iterations=iterations, ignore_index=ignore_index, ignore_mode=ignore_mode)
+    sizes = size if isinstance(size, list) else [size or (labels.shape[1], labels.shape[2])]
+    obstacles = {
+        "cpp": edge_rows.obstacle(labels, num_classes),
+        "compiled": edge_planes.obstacle(labels, num_classes, sizes),
+    }
+    path = paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "compiled"))
+    if path == "cpp":
+        found = [edge_rows.find_dense(labels, num_classes, s, window) for s in sizes]
+        out = [mask for mask in found if mask is not None]
+        if len(out) < len(sizes):
+            _check_range(labels, num_classes, ignore_index)
+    else:
+        if labels.device.type == "cpu":
+            _check_range(labels, num_classes, ignore_index)
+        out = [labels.new_zeros((len(labels), num_classes, *s), dtype=torch.float32) for s in sizes]
+        if path == "compiled":
+            edge_planes.write_edges(labels, out, window)
+        else:
+            edge_sets.write_edges(labels, out, window)
+    return out if isinstance(size, list) else out[0]
+
+
+def class_edges(
+    labels: Tensor,
+    num_classes: int,
+    kernel_size: int,
+    size: tuple[int, int],
+    *,
+    iterations: int = 1,
+    ignore_index: int = 255,
+    ignore_mode: str = "opaque",
+) -> Tensor | EdgeRows:
+    """``class_edge_mask`` in the form that ``boundary_kd`` reads fastest: rows on the path "cpp", else a map.
+
+    Args:
+        labels: [N, H, W] integers in 0..num_classes-1 or ``ignore_index``.
+        num_classes: K.
+        kernel_size: odd side of the square window in label pixels.
+        size: (h, w) to pool to.
+        iterations: passes of the window.
+        ignore_index: label that means "ignore".
+        ignore_mode: "opaque" or "transparent".
+
+    Returns:
+        The mask [N, K, h, w] or its rows.
+
+    Raises:
+        ValueError: as ``class_edge_mask``.
+    """
+    rules = {"iterations": iterations, "ignore_index": ignore_index}
+    window = _window(labels, kernel_size, **rules, ignore_mode=ignore_mode)
+    obstacles = {"cpp": edge_rows.obstacle(labels, num_classes)}
+    if paths.choose("class_edges", labels.device, obstacles, auto=("cpp",)) == "cpp":
+        rows = edge_rows.find_rows(labels, num_classes, size, window)
+        if rows is not None:
+            return rows
+    return class_edge_mask(labels, num_classes, kernel_size, size, **rules, ignore_mode=ignore_mode)
+
+
+def _window(labels: Tensor, kernel_size: int, *, iterations: int, ignore_index: int, ignore_mode: str) -> Window:
     side = window_side(kernel_size, iterations)
     _check_mode(ignore_mode)
     if labels.ndim != 3:
         raise ValueError(f"labels: expected [N, H, W], got {tuple(labels.shape)}.")
-    if labels.device.type == "cpu":
-        _check_range(labels, num_classes, ignore_index)
-    sizes = size if isinstance(size, list) else [size or (labels.shape[1], labels.shape[2])]
-    out = [labels.new_zeros((len(labels), num_classes, *s), dtype=torch.float32) for s in sizes]
-    for group, found in _edge_words(labels, num_classes, side, ignore_index, ignore_mode):
-        for target in out:
-            _pool_into(target, found, group)
-    return out if isinstance(size, list) else out[0]
-
-
-def _edge_words(
-    labels: Tensor, num_classes: int, side: int, ignore_index: int, ignore_mode: str
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Yields (classes, int32 [N, H, W]): bit b is set where the pixel is an edge pixel of class ``classes[b]``."""
-    ignored = labels == ignore_index
-    index = labels.long().masked_fill(ignored, num_classes)
-    classes = list(range(num_classes))
-    if labels.device.type == "cpu":  # a look at the labels is free here and leaves few classes
-        counts = torch.bincount(index.flatten(), minlength=num_classes + 1)
-        classes = counts[:num_classes].nonzero().flatten().tolist()
-    for start in range(0, len(classes), _GROUP):
-        group = classes[start : start + _GROUP]
-        # One bit per class of the group; every other label, and "void" in opaque mode, shares the next bit.
-        bits = dict(zip(group, range(_GROUP), strict=False))
-        values = [1 << bits.get(c, _GROUP) for c in range(num_classes)]
-        values.append(1 << _GROUP if ignore_mode == "opaque" else 0)
-        table = torch.tensor(values, dtype=torch.int32, device=labels.device)
-        found = window_reduce(table[index], side, torch.bitwise_or, 0)
-        found = found.masked_fill((found & (found - 1)) == 0, 0)  # one label only: no edge
-        yield group, found.masked_fill(ignored, 0) if ignore_mode == "transparent" else found
-
-
-def _pool_into(target: Tensor, found: Tensor, group: Sequence[int]) -> None:
-    """Writes the group's average-pooled edge planes into ``target`` [N, K, h, w]."""
-    (n, height, width), (h, w) = found.shape, (target.shape[2], target.shape[3])
-    if height % h or width % w:
-        for bit, c in enumerate(group):
-            plane = ((found >> bit) & 1).float()
-            target[:, c] = F.adaptive_avg_pool2d(plane, (h, w))
-        return
-    rows, columns = height // h, width // w
-    cells = found.view(n, h, rows, w, columns).transpose(2, 3).reshape(n * h * w, rows * columns)
-    where = torch.arange(len(cells), device=cells.device)
-    if cells.device.type == "cpu":  # most cells hold no edge; on a GPU asking would cost a synchronisation
-        where = (cells != 0).any(1).nonzero().flatten()
-        cells = cells[where]
-    image, position = where // (h * w), where % (h * w)
-    flat = target.view(n, target.shape[1], h * w)
-    for bit, c in enumerate(group):
-        # Exact integer counts, divided as adaptive average pooling divides.
-        counts = ((cells >> bit) & 1).sum(1, dtype=torch.int32).float()
-        flat[image, c, position] = counts / rows / columns
+    return Window(side, ignore_index, ignore_mode == "transparent")
 
 
 def _check_mode(ignore_mode: str) -> None:

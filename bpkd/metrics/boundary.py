@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from bpkd.functional.edges import mixed_windows, window_reduce
+from bpkd.functional.edge_sets import window_reduce
+from bpkd.functional.edges import mixed_windows
 
 from .confusion import joint_counts
 

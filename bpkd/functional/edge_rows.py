@@ -1,0 +1,124 @@
+"""Edge masks as compressed rows, and the C++ path that finds them.
+
+Few cells of a mask are not zero (4 % with 19 classes, 0.5 % with 150), so a row per image and class with the cells that
+are is far smaller than the map, and it is the form in which the fused loss reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import native
+
+MOST_CLASSES = 254
+_BYTES = {torch.uint8: 1, torch.int32: 4, torch.int64: 8}
+
+
+@dataclass(frozen=True)
+class EdgeRows:
+    """A mask [N, K, h, w] by its non-zero cells, on the CPU.
+
+    Attributes:
+        shape: (N, K, h, w).
+        begin: int64 [N K + 1]; row n K + c is ``begin[n K + c]`` to ``begin[n K + c + 1]`` of the next two.
+        cells: int32, the place i w + j of each non-zero cell, ascending in a row.
+        shares: float32 in (0, 1].
+    """
+
+    shape: tuple[int, int, int, int]
+    begin: Tensor
+    cells: Tensor
+    shares: Tensor
+
+    def dense(self) -> Tensor:
+        """Returns the mask as a map, float32 [N, K, h, w]."""
+        n, k, h, w = self.shape
+        out = torch.zeros(n * k * h * w)
+        row = torch.repeat_interleave(torch.arange(n * k), self.begin.diff())
+        out[row * (h * w) + self.cells] = self.shares
+        return out.view(self.shape)
+
+    @classmethod
+    def of(cls, mask: Tensor) -> EdgeRows:
+        """Reads the rows off a map [N, K, h, w] on the CPU; needs the C++ extension.
+
+        Raises:
+            ValueError: the mask is not a map.
+        """
+        if mask.ndim != 4:
+            raise ValueError(f"mask: expected [N, K, h, w], got {tuple(mask.shape)}.")
+        n, k, h, w = mask.shape
+        dense = mask.detach().to("cpu", torch.float32).contiguous()
+        begin = torch.empty(n * k + 1, dtype=torch.int64)
+        shape, threads, find = native.int64s(n * k, h * w), torch.get_num_threads(), native.library().bpkd_rows_of
+        find(dense.data_ptr(), shape, begin.data_ptr(), None, None, threads)
+        count = int(begin[-1])
+        cells, shares = torch.empty(count, dtype=torch.int32), torch.empty(count)
+        find(dense.data_ptr(), shape, begin.data_ptr(), cells.data_ptr(), shares.data_ptr(), threads)
+        return cls((n, k, h, w), begin, cells, shares)
+
+
+def obstacle(labels: Tensor, num_classes: int) -> str:
+    """Returns why the C++ path cannot find the edges; empty: it can."""
+    if labels.device.type != "cpu":
+        return "it runs on the CPU alone"
+    if num_classes > MOST_CLASSES:
+        return f"it knows at most {MOST_CLASSES} classes"
+    return native.unavailable()
+
+
+@dataclass(frozen=True)
+class Window:
+    """What makes an edge: side of the window in pixels, the ignored label and what it does."""
+
+    side: int
+    ignore_index: int
+    transparent: bool
+
+
+@contextmanager
+def _found(
+    labels: Tensor, num_classes: int, size: tuple[int, int], window: Window, *, out: Tensor | None = None
+) -> Iterator[int]:
+    """Yields a handle of the edges; with ``out``, a zeroed map, they are written there instead."""
+    library = native.library()
+    given = labels.contiguous() if labels.dtype in _BYTES else labels.long().contiguous()
+    handle = library.bpkd_edges(
+        given.data_ptr(),
+        _BYTES[given.dtype],
+        native.int64s(*labels.shape, *size, num_classes, window.side),
+        window.ignore_index,
+        int(window.transparent),
+        None if out is None else out.data_ptr(),
+        torch.get_num_threads(),
+    )
+    try:
+        yield handle
+    finally:
+        library.bpkd_edges_free(handle)
+
+
+def find_rows(labels: Tensor, num_classes: int, size: tuple[int, int], window: Window) -> EdgeRows | None:
+    """Finds the edges of [N, H, W] labels, pooled to ``size``; None: a label is out of range."""
+    library, rows = native.library(), len(labels) * num_classes
+    with _found(labels, num_classes, size, window) as handle:
+        count = library.bpkd_edges_count(handle)
+        if count < 0:
+            return None
+        begin, cells = torch.empty(rows + 1, dtype=torch.int64), torch.empty(count, dtype=torch.int32)
+        shares = torch.empty(count)
+        library.bpkd_edges_rows(handle, begin.data_ptr(), cells.data_ptr(), shares.data_ptr())
+    return EdgeRows((len(labels), num_classes, *size), begin, cells, shares)
+
+
+def find_dense(labels: Tensor, num_classes: int, size: tuple[int, int], window: Window) -> Tensor | None:
+    """The same as a map, float32 [N, K, h, w]."""
+    out = torch.zeros(len(labels), num_classes, *size)
+    with _found(labels, num_classes, size, window, out=out) as handle:
+        good = native.library().bpkd_edges_count(handle) >= 0
+    return out if good else None

@@ -1,0 +1,95 @@
+"""Edge masks in plain PyTorch, on any device: the set of labels in each window, as bit words.
+
+Dilation of class c's mask is 1 where the window holds c, erosion is 1 where it holds nothing else. So their
+difference is 1 exactly where the window holds c and a second label: it is read off the *set* of labels per window,
+a bit word that two runs of OR (rows, columns) give for all classes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .edge_rows import Window
+
+# Classes per int32 word; the next bit stands for every label outside the group.
+_GROUP = 30
+
+
+def window_reduce(x: Tensor, side: int, op: Callable[[Tensor, Tensor], Tensor], border: int) -> Tensor:
+    """Reduces each side x side window of the last two dimensions with an idempotent operation.
+
+    Windows of width 1, 2, 4, ... are combined, so the cost is log2(side) operations per axis.
+
+    Args:
+        x: [..., H, W].
+        side: odd window side in pixels.
+        op: elementwise and idempotent: torch.minimum, torch.maximum, torch.bitwise_or.
+        border: value that stands outside the image, the identity of ``op``.
+
+    Returns:
+        [..., H, W].
+    """
+    x = F.pad(x, [side // 2] * 4, value=border)
+    for dim in (-1, -2):
+        width = 1
+        while 2 * width <= side:
+            n = x.shape[dim] - width
+            x = op(x.narrow(dim, 0, n), x.narrow(dim, width, n))
+            width *= 2
+        if side > width:
+            n = x.shape[dim] - (side - width)
+            x = op(x.narrow(dim, 0, n), x.narrow(dim, side - width, n))
+    return x
+
+
+def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window) -> None:
+    """Writes the non-zero shares of [N, H, W] labels into zeroed maps, float32 [N, K, h, w] each."""
+    for group, found in _edge_words(labels, targets[0].shape[1], window):
+        for target in targets:
+            _pool_into(target, found, group)
+
+
+def _edge_words(labels: Tensor, num_classes: int, window: Window) -> Iterator[tuple[list[int], Tensor]]:
+    """Yields (classes, int32 [N, H, W]): bit b is set where the pixel is an edge pixel of class ``classes[b]``."""
+    ignored = labels == window.ignore_index
+    index = labels.long().masked_fill(ignored, num_classes)
+    classes = list(range(num_classes))
+    if labels.device.type == "cpu":  # a look at the labels is free here and leaves few classes
+        counts = torch.bincount(index.flatten(), minlength=num_classes + 1)
+        classes = counts[:num_classes].nonzero().flatten().tolist()
+    for start in range(0, len(classes), _GROUP):
+        group = classes[start : start + _GROUP]
+        # One bit per class of the group; every other label, and "void" in opaque mode, shares the next bit.
+        bits = dict(zip(group, range(_GROUP), strict=False))
+        values = [1 << bits.get(c, _GROUP) for c in range(num_classes)]
+        values.append(0 if window.transparent else 1 << _GROUP)
+        table = torch.tensor(values, dtype=torch.int32, device=labels.device)
+        found = window_reduce(table[index], window.side, torch.bitwise_or, 0)
+        found = found.masked_fill((found & (found - 1)) == 0, 0)  # one label only: no edge
+        yield group, found.masked_fill(ignored, 0) if window.transparent else found
+
+
+def _pool_into(target: Tensor, found: Tensor, group: Sequence[int]) -> None:
+    """Writes the group's average-pooled edge planes into ``target`` [N, K, h, w]."""
+    (n, height, width), (h, w) = found.shape, (target.shape[2], target.shape[3])
+    if height % h or width % w:
+        for bit, c in enumerate(group):
+            plane = ((found >> bit) & 1).float()
+            target[:, c] = F.adaptive_avg_pool2d(plane, (h, w))
+        return
+    rows, columns = height // h, width // w
+    cells = found.view(n, h, rows, w, columns).transpose(2, 3).reshape(n * h * w, rows * columns)
+    where = torch.arange(len(cells), device=cells.device)
+    if cells.device.type == "cpu":  # most cells hold no edge; on a GPU asking would cost a synchronisation
+        where = (cells != 0).any(1).nonzero().flatten()
+        cells = cells[where]
+    image, position = where // (h * w), where % (h * w)
+    flat = target.view(n, target.shape[1], h * w)
+    for bit, c in enumerate(group):
+        # Exact integer counts, divided as adaptive average pooling divides.
+        counts = ((cells >> bit) & 1).sum(1, dtype=torch.int32).float()
+        flat[image, c, position] = counts / rows / columns

@@ -1,0 +1,199 @@
+"""The losses in C++: value and gradient in one pass over both maps, on the CPU.
+
+The gradient is finished in the forward pass and saved; backward multiplies it by the incoming factor. The teacher gets
+no gradient, and there is no second derivative: ask for the path "eager" where one is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native
+from .edge_rows import EdgeRows
+
+PRE_MASK_CODES = {"soft": 0, "hard": 1, "none": 2}
+
+
+def obstacle(*maps: Tensor) -> str:
+    """Returns why the C++ losses cannot take these maps; empty: they can."""
+    if any(m.device.type != "cpu" for m in maps):
+        return "it runs on the CPU alone"
+    if not maps[0].numel():
+        return "the maps are empty"
+    return native.unavailable()
+
+
+def times(gradient: Tensor, factor: Tensor) -> Tensor:
+    """Returns the gradient times a scalar; itself where that is 1, without a copy.
+
+    Raises:
+        RuntimeError: a second derivative is wanted.
+    """
+    if torch.is_grad_enabled():  # create_graph: the saved gradient would count as a constant, silently
+        raise RuntimeError(
+            "expected no create_graph, got it: the path cpp has no second derivative. use_path('eager')."
+        )
+    return gradient if float(factor) == 1 else gradient * factor
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _maps(student: Tensor, teacher: Tensor) -> tuple[Any, ...]:
+    """Both maps and their shape as C arguments."""
+    n, k, h, w = student.shape
+    return student.data_ptr(), teacher.data_ptr(), native.int64s(n, k, h * w)
+
+
+class _Channel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        value = native.library().bpkd_channel_kd(
+            *_maps(student, teacher), temperature, _pointer(grad), torch.get_num_threads()
+        )
+        ctx.save_for_backward(grad)
+        return student.new_tensor(value)
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor, None, None]:
+        return times(ctx.saved_tensors[0], factors[0]), None, None
+
+
+class _Pixel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, valid: Tensor | None) -> Tensor:
+        weight = None if valid is None else valid.float().contiguous()
+        count = len(student) * student[0, 0].numel() if valid is None else max(1, int(valid.sum()))
+        grad = None
+        if ctx.needs_input_grad[0]:
+            grad = torch.empty_like(student) if weight is None else torch.zeros_like(student)
+        value = native.library().bpkd_pixel_kd(
+            *_maps(student, teacher), temperature, _pointer(weight), count, _pointer(grad), torch.get_num_threads()
+        )
+        ctx.save_for_backward(grad)
+        return student.new_tensor(value)
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor, None, None, None]:
+        return times(ctx.saved_tensors[0], factors[0]), None, None, None
+
+
+@dataclass(frozen=True)
+class BoundaryOptions:
+    """Options of the boundary loss: see ``boundary_kd``; ``alpha`` has one entry per class."""
+
+    temperature: float
+    alpha: Tensor
+    pre_mask: str
+    per_class: bool
+
+
+def _boundary(
+    student: Tensor, teacher: Tensor, rows: EdgeRows, o: BoundaryOptions, *, factors: Sequence[float] | None
+) -> tuple[float, float, Tensor | None]:
+    """Returns (edge, body, gradient of ``factors[0] edge + factors[1] body``, None without factors)."""
+    grad = None if factors is None else torch.empty_like(student)
+    out = native.doubles(0.0, 0.0)
+    native.library().bpkd_boundary_kd(
+        *_maps(student, teacher),
+        o.temperature,
+        *(x.data_ptr() for x in (rows.begin, rows.cells, rows.shares, o.alpha)),
+        native.int32s(PRE_MASK_CODES[o.pre_mask], o.per_class),
+        native.doubles(*(factors or (0.0, 0.0))),
+        _pointer(grad),
+        out,
+        torch.get_num_threads(),
+    )
+    return out[0], out[1], grad
+
+
+class _Boundary(torch.autograd.Function):
+    """Both terms. The saved gradient is that of weighted terms which are then added as they are, the usual case."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, rows: EdgeRows, options: BoundaryOptions, weights: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        factors = weights if ctx.needs_input_grad[0] else None
+        edge, body, grad = _boundary(student, teacher, rows, options, factors=factors)
+        ctx.rows, ctx.options, ctx.weights = rows, options, weights
+        ctx.save_for_backward(student, teacher, grad)
+        return student.new_tensor(weights[0] * edge), student.new_tensor(weights[1] * body)
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor | None, ...]:
+        student, teacher, grad = ctx.saved_tensors
+        edge, body = (float(f) for f in factors)
+        if edge == body or not ctx.weights[1]:
+            return times(grad, factors[0]), None, None, None, None
+        if not ctx.weights[0]:
+            return times(grad, factors[1]), None, None, None, None
+        own = (ctx.weights[0] * edge, ctx.weights[1] * body)  # they count differently: once more, for these factors
+        found = _boundary(student, teacher, ctx.rows, ctx.options, factors=own)[2]
+        return (None if found is None else times(found, torch.ones(()))), None, None, None, None
+
+
+@dataclass(frozen=True)
+class CrossEntropyOptions:
+    """Options of the cross entropy at label size: factors per class, the sum's divisor, the resize."""
+
+    weight: Tensor | None
+    count: float
+    ignore_index: int
+    align_corners: bool
+
+
+class _UpsampledCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, o: CrossEntropyOptions) -> Tensor:
+        grad = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
+        total = native.library().bpkd_upsampled_cross_entropy(
+            logits.data_ptr(),
+            target.data_ptr(),
+            _pointer(o.weight),
+            native.int64s(*logits.shape, *target.shape[1:]),
+            o.ignore_index,
+            int(o.align_corners),
+            1 / o.count,
+            _pointer(grad),
+            torch.get_num_threads(),
+        )
+        ctx.save_for_backward(grad)
+        return logits.new_tensor(total / o.count)
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor, None, None]:
+        return times(ctx.saved_tensors[0], factors[0]), None, None
+
+
+def channel_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``divergence.channel_kd`` of two float32 maps [N, C, h, w] on the CPU."""
+    value: Tensor = _Channel.apply(student.contiguous(), teacher.contiguous(), float(temperature))
+    return value
+
+
+def pixel_kd(student: Tensor, teacher: Tensor, temperature: float, *, valid: Tensor | None) -> Tensor:
+    """``divergence.pixel_kd`` of two float32 maps [N, K, h, w] on the CPU."""
+    value: Tensor = _Pixel.apply(student.contiguous(), teacher.contiguous(), float(temperature), valid)
+    return value
+
+
+def boundary_kd(
+    student: Tensor, teacher: Tensor, rows: EdgeRows, options: BoundaryOptions, *, weights: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """``boundary_kd`` times the weights, of two float32 maps [N, K, h, w] on the CPU and the rows of their mask."""
+    terms: tuple[Tensor, Tensor] = _Boundary.apply(student.contiguous(), teacher.contiguous(), rows, options, weights)
+    return terms
+
+
+def upsampled_cross_entropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions) -> Tensor:
+    """Sum over the pixels of the cross entropy at label size, over ``count``; float32 [N, K, h, w] on the CPU."""
+    value: Tensor = _UpsampledCrossEntropy.apply(logits.contiguous(), target.long().contiguous(), options)
+    return value

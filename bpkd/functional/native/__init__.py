@@ -1,0 +1,97 @@
+"""The C++ extension: loading it, and its functions on tensors. Nothing is compiled here.
+
+setup.py builds one plain shared library per instruction set, without headers of Python or PyTorch; the best one that
+this processor runs is loaded on first use. Without a compiler at install there is none: callers take another path.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+
+# torch's name of the processor's instruction set -> libraries that run on it, best first.
+LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
+INTERFACE = 1  # of the C functions: a library that was built from other sources is not called
+_FOLDER = Path(__file__).parent
+_SUFFIXES = (".so", ".pyd", ".dylib")
+_POINTER, _INT, _I64, _F64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
+_SIGNATURES = {
+    "bpkd_edges": (_POINTER, [_POINTER, _INT, _POINTER, _I64, _INT, _POINTER, _INT]),
+    "bpkd_edges_count": (_I64, [_POINTER]),
+    "bpkd_edges_rows": (None, [_POINTER] * 4),
+    "bpkd_edges_free": (None, [_POINTER]),
+    "bpkd_rows_of": (None, [_POINTER] * 5 + [_INT]),
+    "bpkd_channel_kd": (_F64, [_POINTER] * 3 + [_F64, _POINTER, _INT]),
+    "bpkd_pixel_kd": (_F64, [_POINTER] * 3 + [_F64, _POINTER, _F64, _POINTER, _INT]),
+    "bpkd_boundary_kd": (None, [_POINTER] * 3 + [_F64] + [_POINTER] * 8 + [_INT]),
+    "bpkd_upsampled_cross_entropy": (_F64, [_POINTER] * 4 + [_I64, _INT, _F64, _POINTER, _INT]),
+}
+
+
+def candidates() -> list[Path]:
+    """Returns the built libraries that this processor runs, best first."""
+    levels = LEVELS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
+    files = sorted(p for p in _FOLDER.iterdir() if p.suffix in _SUFFIXES)
+    return [p for level in levels for p in files if p.name.split(".")[0] == f"_{level}"]
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    """Returns the library, or None and the reason."""
+    reasons = []
+    for path in candidates():
+        try:
+            library = ctypes.CDLL(str(path))
+            if library.bpkd_interface() != INTERFACE:
+                raise OSError("built from other sources; run `make env` or install bpkd again")
+            for name, (result, arguments) in _SIGNATURES.items():
+                function = getattr(library, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError) as error:
+            reasons.append(f"{path.name} does not load ({error})")
+            continue
+        return library, ""
+    return None, "; ".join(reasons) or "the C++ extension is not built (see docs/install.md)"
+
+
+def unavailable() -> str:
+    """Returns why the extension cannot be used; empty: it can."""
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing"
+    return _load()[1]
+
+
+def level() -> str:
+    """Returns the instruction set of the loaded library ("avx512", "avx2", "base"), empty without one."""
+    library = _load()[0]
+    return "" if library is None else Path(library._name).name.split(".")[0][1:]
+
+
+def library() -> ctypes.CDLL:
+    """Returns the loaded library.
+
+    Raises:
+        RuntimeError: there is none; the message says why.
+    """
+    found, reason = _load()
+    if found is None:
+        raise RuntimeError(f"bpkd's C++ functions: {reason}.")
+    return found
+
+
+def int64s(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    """Returns a C array."""
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def int32s(*values: int) -> ctypes.Array[ctypes.c_int32]:
+    """Returns a C array."""
+    return (ctypes.c_int32 * len(values))(*values)
+
+
+def doubles(*values: float) -> ctypes.Array[ctypes.c_double]:
+    """Returns a C array."""
+    return (ctypes.c_double * len(values))(*values)

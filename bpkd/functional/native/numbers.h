@@ -1,0 +1,63 @@
+// Vectorisable exp and log in float, and the table of thread counts. Plain C++17: no header of Python or PyTorch.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#ifdef _WIN32
+#define BPKD_API extern "C" __declspec(dllexport)
+#else
+#define BPKD_API extern "C" __attribute__((visibility("default")))
+#endif
+
+namespace bpkd {
+
+// exp(x) for x <= 0, as 2^n 2^r: n is the nearest whole number to x / ln 2 (adding 1.5 * 2^23 rounds, and leaves n in the low
+// bits), r the rest, 2^r a polynomial fitted on [-1/2, 1/2]; relative error below 2e-7 for the values that count. Below -87 it
+// stays at 1e-38, which no sum that holds a 1 can tell from the true value. NaN stays NaN.
+static inline float exp_below(float x) {
+  constexpr float kPerLog = 1.44269504f, kRound = 12582912.f;
+  x = x < -87.f ? -87.f : x;  // this order keeps NaN
+  const float t = x * kPerLog + kRound, n = t - kRound, r = x * kPerLog - n;
+  float p = 1.3264728115e-3f;
+  p = p * r + 9.6715127142e-3f;
+  p = p * r + 5.5507337400e-2f;
+  p = p * r + 2.4022242084e-1f;
+  p = p * r + 6.9314697760e-1f;
+  p = p * r + 1.f;
+  uint32_t bits;
+  std::memcpy(&bits, &t, 4);
+  bits = (bits << 23) + 0x3f800000u;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+// log(x) for normal x > 0, close to correctly rounded also around 1 (Cephes' coefficients). NaN and infinity give NaN.
+static inline float log_above(float x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, 4);
+  int32_t e = (bits >> 23) - 126;
+  bits = (bits & 0x007fffff) | 0x3f000000;
+  float m;  // in [0.5, 1)
+  std::memcpy(&m, &bits, 4);
+  const bool low = m < 0.707106781f;
+  e -= low ? 1 : 0;
+  const float r = (low ? m + m : m) - 1.f, z = r * r, n = static_cast<float>(e);
+  float p = 7.0376836292e-2f;
+  p = p * r - 1.1514610310e-1f;
+  p = p * r + 1.1676998740e-1f;
+  p = p * r - 1.2420140846e-1f;
+  p = p * r + 1.4249322787e-1f;
+  p = p * r - 1.6668057665e-1f;
+  p = p * r + 2.0000714765e-1f;
+  p = p * r - 2.4999993993e-1f;
+  p = p * r + 3.3333331174e-1f;
+  p = p * r * z - 2.12194440e-4f * n - 0.5f * z;
+  return r + p + 0.693359375f * n + (x - x);  // the last term keeps NaN
+}
+
+}  // namespace bpkd

@@ -1,0 +1,363 @@
+"""The fast losses against the literal ones in double precision: values and gradients of each path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bpkd.functional import (
+    boundary_kd,
+    channel_kd,
+    class_edge_mask,
+    class_edges,
+    gradient_norm,
+    native,
+    pixel_kd,
+    upsampled_cross_entropy,
+    use_path,
+)
+from tests.conftest import TOLERANCE
+
+needs_extension = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
+PATHS = ["eager", pytest.param("cpp", marks=needs_extension)]
+SHAPES = [(2, 19, 8, 9), (1, 2, 5, 7), (3, 150, 4, 4), (1, 5, 1, 1), (1, 3, 70, 90)]
+LABELS = ["scene", "all edge", "no edge", "all ignored"]
+
+
+def maps(shape: tuple[int, ...], scale: float = 3.0) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(shape[1])
+    teacher = torch.randn(shape, generator=g) * scale
+    return teacher + torch.randn(shape, generator=g) * scale / 2, teacher
+
+
+def labels_of(kind: str, shape: tuple[int, ...]) -> Tensor:
+    n, k, h, w = shape
+    g = torch.Generator().manual_seed(1)
+    if kind == "scene":
+        small = torch.randint(0, k, (n, h // 2 + 1, w // 2 + 1), generator=g)
+        labels = small.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, : 4 * h, : 4 * w].clone()
+        labels[:, :3, : w // 2] = 255
+        return labels
+    if kind == "all edge":
+        return torch.randint(0, k, (n, 4 * h, 4 * w), generator=g)
+    return torch.full((n, 4 * h, 4 * w), 255 if kind == "all ignored" else k - 1)
+
+
+def exact_divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float) -> Tensor:
+    p, q = (F.log_softmax(x / temperature, dim) for x in (teacher, student))
+    return temperature**2 * (p.exp() * (p - q)).sum(dim)
+
+
+def exact_boundary(student: Tensor, teacher: Tensor, mask: Tensor, o: dict) -> tuple[Tensor, Tensor]:
+    """Both terms as the formula is written; give it float64."""
+    filters = {"soft": (mask, 1 - mask), "hard": ((mask > 0).double(), (mask == 0).double()), "none": (1.0, 1.0)}
+    on_edge, on_body = filters[o["pre_mask"]]
+    kl = exact_divergence(student * on_edge, teacher * on_edge, 1, o["temperature"])
+    cells, alpha = (mask > 0).sum((2, 3)), o["class_weight"].double()
+    edge = (alpha / cells.clamp(min=1) * (kl[:, None] * mask).sum((2, 3))).sum(1)
+    if o["normalizer"] == "classes":
+        share = (alpha * (cells > 0)).sum(1)
+        edge = edge / torch.where(share > 0, share, 1.0)
+    body = exact_divergence((student * on_body).flatten(2), (teacher * on_body).flatten(2), 2, o["temperature"])
+    return edge.mean(), body.mean()
+
+
+def check(
+    fast: Callable[[Tensor], Tensor],
+    exact: Callable[[Tensor], Tensor],
+    student: Tensor,
+    scale: float = 1.0,
+    rel: float = 1e-5,
+) -> None:
+    """Value and gradient to the table's float32 tolerance; both may be zero.
+
+    A probability carries an absolute error near 1e-7, so a small loss of ``scale`` times the divergence is compared
+    absolutely.
+    """
+    x, y = student.clone().requires_grad_(), student.double().requires_grad_()
+    value, want = fast(x), exact(y)
+    assert value.dtype == torch.float32
+    assert float(value.detach()) == pytest.approx(float(want.detach()), rel=rel, abs=3e-6 * scale)
+    (got,), (gradient,) = torch.autograd.grad(value, x), torch.autograd.grad(want, y)
+    assert got.shape == student.shape
+    apart = float((got.double() - gradient).norm())
+    assert apart <= TOLERANCE[torch.float32] * float(gradient.norm()) + 1e-7 * scale
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_channel_and_pixel_loss(path: str, shape: tuple[int, ...], temperature: float) -> None:
+    student, teacher = maps(shape)
+    t = teacher.double()
+    valid = torch.rand(shape[0], *shape[2:], generator=torch.Generator().manual_seed(0)) < 0.5
+    with use_path(path):
+        check(
+            lambda x: channel_kd(x, teacher, temperature),
+            lambda x: exact_divergence(x.flatten(2), t.flatten(2), 2, temperature).mean(),
+            student,
+        )
+        check(
+            lambda x: pixel_kd(x, teacher, temperature),
+            lambda x: exact_divergence(x, t, 1, temperature).mean(),
+            student,
+        )
+        check(
+            lambda x: pixel_kd(x, teacher, temperature, valid=valid),
+            lambda x: (exact_divergence(x, t, 1, temperature) * valid).sum() / valid.sum().clamp(min=1),
+            student,
+        )
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("pre_mask", ["soft", "hard", "none"])
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_boundary_loss(path: str, pre_mask: str, kind: str, shape: tuple[int, ...]) -> None:
+    student, teacher = maps(shape)
+    labels, size = labels_of(kind, shape), (shape[2], shape[3])
+    mask = class_edge_mask(labels, shape[1], 7, size)
+    alpha = torch.linspace(0.5, 3, shape[1])
+    rel = 1e-4 if path == "eager" else 1e-5  # sums of many equal numbers, as a hard mask makes them, round one way
+    for temperature, normalizer in ((1.0, "cells"), (2.5, "classes")):
+        options = {"temperature": temperature, "class_weight": alpha, "normalizer": normalizer, "pre_mask": pre_mask}
+        for edge, body in ((50.0, 20.0), (1.0, 0.0), (0.0, 1.0)):
+
+            def exact(x: Tensor, edge: float = edge, body: float = body, options: dict = options) -> Tensor:
+                terms = exact_boundary(x, teacher.double(), mask.double(), options)
+                return edge * terms[0] + body * terms[1]
+
+            with use_path(path):
+                form = class_edges(labels, shape[1], 7, size)
+                weighted = {**options, "weights": (edge, body)}
+                check(lambda x: sum(boundary_kd(x, teacher, form, **weighted)), exact, student, edge + body, rel)  # noqa: B023
+                terms = lambda x: boundary_kd(x, teacher, mask, **options)  # noqa: B023, E731
+                check(lambda x: edge * terms(x)[0] + body * terms(x)[1], exact, student, edge + body, rel)  # noqa: B023
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_two_classes_far_below_zero(path: str) -> None:
+    shape = (1, 2, 4, 4)  # all classes have an edge: no zero class that the softmax could be shifted by
+    student, teacher = (x - 300 for x in maps(shape))
+    mask = torch.ones(shape)
+    options = {"temperature": 1.0, "class_weight": torch.ones(2), "normalizer": "cells", "pre_mask": "soft"}
+    with use_path(path):
+        check(
+            lambda x: boundary_kd(x, teacher, mask, **options)[0],
+            lambda x: exact_boundary(x, teacher.double(), mask.double(), options)[0],
+            student,
+        )
+
+
+@needs_extension
+@pytest.mark.parametrize("scale", [60.0, 1e4])
+def test_large_logits_are_no_worse_than_eager(scale: float) -> None:
+    shape = (2, 19, 16, 16)
+    student, teacher = maps(shape, scale)
+    mask = class_edge_mask(labels_of("scene", shape), 19, 7, (16, 16))
+    options = {"temperature": 0.5, "class_weight": torch.full((19,), 2.0), "normalizer": "cells", "pre_mask": "soft"}
+    want = sum(exact_boundary(student.double(), teacher.double(), mask.double(), options))
+    error = {}
+    for path in ("eager", "cpp"):
+        with use_path(path):
+            error[path] = abs(float(sum(boundary_kd(student, teacher, mask, **options))) / float(want) - 1)
+    assert error["cpp"] <= max(error["eager"], 1e-6)
+
+
+def losses(student: Tensor, teacher: Tensor, mask: Tensor, labels: Tensor) -> list[Tensor]:
+    edge, body = boundary_kd(student, teacher, mask)
+    return [
+        edge,
+        body,
+        channel_kd(student, teacher),
+        pixel_kd(student, teacher),
+        upsampled_cross_entropy(student, labels),
+    ]
+
+
+@needs_extension
+@pytest.mark.parametrize("layout", ["channels last", "strided", "transposed", "bf16", "fp16"])
+def test_any_layout_and_type(layout: str) -> None:
+    shape = (2, 7, 12, 9)
+    student, teacher = maps(shape, 1.0)
+    labels = labels_of("scene", shape)
+    mask = class_edge_mask(labels, 7, 7, (12, 9))
+    change: dict[str, Callable[[Tensor], Tensor]] = {
+        "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+        "strided": lambda x: x.repeat_interleave(2, 3)[..., ::2],
+        "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        "bf16": lambda x: x.bfloat16(),
+        "fp16": lambda x: x.half(),
+    }
+    given = [change[layout](x) for x in (student, teacher)]
+    exact = [x.float().contiguous() for x in given]
+    results = {}
+    for path, pair in (("eager", exact), ("cpp", given)):
+        leaf = pair[0].detach().requires_grad_()
+        with use_path(path):
+            values = losses(leaf, pair[1], mask, labels)
+        results[path] = values, [torch.autograd.grad(v, leaf, retain_graph=True)[0] for v in values]
+    tolerance = 1e-5 if given[0].dtype == torch.float32 else 1e-2  # the gradient is rounded to the input's type
+    for a, b in zip(results["eager"][0], results["cpp"][0], strict=True):
+        assert float(b.detach()) == pytest.approx(float(a.detach()), rel=1e-5)
+    for a, b in zip(results["eager"][1], results["cpp"][1], strict=True):
+        assert b.dtype == given[0].dtype
+        assert float((a - b.float()).norm()) <= tolerance * float(a.norm())
+
+
+@needs_extension
+def test_upstream_factor_and_double_use_in_one_graph() -> None:
+    shape = (2, 6, 8, 8)
+    student, teacher = maps(shape)
+    labels = labels_of("scene", shape)
+    mask = class_edge_mask(labels, 6, 7, (8, 8))
+    gradients = {}
+    for path in ("eager", "cpp"):
+        x = student.clone().requires_grad_()
+        with use_path(path):
+            values = losses(x, teacher, mask, labels)
+            total = sum((i + 1) * v for i, v in enumerate(values)) + values[2] ** 2 + 3 * channel_kd(x, teacher)
+        total.backward(retain_graph=True)
+        once = x.grad.clone()
+        (128 * total).backward()  # the saved gradient is not used up or changed by the first call
+        assert torch.allclose(x.grad, 129 * once, rtol=1e-5, atol=1e-6)
+        gradients[path] = once
+    assert float((gradients["cpp"] - gradients["eager"]).norm()) <= 1e-5 * float(gradients["eager"].norm())
+
+
+@needs_extension
+def test_no_gradient_is_made_where_none_is_asked_for_and_none_goes_to_the_teacher() -> None:
+    shape = (1, 4, 5, 5)
+    student, teacher = maps(shape)
+    labels = labels_of("scene", shape)
+    mask = class_edge_mask(labels, 4, 7, (5, 5))
+    for value in losses(student, teacher, mask, labels):
+        assert not value.requires_grad
+    leaf = student.clone().requires_grad_()
+    other = teacher.clone().requires_grad_()
+    sum(losses(leaf, other, mask, labels)).backward()
+    assert other.grad is None
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(torch.autograd.grad(channel_kd(leaf, teacher), leaf, create_graph=True)[0].sum(), leaf)
+
+
+@needs_extension
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_logit_that_is_not_finite_shows_in_the_loss(bad: float) -> None:
+    shape = (1, 4, 16, 16)
+    student, teacher = maps(shape)
+    student[0, 1, 3, 3] = bad
+    labels = labels_of("all edge", shape)
+    mask = class_edge_mask(labels, 4, 7, (16, 16))
+    for value in losses(student, teacher, mask, labels):
+        assert not torch.isfinite(value)
+
+
+@needs_extension
+def test_threads_change_no_bit_of_the_losses() -> None:
+    shape = (3, 19, 24, 24)
+    student, teacher = maps(shape)
+    labels = labels_of("scene", shape)
+    mask = class_edge_mask(labels, 19, 7, (24, 24))
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            leaf = student.clone().requires_grad_()
+            values = losses(leaf, teacher, mask, labels)
+            results.append([*map(float, torch.stack(values).detach()), *torch.autograd.grad(sum(values[:4]), leaf)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert other[:5] == results[0][:5]
+        assert torch.equal(other[5], results[0][5])
+
+
+CE_CASES = [
+    ((2, 5, 8, 9), (64, 72)),
+    ((1, 19, 7, 5), (50, 33)),  # no whole factor
+    ((1, 3, 9, 9), (9, 9)),  # no resize
+    ((2, 4, 16, 12), (5, 7)),  # smaller
+    ((1, 2, 1, 1), (6, 4)),
+    ((1, 150, 4, 17), (32, 136)),
+    ((5, 3, 6, 6), (1, 700)),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("denominator", ["all", "valid"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("case", CE_CASES)
+def test_upsampled_cross_entropy(path: str, align_corners: bool, denominator: str, weighted: bool, case: tuple) -> None:
+    shape, size = case
+    logits, _ = maps(shape)
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, shape[1], (shape[0], *size), generator=g)
+    labels[torch.rand(labels.shape, generator=g) < 0.1] = 255
+    weight = torch.linspace(0.5, 2, shape[1]) if weighted else None
+
+    def exact(x: Tensor) -> Tensor:
+        big = F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+        double = None if weight is None else weight.double()
+        if denominator == "valid":
+            return F.cross_entropy(big, labels, double, ignore_index=255)
+        return F.cross_entropy(big, labels, double, ignore_index=255, reduction="sum") / labels.numel()
+
+    options = {"class_weight": weight, "denominator": denominator, "align_corners": align_corners}
+    with use_path(path):
+        check(lambda x: upsampled_cross_entropy(x, labels, **options), exact, logits)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_cross_entropy_of_ignored_pixels_alone(path: str) -> None:
+    logits = maps((2, 5, 4, 4))[0].requires_grad_()
+    labels = torch.full((2, 16, 16), 255)
+    with use_path(path):
+        for denominator in ("all", "valid"):
+            loss = upsampled_cross_entropy(logits, labels, denominator=denominator)
+            (gradient,) = torch.autograd.grad(loss, logits)
+            assert float(loss.detach()) == 0
+            assert not gradient.any()
+
+
+def test_wrong_arguments_of_the_cross_entropy() -> None:
+    logits, labels = torch.zeros(1, 3, 4, 4), torch.zeros(1, 8, 8, dtype=torch.long)
+    with pytest.raises(ValueError, match="LOSS_DENOMINATOR"):
+        upsampled_cross_entropy(logits, labels, denominator="some")
+    with pytest.raises(ValueError, match=r"labels \[N, H, W\]"):
+        upsampled_cross_entropy(logits, labels[0])
+    with pytest.raises(ValueError, match="class_weight"):
+        upsampled_cross_entropy(logits, labels, class_weight=torch.ones(2))
+
+
+@needs_extension
+def test_gradient_norms_of_single_terms() -> None:
+    shape = (2, 6, 8, 8)
+    student, teacher = maps(shape)
+    mask = class_edge_mask(labels_of("scene", shape), 6, 7, (8, 8))
+    norms = {}
+    for path in ("eager", "cpp"):
+        leaf = student.clone().requires_grad_()
+        with use_path(path):
+            terms = boundary_kd(leaf, teacher, mask, weights=(50.0, 20.0))
+            norms[path] = [float(gradient_norm(t, leaf)) for t in (*terms, sum(terms))]
+    assert norms["cpp"] == pytest.approx(norms["eager"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_torch_compile_of_the_eager_form() -> None:
+    shape = (2, 6, 8, 8)
+    student, teacher = maps(shape)
+    mask = class_edge_mask(labels_of("scene", shape), 6, 7, (8, 8))
+    options = {"temperature": 2.0, "class_weight": torch.ones(6), "normalizer": "classes", "pre_mask": "soft"}
+    with use_path("compiled"):
+        check(
+            lambda x: sum(boundary_kd(x, teacher, mask, **options)),
+            lambda x: sum(exact_boundary(x, teacher.double(), mask.double(), options)),
+            student,
+        )

@@ -1,0 +1,120 @@
+"""The choice between implementations: what is asked for, what is there, what is said."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bpkd.functional import channel_kd, class_edge_mask, native, paths, set_path, use_path
+
+REPO = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "_logged", set())
+    monkeypatch.setattr(paths, "_asked", [])
+    monkeypatch.delenv(paths.VARIABLE, raising=False)
+
+
+def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.asked_path() == "auto"
+    monkeypatch.setenv(paths.VARIABLE, "eager")
+    assert paths.asked_path() == "eager"
+    set_path("cpp")
+    with use_path("compiled"):
+        assert paths.asked_path() == "compiled"
+    assert paths.asked_path() == "cpp"
+    set_path(None)
+    assert paths.asked_path() == "eager"
+    monkeypatch.setenv(paths.VARIABLE, "fast")
+    with pytest.raises(ValueError, match="BPKD_PATH: expected one of auto, eager, compiled, cpp, got 'fast'"):
+        paths.asked_path()
+    with pytest.raises(ValueError, match="path: expected one of"):
+        set_path("gpu")
+
+
+def test_auto_takes_the_first_without_an_obstacle_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger=paths.__name__)
+    for _ in range(3):
+        assert paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp", "compiled")) == "compiled"
+    assert [r.getMessage() for r in caplog.records] == ["f on cpu runs the path compiled (cpp: not built)."]
+    assert paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp",)) == "eager"
+    assert paths.choose("f", CPU, {"cpp": "", "compiled": ""}, auto=("cpp",)) == "cpp"
+
+
+def test_what_was_asked_for_and_cannot_run_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with use_path("cpp"):
+        assert paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp",)) == "eager"
+    with use_path("compiled"):
+        assert paths.choose("f", CPU, {"cpp": ""}, auto=("cpp",)) == "cpp"
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("WARNING", "f on cpu runs the path eager (cpp was asked for, but not built)."),
+        ("WARNING", "f on cpu runs the path cpp (compiled was asked for, but the function has no such path)."),
+    ]
+
+
+def test_a_compiled_caller_meets_the_eager_form() -> None:
+    x, y = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 4)
+    wrapped = torch.compile(lambda a, b: 2 * channel_kd(a, b), backend="aot_eager")
+    assert float(wrapped(x, y).detach()) == pytest.approx(2 * float(channel_kd(x, y).detach()), rel=1e-5)
+
+
+def test_a_checkout_without_the_extension_works(tmp_path: Path) -> None:
+    shutil.copytree(REPO / "bpkd", tmp_path / "bpkd", ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
+    code = (
+        "import logging, torch; logging.basicConfig(level=20)\n"
+        "from bpkd.functional import channel_kd, class_edge_mask, native\n"
+        "assert not native.level() and 'not built' in native.unavailable()\n"
+        "x = torch.arange(64).view(1, 8, 8) % 3\n"
+        "class_edge_mask(x, 3, 3, (4, 4)); channel_kd(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "BPKD_PATH": "auto"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "class_edge_mask on cpu runs the path compiled (cpp: the C++ extension is not built" in done.stderr
+    assert "channel_kd on cpu runs the path eager (cpp: the C++ extension is not built" in done.stderr
+
+
+@pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
+def test_a_broken_library_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = native.candidates()[0]
+    shutil.copy(good, tmp_path / "_base.so")
+    (tmp_path / "_avx2.so").write_text("no library")
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    native._load.cache_clear()
+    try:
+        assert native.level() == "base"
+        labels = torch.arange(256).view(1, 16, 16) % 5
+        with use_path("cpp"):
+            fast = class_edge_mask(labels, 5, 3, (2, 2))
+        (tmp_path / "_base.so").unlink()
+        native._load.cache_clear()
+        assert "_avx2.so does not load" in native.unavailable()
+        with pytest.raises(RuntimeError, match="does not load"):
+            native.library()
+        assert torch.equal(class_edge_mask(labels, 5, 3, (2, 2)), fast)
+    finally:
+        native._load.cache_clear()
+
+
+@pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
+@pytest.mark.parametrize("level", ["avx512", "avx2", "base"])
+def test_every_instruction_set_that_is_built_and_runs_here_is_tested(level: str) -> None:
+    if not any(p.name.startswith(f"_{level}.") for p in native.candidates()):
+        pytest.skip(f"{level} is not built, or this processor does not run it")
+    capability = {"avx512": "avx512", "avx2": "avx2", "base": "default"}[level]
+    code = f"from bpkd.functional import native; assert native.level() == {level!r}, native.level()\n"
+    code += "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/test_fast_losses.py']))"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "BPKD_PATH": "auto"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
