@@ -24,3 +24,21 @@ class SegOutput:
     features: Mapping[str, Tensor] = field(default_factory=dict)
     """Named maps for distillers: ``decode`` [N, C, h, w], the map that enters the last classifier, and the
     backbone's stages under their own names, e.g. ``layer1`` .. ``layer4``."""
+
+    independent: bool = False
+    """False: the logits are one softmax over the classes; True: every class has a sigmoid of its own."""
+
+
+@dataclass(frozen=True)
+class EdgeMaps:
+    """Where edges lie, for distillers that compare maps without labels of their own (a pyramid of grids, masks)."""
+
+    edge: Tensor | None = None
+    """[N, 1, h, w] or [N, K, h, w] in [0, 1], the share of each cell that is edge; None: nobody asked for it."""
+
+    valid: Tensor | None = None
+    """[N, 1, h, w] in [0, 1], the share of each cell that is image and not padding; None: all of it."""
+
+
+Target = Tensor | EdgeMaps
+"""What a distiller is told about the truth: labels [N, H, W], or edge maps at the size of the logits."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .divergence import channel_kd, check_pair, kl_divergence
+from .divergence import channel_kd, check_pair, class_divergence
 
-NORMALIZERS = ("cells", "classes")
+NORMALIZERS = ("cells", "classes", "weights")
 PRE_MASKS = ("soft", "hard", "none")
 
 
@@ -22,6 +22,8 @@ def boundary_kd(
     class_weight: float | Sequence[float] | Tensor = 2.0,
     normalizer: str = "cells",
     pre_mask: str = "soft",
+    valid: Tensor | None = None,
+    independent: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Edge and body term of BPKD, both without their loss weights.
 
@@ -35,13 +37,18 @@ def boundary_kd(
     Args:
         student_logits: [N, K, h, w].
         teacher_logits: [N, K, h, w]; gets no gradient.
-        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``.
+        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``, or [N, 1, h, w]: one map that all classes share
+            and that counts once.
         temperature: T.
-        class_weight: alpha, one number or one per class.
+        class_weight: alpha, one number or one per class of the mask.
         normalizer: "cells": the sum above, which grows with the number of classes that have an edge; "classes": each
-            image's sum also divided by the sum of alpha over these classes, a weighted mean over classes.
+            image's sum also divided by the sum of alpha over these classes, a weighted mean over classes; "weights":
+            as "classes", with n_c = max(1, sum of M_c) in place of the number of positions.
         pre_mask: filter before the softmax: "soft" multiplies by M (edge) and 1 - M (body), "hard" by M > 0 and
             M = 0, "none" leaves the logits alone (the body term is then plain CWD).
+        valid: [N, 1, h, w] in [0, 1], the share of each cell that is no padding: the body's filter is then
+            max(0, valid - M), for "hard" M = 0 where valid > 0. None: 1 everywhere.
+        independent: classes are no softmax but a sigmoid each, see ``class_divergence``; the body term is the same.
 
     Returns:
         (edge, body), scalars in float32; edge is an exact zero where the mask is empty.
@@ -56,29 +63,30 @@ def boundary_kd(
         raise ValueError(f"normalizer: expected one of {NORMALIZERS}, got {normalizer!r}.")
     if pre_mask not in PRE_MASKS:
         raise ValueError(f"pre_mask: expected one of {PRE_MASKS}, got {pre_mask!r}.")
-    if edge_mask.shape != student_logits.shape:
+    if edge_mask.shape not in (student_logits.shape, student_logits[:, :1].shape):
         raise ValueError(
-            f"edge_mask: expected the logits' shape {tuple(student_logits.shape)}, got {tuple(edge_mask.shape)}. "
-            "Give class_edge_mask the logits' size and number of classes."
+            f"edge_mask: expected the logits' shape {tuple(student_logits.shape)} or one channel of it, got "
+            f"{tuple(edge_mask.shape)}. Give class_edge_mask the logits' size and number of classes."
         )
     with torch.autocast(student_logits.device.type, enabled=False):
         student, teacher = check_pair(student_logits, teacher_logits)
         mask = edge_mask.to(student.device, torch.float32)
-        alpha = _class_weights(class_weight, student)
-        on_edge, on_body = _filters(mask, pre_mask)
+        alpha = _class_weights(class_weight, mask)
+        on_edge, on_body = _filters(mask, pre_mask, 1.0 if valid is None else valid.to(mask))
         filtered = (_filtered(student, on_edge), _filtered(teacher, on_edge))
-        per_position = kl_divergence(*filtered, 1, temperature) if student.numel() else student.sum(1)
+        per_position = class_divergence(*filtered, temperature, independent=independent)
         edge = _edge_sum(per_position, mask, alpha, normalizer) * temperature**2
         body = channel_kd(_filtered(student, on_body), _filtered(teacher, on_body), temperature)
     return edge, body
 
 
-def _filters(mask: Tensor, pre_mask: str) -> tuple[Tensor | None, Tensor | None]:
+def _filters(mask: Tensor, pre_mask: str, valid: Tensor | float) -> tuple[Tensor | None, Tensor | None]:
     """Factors of the logits in the edge and in the body term; None: left as they are."""
     if pre_mask == "soft":
-        return mask, 1 - mask
+        return mask, (valid - mask).clamp(min=0)
     if pre_mask == "hard":
-        return (mask > 0).float(), (mask == 0).float()
+        inside = torch.as_tensor(valid, device=mask.device) > 0
+        return (mask > 0).float(), ((mask == 0) & inside).float()
     return None, None
 
 
@@ -94,12 +102,12 @@ def _class_weights(class_weight: float | Sequence[float] | Tensor, like: Tensor)
 
 
 def _edge_sum(per_position: Tensor, mask: Tensor, alpha: Tensor, normalizer: str) -> Tensor:
-    cells = (mask > 0).sum((2, 3))
+    cells = mask.sum((2, 3)) if normalizer == "weights" else (mask > 0).sum((2, 3))
     weight = alpha / cells.clamp(min=1)
     # The post-mask filter, summed over classes before it meets the KL: no copy per class.
     per_cell = torch.einsum("nchw,nc->nhw", mask, weight)
     total = (per_position * per_cell).sum((1, 2))
-    if normalizer == "classes":
+    if normalizer != "cells":
         share = (alpha * (cells > 0)).sum(1)
         total = total / torch.where(share > 0, share, 1.0)
     return total.mean() if len(total) else total.sum()

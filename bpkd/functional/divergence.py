@@ -51,7 +51,39 @@ def kl_divergence(student: Tensor, teacher: Tensor, dim: int, temperature: float
     return value
 
 
-def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, valid: Tensor | None = None) -> Tensor:
+def class_divergence(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, *, independent: bool = False
+) -> Tensor:
+    """KL(teacher || student) at each position of [N, K, h, w] logits, without the factor T^2.
+
+    Args:
+        student: [N, K, h, w] logits.
+        teacher: [N, K, h, w] logits; gets no gradient.
+        temperature: T.
+        independent: False: of the softmax over the classes; True: every class is a yes or no of its own (sigmoid),
+            and their Bernoulli divergences are summed.
+
+    Returns:
+        [N, h, w].
+    """
+    if not student.numel():
+        return student.sum(1)
+    if not independent:
+        return kl_divergence(student, teacher, 1, temperature)
+    s, t = student / temperature, teacher.detach() / temperature
+    p = t.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(s, p, reduction="none")
+    return (cross - F.binary_cross_entropy_with_logits(t, p, reduction="none")).sum(1)
+
+
+def pixel_kd(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    *,
+    valid: Tensor | None = None,
+    independent: bool = False,
+) -> Tensor:
     """Mean over pixels of T^2 KL(teacher || student) over the classes.
 
     Args:
@@ -59,6 +91,7 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, vali
         teacher: [N, K, h, w] logits; gets no gradient.
         temperature: T.
         valid: bool [N, h, w]; the mean is over its true pixels, an exact zero if there is none. Default: all.
+        independent: see ``class_divergence``.
 
     Returns:
         Scalar float32.
@@ -71,7 +104,7 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, vali
     """
     with torch.autocast(student.device.type, enabled=False):
         s, t = check_pair(student, teacher)
-        kl = kl_divergence(s, t, 1, temperature)
+        kl = class_divergence(s, t, temperature, independent=independent)
         if valid is None:
             return kl.mean() * temperature**2 if kl.numel() else s.sum() * 0.0
         return masked_mean(kl, valid) * temperature**2
