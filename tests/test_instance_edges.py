@@ -23,9 +23,6 @@ from bpkd.functional import (
     outside_region,
     pixel_kd,
 )
-from bpkd.functional import (
-    instance_edges as edges_of,
-)
 from bpkd.structures import EdgeMaps, SegOutput
 
 GRIDS = (40, 36, 24, 16, 12)
@@ -92,9 +89,9 @@ def test_edge_and_body_sum_to_the_content(size: tuple[int, int]) -> None:
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = boxes(*((i, i, i + 10, i + 12) for i in range(9)))
-    whole = edges_of(masks, 3, (64, 64), [(16, 16), (12, 12)])
+    whole = instance_edges(masks, 3, (64, 64), [(16, 16), (12, 12)])
     monkeypatch.setattr("bpkd.functional.edge_maps.CHUNK_PIXELS", 2 * 64 * 64)
-    parts = edges_of(masks, 3, (64, 64), [(16, 16), (12, 12)])
+    parts = instance_edges(masks, 3, (64, 64), [(16, 16), (12, 12)])
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 
 

@@ -21,15 +21,16 @@ from torch import nn
 
 from bpkd import __version__
 from bpkd.analysis.records import environment
+from bpkd.config import WRAPPERS
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
-from bpkd.modeling import DenseModel, SemanticDistiller
+from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate, without_classes
 from .hooks import RunClock, SilentTermGuard, StopOnSignal
-from .monitors import GradientMonitor, ShareMonitor, TermPrinter
+from .monitors import GradientMonitor, MaskLossHint, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
 from .record import peak_memory, run_record, write_record
 from .step import StepTrainer
@@ -44,7 +45,7 @@ def student_of(model: nn.Module) -> nn.Module:
 
 def method_of(cfg: CfgNode) -> str:
     """Returns the distiller's name, "none" for plain training."""
-    return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE == "SemanticDistiller" else "none"
+    return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE in WRAPPERS else "none"
 
 
 def settings(distiller: nn.Module) -> dict[str, Any]:
@@ -64,7 +65,8 @@ class DistillationTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         self.student = student_of(model)
         self.distiller: nn.Module | None = getattr(model, "distiller", None)
-        self._wrapper = model if isinstance(model, SemanticDistiller) and model.distiller is not None else None
+        wraps = isinstance(model, SemanticDistiller | InstanceDistiller) and model.distiller is not None
+        self._wrapper: SemanticDistiller | InstanceDistiller | None = model if wraps else None
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
@@ -154,6 +156,7 @@ class DistillationTrainer(DefaultTrainer):
         chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
         if self._wrapper is not None:
             chain += self._term_hooks(self._wrapper)
+        chain.append(MaskLossHint(limit=cfg.SOLVER.MASK_LOSS_LIMIT, after=cfg.SOLVER.MASK_LOSS_ITERS))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self.build_train_loader(cfg)
             n = cfg.TEST.PRECISE_BN.NUM_ITER
@@ -168,7 +171,7 @@ class DistillationTrainer(DefaultTrainer):
         chain.append(StopOnSignal(self.checkpointer))
         return chain
 
-    def _term_hooks(self, wrapper: SemanticDistiller) -> list[Any]:
+    def _term_hooks(self, wrapper: SemanticDistiller | InstanceDistiller) -> list[Any]:
         solver, distiller = self.cfg.SOLVER, self.distiller
         patience = solver.GRADIENT_RATIO_PATIENCE
         own = {f"loss_kd_{term}" for term in getattr(distiller, "own_terms", ())}

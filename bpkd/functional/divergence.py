@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -141,12 +142,17 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def gradient_norm(loss: Tensor, logits: Tensor) -> Tensor:
-    """L2 norm of d loss / d logits; zero where the loss does not depend on them. The graph is kept."""
+def gradient_norm(loss: Tensor, logits: Tensor | Sequence[Tensor]) -> Tensor:
+    """L2 norm of d loss / d logits (of all maps together); zero where the loss does not depend on them.
+
+    The graph is kept.
+    """
+    maps = [logits] if isinstance(logits, Tensor) else list(logits)
     if not loss.requires_grad:
-        return logits.new_zeros(())
-    (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        return logits.new_zeros(())
-    norm: Tensor = torch.linalg.vector_norm(gradient.float())
+        return maps[0].new_zeros(())
+    gradients = torch.autograd.grad(loss, maps, retain_graph=True, allow_unused=True)
+    norms = [torch.linalg.vector_norm(g.float()) for g in gradients if g is not None]
+    if not norms:
+        return maps[0].new_zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm

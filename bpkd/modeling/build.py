@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from bpkd.config import WRAPPERS
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.foreign import as_dense
 
@@ -13,7 +14,7 @@ from bpkd.modeling.foreign import as_dense
 def student_architecture(cfg: CfgNode) -> str:
     """Returns the registered name of the network that is trained, without the distillation wrapper."""
     name = cfg.MODEL.META_ARCHITECTURE
-    return cfg.DISTILL.STUDENT if name == "SemanticDistiller" else name
+    return cfg.DISTILL.STUDENT if name in WRAPPERS else name
 
 
 def build_student(cfg: CfgNode) -> DenseModel:

@@ -23,8 +23,11 @@ class SemanticDistiller(nn.Module):
     Attributes:
         student: the network that is trained, tested and saved.
         distiller: module with the distillation terms, None when the student trains alone.
+        task_terms: the student's own losses that distillation terms are measured against.
         gradient_probe: called with (losses, student logits) in every training forward if set.
     """
+
+    task_terms = ("loss_ce",)
 
     @configurable
     def __init__(
