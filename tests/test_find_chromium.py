@@ -76,22 +76,27 @@ def test_without_any_it_says_what_to_install(programs: Path, installer: str | No
     assert ("no network" in done.stderr) == bool(installer)
 
 
-MAKE = 'echo "make $1 ${CHROMIUM:-}"; case $1 in test) exit $TESTS ;; test-browser) exit $BROWSER ;; esac'
+MAKE = """echo "make $1 ${CHROMIUM:-}"
+case $1 in test) exit $TESTS ;; test-browser) exit $BROWSER ;; test-slow) exit $CONFIGS ;; esac"""
 
 
 @pytest.mark.parametrize(
-    ("there", "tests", "browser", "status"),
-    [(True, 0, 0, 0), (True, 0, 2, 2), (True, 2, 0, 2), (False, 0, 0, 0), (False, 2, 0, 2)],
-)
-def test_ci_fails_with_either_and_goes_on_without_a_browser(
-    programs: Path, there: bool, tests: int, browser: int, status: int
+    ("there", "tests", "browser", "configs", "status"),
+    [
+        (True, 0, 0, 0, 0), (True, 0, 2, 0, 2), (True, 2, 0, 0, 2), (True, 0, 0, 2, 2),
+        (False, 0, 0, 0, 0), (False, 2, 0, 0, 2), (False, 0, 0, 2, 2),
+    ],
+)  # fmt: skip
+def test_ci_fails_with_any_and_goes_on_without_a_browser(
+    programs: Path, there: bool, tests: int, browser: int, configs: int, status: int
 ) -> None:
     program(programs, "make", MAKE)
     if there:
         program(programs, "chromium", "echo 1")
-    done = run(REPO / ".ci" / "run", programs, TESTS=str(tests), BROWSER=str(browser))
+    done = run(REPO / ".ci" / "run", programs, TESTS=str(tests), BROWSER=str(browser), CONFIGS=str(configs))
     assert done.returncode == status
     assert "make test \n" in done.stdout  # whatever the browser test said
     assert (f"make test-browser {programs}/chromium\n" in done.stdout) == there
     assert ("ATTENTION: the browser test could not run" in done.stdout) == (not there)
     assert ("FAILED: the browser test" in done.stdout) == bool(browser)
+    assert ("FAILED: a config of the paper" in done.stdout) == bool(configs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode as CN
 
 from .distillation import add_distillation
+from .instances import add_instances
 
 
 def add_bpkd_config(cfg: CN) -> None:
@@ -12,6 +13,7 @@ def add_bpkd_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_model(cfg)
     _add_head(cfg)
+    add_instances(cfg)
     add_distillation(cfg)
     _add_solver(cfg)
     _add_test(cfg)

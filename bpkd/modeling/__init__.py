@@ -9,6 +9,7 @@ from .foreign import Detectron2Segmentor, ModuleSegmentor, as_dense
 from .heads import DeepLabV3PlusHead, FCNHead, ISAHead, PSPHead, SegHead
 from .losses import segmentation_loss
 from .segmentor import SemanticSegmentor
+from .solov2 import SOLOv2
 from .teacher import FrozenTeacher, build_teacher, build_teacher_model, load_teacher_cfg
 from .teachers import MeanTeacher, TeacherPanel, build_teachers
 
@@ -27,6 +28,7 @@ __all__ = [
     "MobileNetV2",
     "ModuleSegmentor",
     "PSPHead",
+    "SOLOv2",
     "ResNetV1c",
     "SegHead",
     "SemanticDistiller",

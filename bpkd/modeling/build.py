@@ -9,6 +9,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from bpkd.config import WRAPPERS
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.foreign import as_dense
+from bpkd.modeling.solov2 import SOLOv2
 
 
 def student_architecture(cfg: CfgNode) -> str:
@@ -17,16 +18,18 @@ def student_architecture(cfg: CfgNode) -> str:
     return cfg.DISTILL.STUDENT if name in WRAPPERS else name
 
 
-def build_student(cfg: CfgNode) -> DenseModel:
+def build_student(cfg: CfgNode) -> DenseModel | SOLOv2:
     """Builds the plain student of a config, with random weights, on MODEL.DEVICE.
 
     Raises:
         ValueError: the architecture is not registered; the message lists those that are.
-        TypeError: it does not yield dense logits.
+        TypeError: it yields neither dense logits nor, as `SOLOv2` does, instances.
     """
     name = student_architecture(cfg)
     if name not in META_ARCH_REGISTRY:
         known = ", ".join(sorted(key for key, _ in META_ARCH_REGISTRY))
         raise ValueError(f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected one of {known}, got {name!r}.")
-    model = as_dense(META_ARCH_REGISTRY.get(name)(cfg), cfg)
+    model = META_ARCH_REGISTRY.get(name)(cfg)
+    if not isinstance(model, SOLOv2):
+        model = as_dense(model, cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))
