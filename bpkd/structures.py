@@ -44,7 +44,6 @@ Target = Tensor | EdgeMaps
 """What a distiller is told about the truth: labels [N, H, W], or edge maps at the size of the logits."""
 
 
-
 @dataclass(frozen=True)
 class SOLOv2Outputs:
     """What a SOLOv2 network returns for N images, before losses, NMS or any resize to the image.

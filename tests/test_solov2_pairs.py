@@ -63,10 +63,19 @@ def test_limit_is_per_image() -> None:
 def test_teacher_is_matched_by_instance_and_score() -> None:
     chosen = pairs((0, 3, 0), (1, 2, 0), (0, 5, 1), (0, 7, 2))
     own = pairs((1, 8, 0), (0, 4, 0), (0, 9, 2))
-    found = teacher_pairs(chosen, own, torch.tensor([0.1, 0.7, -3.0]), 3)
+    found = teacher_pairs(chosen, own, torch.tensor([0.1, 0.7, -3.0]), count=3, same_cell=False)
     assert rows(found) == [(0, 4, 0), (0, 4, 0), (0, 5, 1), (0, 9, 2)]  # of instance 1 the teacher has none
-    none = teacher_pairs(chosen, pairs(), torch.zeros(0), 3)
+    none = teacher_pairs(chosen, pairs(), torch.zeros(0), count=3, same_cell=False)
     assert rows(none) == rows(chosen)
+
+
+def test_teacher_is_matched_by_cell_where_it_has_it() -> None:
+    chosen = pairs((0, 3, 0), (1, 2, 0), (0, 5, 1), (0, 7, 2))
+    own = pairs((1, 2, 0), (0, 4, 0), (1, 7, 2), (0, 3, 2))
+    found = teacher_pairs(chosen, own, torch.tensor([0.1, 0.7, 1.0, 0.5]), count=3, same_cell=True)
+    assert rows(found) == [(0, 4, 0), (1, 2, 0), (0, 5, 1), (1, 7, 2)]
+    empty = teacher_pairs(pairs(), own, torch.zeros(4), count=3, same_cell=True)
+    assert len(empty) == 0
 
 
 def test_masks_are_dynamic_convolutions_of_the_cells() -> None:

@@ -22,6 +22,7 @@ CHOICES = {
     "DISTILL.INSTANCE.INPUT": ("same", "same_ranges", "own_size"),
     "DISTILL.INSTANCE.CATEGORY_EDGES": ("boundary", "grid"),
     "DISTILL.INSTANCE.DIVERGENCE": ("sigmoid", "softmax"),
+    "DISTILL.INSTANCE.MATCH": ("cell", "score"),
     "DISTILL.INSTANCE.MASK_TERM": ("mask_logits", "mask_towers", "mask_features"),
     "MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR": ("all", "valid"),
 }

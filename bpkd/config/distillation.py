@@ -201,6 +201,9 @@ def _add_instance(cfg: CN) -> None:
     # What represents the masks: "mask_logits" (of the same instances), "mask_towers" (the four maps that are summed)
     # or "mask_features" (their sum after the last convolution).
     cfg.DISTILL.INSTANCE.MASK_TERM = "mask_logits"
+    # "mask_logits": which of the teacher's masks of the same instance teaches: "cell": that of the same level and cell,
+    # where it has none the one with its highest score; "score": always the latter.
+    cfg.DISTILL.INSTANCE.MATCH = "cell"
     # "mask_logits": pairs of student and teacher masks per image; more are drawn from at random.
     cfg.DISTILL.INSTANCE.MAX_PAIRS = 64
     # "mask_logits": compare only inside the instance's box enlarged by this factor (e.g. 1.5); 0: everywhere.

@@ -65,8 +65,8 @@ class DistillationTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         self.student = student_of(model)
         self.distiller: nn.Module | None = getattr(model, "distiller", None)
-        wraps = isinstance(model, SemanticDistiller | InstanceDistiller) and model.distiller is not None
-        self._wrapper: SemanticDistiller | InstanceDistiller | None = model if wraps else None
+        wrapper = model if isinstance(model, SemanticDistiller | InstanceDistiller) else None
+        self._wrapper = wrapper if self.distiller is not None else None
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))

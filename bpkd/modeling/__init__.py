@@ -10,6 +10,7 @@ from .heads import DeepLabV3PlusHead, FCNHead, ISAHead, PSPHead, SegHead
 from .losses import segmentation_loss
 from .segmentor import SemanticSegmentor
 from .solov2 import SOLOv2
+from .solov2.distillation import InstanceDistiller
 from .teacher import FrozenTeacher, build_teacher, build_teacher_model, load_teacher_cfg
 from .teachers import MeanTeacher, TeacherPanel, build_teachers
 
@@ -24,6 +25,7 @@ __all__ = [
     "HRNet",
     "ISAHead",
     "InferenceOptions",
+    "InstanceDistiller",
     "MeanTeacher",
     "MobileNetV2",
     "ModuleSegmentor",

@@ -118,6 +118,7 @@ def mask_levels(
     teacher_targets: GridTargets,
     max_pairs: int,
     box_region: float,
+    match: str,
 ) -> Levels:
     """The mask logits of pairs of cell and instance, one per instance and level, as two-class maps [P, 2, H/4, W/4].
 
@@ -128,13 +129,18 @@ def mask_levels(
         teacher_targets: the teacher's own assignment of the same instances, on the same grids.
         max_pairs: per image; 0: no limit.
         box_region: the instance's box, enlarged by this factor, is compared; 0: the whole map.
+        match: which of the teacher's pairs of the same instance a pair is compared with: "cell": that of the same level
+            and cell, where there is none the one with the highest score; "score": always the latter.
     """
     targets, grids = scene.targets, [int(x.shape[-1]) for x in student.category_logits]
     canvas = torch.tensor(scene.canvas, dtype=torch.float64, device=targets.centers.device)
     chosen = central_pairs(pairs_of(targets), targets.centers / canvas, grids)
     chosen = limited_pairs(chosen, targets.image, max_pairs)
-    matched = _matched(chosen, pairs_of(teacher_targets), teacher, targets, grids)
-    image = targets.image[chosen.instance]
+    theirs, image = pairs_of(teacher_targets), targets.image[chosen.instance]
+    scores = flat_grids(teacher.category_logits)[
+        targets.image[theirs.instance], targets.classes[theirs.instance], theirs.positions(grids)
+    ]
+    matched = teacher_pairs(chosen, theirs, scores, count=len(targets.image), same_cell=match == "cell")
     s = mask_logits(flat_grids(student.kernels), student.mask_features, chosen.positions(grids), image)
     t = mask_logits(flat_grids(teacher.kernels), teacher.mask_features, matched.positions(grids), image)
     size = (int(s.shape[1]), int(s.shape[2]))
@@ -165,14 +171,6 @@ def at_size(maps: Tensor, size: Size) -> Tensor:
     if tuple(maps.shape[-2:]) == size:
         return maps
     return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
-
-
-def _matched(
-    chosen: Pairs, own: Pairs, teacher: SOLOv2Outputs, targets: GridTargets, grids: Sequence[int]
-) -> Pairs:
-    image, classes = targets.image[own.instance], targets.classes[own.instance]
-    scores = flat_grids(teacher.category_logits)[image, classes, own.positions(grids)]
-    return teacher_pairs(chosen, own, scores, len(targets.image))
 
 
 def _enlarged_boxes(boxes: Tensor, size: Size, factor: float) -> Tensor:

@@ -226,9 +226,7 @@ class SOLOv2(nn.Module):
         for i, (content, item) in enumerate(zip(sizes, batch, strict=True)):
             height, width = int(content[0]), int(content[1])
             size = int(item.get("height", height)), int(item.get("width", width))
-            found = detect(
-                outputs, i, content=(height, width), size=size, strides=self.strides, options=self.detection
-            )
+            found = detect(outputs, i, content=(height, width), size=size, strides=self.strides, options=self.detection)
             results.append({"instances": found})
         return results
 

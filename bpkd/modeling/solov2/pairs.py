@@ -93,14 +93,16 @@ def limited_pairs(pairs: Pairs, image: Tensor, limit: int) -> Pairs:
     return pairs[torch.cat(kept)]
 
 
-def teacher_pairs(chosen: Pairs, teacher: Pairs, scores: Tensor, count: int) -> Pairs:
-    """For each chosen pair the teacher's pair of the same instance with its highest score.
+def teacher_pairs(chosen: Pairs, teacher: Pairs, scores: Tensor, *, count: int, same_cell: bool) -> Pairs:
+    """For each chosen pair one of the teacher's pairs of the same instance.
 
     Args:
         chosen: the student's pairs.
         teacher: all of the teacher's own pairs of the batch.
         scores: [P of teacher] the teacher's logit of the instance's class at each of its pairs.
         count: M, instances of the batch.
+        same_cell: take the teacher's pair of the same level and cell where there is one, else the one with the highest
+            score; False: always the latter.
 
     Returns:
         As many pairs as are chosen; level and cell of the student's pair where the teacher has none of the instance.
@@ -109,9 +111,18 @@ def teacher_pairs(chosen: Pairs, teacher: Pairs, scores: Tensor, count: int) -> 
     found = chosen.cell.new_full((2, count), -1)
     found[:, best.instance] = torch.stack([best.level, best.cell])
     level, cell = found[:, chosen.instance]
-    return Pairs(
-        torch.where(level < 0, chosen.level, level), torch.where(level < 0, chosen.cell, cell), chosen.instance
-    )
+    kept = level < 0
+    if same_cell:
+        kept = kept | _contained(chosen, teacher)
+    return Pairs(torch.where(kept, chosen.level, level), torch.where(kept, chosen.cell, cell), chosen.instance)
+
+
+def _contained(some: Pairs, others: Pairs) -> Tensor:
+    """Returns bool: which of ``some`` pairs are among the ``others`` too."""
+    top = [max(int(x.max()) + 1 if len(x) else 1 for x in both) for both in
+           ((some.cell, others.cell), (some.level, others.level))]  # fmt: skip
+    numbers = [(p.instance * top[1] + p.level) * top[0] + p.cell for p in (some, others)]
+    return torch.isin(*numbers)
 
 
 def mask_logits(kernels: Tensor, features: Tensor, positions: Tensor, image: Tensor) -> Tensor:

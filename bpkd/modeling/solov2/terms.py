@@ -27,6 +27,7 @@ class InstanceOptions:
     per_class: bool = False
     divergence: str = "sigmoid"
     mask_term: str = "mask_logits"
+    match: str = "cell"
     max_pairs: int = 64
     box_region: float = 0.0
 
@@ -159,6 +160,7 @@ class InstanceTerms(nn.Module):
             teacher_targets=teacher_targets,
             max_pairs=self.options.max_pairs,
             box_region=self.options.box_region,
+            match=self.options.match,
         )
 
 
