@@ -302,7 +302,14 @@ def test_mistakes_are_named(opts: list[Any], message: str, tmp_path: Path) -> No
 
 def test_another_student_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"DISTILL.STUDENT: expected SOLOv2 .* got 'BPKDSemanticSegmentor'"):
-        wrapper(tmp_path, "CWD", "DISTILL.STUDENT", "BPKDSemanticSegmentor")
+        wrapper(
+            tmp_path,
+            "CWD",
+            "DISTILL.STUDENT",
+            "BPKDSemanticSegmentor",
+            "MODEL.BACKBONE.NAME",
+            "build_resnet_v1c_backbone",
+        )
 
 
 def test_one_part_can_be_left_out(tmp_path: Path) -> None:
