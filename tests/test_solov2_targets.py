@@ -38,7 +38,9 @@ def blobs(count: int, size: tuple[int, int], seed: int = 0) -> ImageInstances:
     return ImageInstances(tensor, boxes, torch.from_numpy(rng.integers(0, 80, count)))
 
 
-def plain_loop(one: ImageInstances, canvas: tuple[int, int], grid: int, bounds: tuple[float, float], classes: int) -> Any:
+def plain_loop(
+    one: ImageInstances, canvas: tuple[int, int], grid: int, bounds: tuple[float, float], classes: int
+) -> Any:
     """The definition, an instance at a time, with Python's numbers."""
     labels = np.full((grid, grid), classes)
     pairs = []
@@ -54,9 +56,7 @@ def plain_loop(one: ImageInstances, canvas: tuple[int, int], grid: int, bounds: 
             (rows.mean(), 0.1 * height, canvas[0]),
             (columns.mean(), 0.1 * width, canvas[1]),
         ):
-            cell, low, high = (
-                math.floor(v * grid / length + 1e-6) for v in (centre, centre - half, centre + half)
-            )
+            cell, low, high = (math.floor(v * grid / length + 1e-6) for v in (centre, centre - half, centre + half))
             sides.append(range(max(0, low, cell - 1), min(grid - 1, high, cell + 1) + 1))
         for i in sides[0]:
             for j in sides[1]:
@@ -78,7 +78,7 @@ def test_the_maps_are_mmdetections(image: str, ranges: str) -> None:
         np.testing.assert_array_equal(ours.cell.numpy()[order], data[f"{key}_pos_index"][theirs])
         np.testing.assert_array_equal(ours.instance.numpy()[order], data[f"{key}_inst"][theirs])
         masks = targets.quarter_masks[ours.instance].numpy()[order]
-        packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
+        packed = np.packbits(masks.reshape(len(masks), 64 * 96), axis=1)
         np.testing.assert_array_equal(packed, data[f"{key}_mask_packed"][theirs])
 
 

@@ -35,7 +35,9 @@ def build_deform_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
     node = cfg.MODEL.RESNETS
     deform = list(node.DEFORM_ON_PER_STAGE)
     if any(deform) and not node.DEFORM_MODULATED:
-        raise ValueError("MODEL.RESNETS.DEFORM_MODULATED: expected True (DCNv2) where a stage is deformable, got False.")
+        raise ValueError(
+            "MODEL.RESNETS.DEFORM_MODULATED: expected True (DCNv2) where a stage is deformable, got False."
+        )
     plain = cfg.clone()
     plain.defrost()
     plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4

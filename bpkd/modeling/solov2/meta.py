@@ -226,9 +226,7 @@ class SOLOv2(nn.Module):
         for i, (content, item) in enumerate(zip(sizes, batch, strict=True)):
             height, width = int(content[0]), int(content[1])
             size = int(item.get("height", height)), int(item.get("width", width))
-            found = detect(
-                outputs, i, content=(height, width), size=size, strides=self.strides, options=self.detection
-            )
+            found = detect(outputs, i, content=(height, width), size=size, strides=self.strides, options=self.detection)
             results.append({"instances": found})
         return results
 
@@ -240,7 +238,7 @@ def image_instances(instances: Instances, device: torch.device) -> ImageInstance
         ValueError: there are instances without masks, or masks of another kind.
     """
     height, width = instances.image_size
-    if not len(instances):
+    if not instances.get_fields() or not len(instances):  # without fields it has no length
         empty = torch.zeros(0, height, width, dtype=torch.bool, device=device)
         return ImageInstances(empty, torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
     masks = instances.gt_masks if instances.has("gt_masks") else None

@@ -84,9 +84,7 @@ def detect(
     scores = matrix_nms(found.masks, found.labels, found.scores, kernel=options.nms_kernel, sigma=options.nms_sigma)
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] >= options.keep_threshold][: options.max_per_image]
-    masks = full_masks(
-        found.kernels[order], features, content=content, size=size, threshold=options.mask_threshold
-    )
+    masks = full_masks(found.kernels[order], features, content=content, size=size, threshold=options.mask_threshold)
     result = Instances(size)
     result.pred_masks = masks
     result.pred_boxes = Boxes(BitMasks(masks).get_bounding_boxes().tensor.to(masks.device))
