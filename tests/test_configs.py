@@ -147,7 +147,7 @@ def no_files() -> Iterator[None]:
         patch.setattr("bpkd.data.loader.DatasetCatalog.get", lambda name: [{"file_name": name}])
         patch.setattr("bpkd.data.catalog._register", lambda *args: None)
         patch.setattr("bpkd.modeling.teacher.load_strict", lambda *args, **kwargs: SimpleNamespace(classes=None))
-        patch.setattr("bpkd.modeling.teacher.build_student", teacher_built)
+        patch.setattr("bpkd.modeling.teacher.build_dense", teacher_built)
         patch.setattr("bpkd.engine.trainer.load_backbone", lambda *args: None)
         patch.setattr("bpkd.engine.trainer.environment", dict)
         evaluation = importlib.import_module("bpkd.engine.evaluate")  # the room exports a function of that name

@@ -78,7 +78,7 @@ def test_the_maps_are_mmdetections(image: str, ranges: str) -> None:
         np.testing.assert_array_equal(ours.cell.numpy()[order], data[f"{key}_pos_index"][theirs])
         np.testing.assert_array_equal(ours.instance.numpy()[order], data[f"{key}_inst"][theirs])
         masks = targets.quarter_masks[ours.instance].numpy()[order]
-        packed = np.packbits(masks.reshape(len(masks), -1), axis=1)
+        packed = np.packbits(masks.reshape(len(masks), 64 * 96), axis=1)
         np.testing.assert_array_equal(packed, data[f"{key}_mask_packed"][theirs])
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
-from detectron2.data.transforms import ResizeShortestEdge
 from torch import device
 
 from bpkd.config import read_config
 from bpkd.data import register_datasets
+from bpkd.data.instances import shortest_side
 from bpkd.modeling.solov2 import ImageInstances, image_instances
 from bpkd.modeling.solov2.suggest import (
     QUANTILES,
@@ -70,24 +70,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def sized(item: dict[str, Any], cfg: CfgNode) -> ImageInstances:
     """Returns an image's objects at the training size, without reading the image."""
-    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TRAIN[0]] * 2, cfg.INPUT.MAX_SIZE_TRAIN)
-    height, width = ResizeShortestEdge.get_output_shape(
-        item["height"], item["width"], cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN
-    )
-    transform = resize.get_transform(_Shape(item["height"], item["width"]))
+    side, longest = cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN
+    transform = shortest_side(item["height"], item["width"], side, longest)
+    height, width = transform.new_h, transform.new_w
     found = [
         transform_instance_annotations(dict(a), [transform], (height, width))
         for a in item["annotations"]
         if not a.get("iscrowd")
     ]
     return image_instances(annotations_to_instances(found, (height, width), "bitmask"), device("cpu"))
-
-
-class _Shape:
-    """What a resize asks of an image."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.shape = (height, width)
 
 
 def show(row: Claims) -> None:

@@ -168,7 +168,8 @@ def _add_head(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
-    # The paper's recipe: SGD, poly schedule with a floor, no warm-up, weight decay on every parameter.
+    # The paper's recipe: SGD, poly schedule with a floor, no warm-up, weight decay on every parameter. Detectron2's
+    # "WarmupMultiStepLR" and "WarmupCosineLR" work too.
     cfg.SOLVER.LR_SCHEDULER_NAME = "PolyLR"
     cfg.SOLVER.BASE_LR = 0.01
     cfg.SOLVER.MIN_LR = 1e-4
@@ -177,6 +178,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY = 5e-4
     cfg.SOLVER.WEIGHT_DECAY_NORM = 5e-4
     cfg.SOLVER.WARMUP_ITERS = 0
+    # Detectron2's node; CLIP_TYPE is its "value" or "norm" (of each parameter alone), or "full_model": the norm of all
+    # gradients together is CLIP_VALUE at most.
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     # "sgd" or "adamw".
     cfg.SOLVER.OPTIMIZER = "sgd"
     # Learning rate of decode and auxiliary head over that of the backbone.

@@ -172,7 +172,8 @@ def _unprefixed(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 # In this order: a file of several kinds is of the first.
 RULE_SETS = (
-    RuleSet("mmdet", "mmdetection's SOLOv2", (r"backbone\.", r"mask_head\.mask_feature_head\."), MMDET_SOLOV2, "network"),
+    RuleSet("mmdet", "mmdetection's SOLOv2", (r"backbone\.", r"mask_head\.mask_feature_head\."),
+            MMDET_SOLOV2, "network"),
     RuleSet("solo", "the SOLOv2 of its authors", (r"backbone\.", r"mask_feat_head\.", r"bbox_head\.solo_cate\."),
             AUTHORS_SOLOV2, "network"),
     RuleSet("mmseg", "a segmentation network of OpenMMLab", (r"backbone\.", r"decode_head\."),

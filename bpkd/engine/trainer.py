@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
@@ -25,7 +26,7 @@ from bpkd.config import WRAPPERS
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
-from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller
+from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate, without_classes
@@ -46,6 +47,12 @@ def student_of(model: nn.Module) -> nn.Module:
 def method_of(cfg: CfgNode) -> str:
     """Returns the distiller's name, "none" for plain training."""
     return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE in WRAPPERS else "none"
+
+
+def gradient_clip(cfg: CfgNode) -> tuple[str, float, float] | None:
+    """Returns kind, limit and norm of SOLVER.CLIP_GRADIENTS; None where it is off."""
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    return (node.CLIP_TYPE, node.CLIP_VALUE, node.NORM_TYPE) if node.ENABLED else None
 
 
 def settings(distiller: nn.Module) -> dict[str, Any]:
@@ -77,6 +84,7 @@ class DistillationTrainer(DefaultTrainer):
             accumulate=cfg.SOLVER.ACCUMULATE,
             amp=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "off",
             seed=cfg.SEED,
+            clip=gradient_clip(cfg),
             log_period=cfg.SOLVER.LOG_PERIOD,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -98,7 +106,7 @@ class DistillationTrainer(DefaultTrainer):
         torch.manual_seed(cfg.SEED)
         model = build_model(cfg)
         student = student_of(model)
-        if isinstance(student, DenseModel):
+        if isinstance(student, DenseModel | SOLOv2):
             student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
         parameters = sum(p.numel() for p in student_of(model).parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
@@ -129,13 +137,9 @@ class DistillationTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Builds the poly schedule.
-
-        Raises:
-            ValueError: another schedule is named.
-        """
+        """Builds the poly schedule, or one of Detectron2's."""
         if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
-            raise ValueError(f"SOLVER.LR_SCHEDULER_NAME: expected 'PolyLR', got {cfg.SOLVER.LR_SCHEDULER_NAME!r}.")
+            return build_lr_scheduler(cfg, optimizer)
         return poly_schedule(
             optimizer,
             max_iter=cfg.SOLVER.MAX_ITER,
@@ -220,7 +224,8 @@ class DistillationTrainer(DefaultTrainer):
                     f"MODEL.BACKBONE.WEIGHTS: expected a network with a backbone, got {type(self.student).__name__}. "
                     "Give MODEL.WEIGHTS, or let MODEL.MODULE.KWARGS load the weights."
                 )
-            load_backbone(backbone, self.cfg.MODEL.BACKBONE.WEIGHTS)
+            # Below a feature pyramid, which no ImageNet file has.
+            load_backbone(getattr(backbone, "bottom_up", backbone), self.cfg.MODEL.BACKBONE.WEIGHTS)
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, evaluates, and writes ``run.json``, the record that tables are made from.
@@ -254,10 +259,11 @@ class DistillationTrainer(DefaultTrainer):
 
 def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:
     """Returns what a checkpoint says about itself; plain values only, so that it loads without pickle."""
+    meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     return {
         "version": __version__,
         "method": method_of(cfg),
-        "classes": list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes),
+        "classes": list(meta.get("stuff_classes") or meta.get("thing_classes", ())),
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": list(cfg.MODEL.PIXEL_STD),
         "input_format": cfg.INPUT.FORMAT,

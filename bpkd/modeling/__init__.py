@@ -1,7 +1,7 @@
 """Networks, teacher and distillation wrapper. Importing this room registers them with Detectron2."""
 
 from .backbones import HRNet, MobileNetV2, ResNetV1c
-from .build import build_student, student_architecture
+from .build import build_dense, build_student, predicts_instances, student_architecture
 from .dense import DenseModel, InferenceOptions
 from .distillation import SemanticDistiller, build_distiller
 from .exported import ExportedInfo, ExportedSegmentor, load_exported
@@ -37,6 +37,7 @@ __all__ = [
     "SemanticSegmentor",
     "TeacherPanel",
     "as_dense",
+    "build_dense",
     "build_distiller",
     "build_student",
     "build_teacher",
@@ -44,6 +45,7 @@ __all__ = [
     "build_teachers",
     "load_exported",
     "load_teacher_cfg",
+    "predicts_instances",
     "segmentation_loss",
     "student_architecture",
 ]

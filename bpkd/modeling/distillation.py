@@ -11,7 +11,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, PerTeacher
-from bpkd.modeling.build import build_student
+from bpkd.modeling.build import build_dense
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.teachers import OneTeacher, TeacherPanel, Teachers, build_teachers
 
@@ -54,7 +54,7 @@ class SemanticDistiller(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
         names = method_names(cfg)
-        student = build_student(cfg)
+        student = build_dense(cfg)
         if not names:
             return {"student": student}
         teacher = build_teachers(cfg)

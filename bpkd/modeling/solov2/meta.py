@@ -238,7 +238,7 @@ def image_instances(instances: Instances, device: torch.device) -> ImageInstance
         ValueError: there are instances without masks, or masks of another kind.
     """
     height, width = instances.image_size
-    if not len(instances):
+    if not instances.get_fields() or not len(instances):  # without fields it has no length
         empty = torch.zeros(0, height, width, dtype=torch.bool, device=device)
         return ImageInstances(empty, torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
     masks = instances.gt_masks if instances.has("gt_masks") else None
