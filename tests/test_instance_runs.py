@@ -78,7 +78,8 @@ def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     teacher = ["TEACHER.CONFIG_FILE", f"{folder}/teacher.yaml", "TEACHER.WEIGHTS", f"{folder}/teacher.pth"]
     model = wrapper(Path(folder), "BPKD", NODE + "MASK_WEIGHT", 0.0, teacher=teacher)
-    losses = DistributedDataParallel(model, find_unused_parameters=True)([batch(4, 2)[rank]])
+    replica = DistributedDataParallel(model, find_unused_parameters=True)  # alive until the backward pass is over
+    losses = replica([batch(4, 2)[rank]])
     sum(v for k, v in losses.items() if k.startswith("loss_kd")).backward()
     if rank == 0:
         torch.save(gradients(model), f"{folder}/two.pth")

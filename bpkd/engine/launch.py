@@ -22,7 +22,7 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
-from bpkd.modeling import build_student, build_teacher_model, predicts_instances
+from bpkd.modeling import build_instance_teacher_model, build_student, build_teacher_model, predicts_instances
 
 from .evaluate import evaluate
 from .record import origin, peak_memory, run_record, write_record
@@ -160,7 +160,8 @@ def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
     """
     model: Any
     if which == "teacher":
-        model, weights = build_teacher_model(cfg), cfg.TEACHER.WEIGHTS
+        model = build_instance_teacher_model(cfg) if predicts_instances(cfg) else build_teacher_model(cfg)
+        weights = cfg.TEACHER.WEIGHTS
     else:
         weights = student_weights(cfg)
         model = build_student(cfg)

@@ -11,6 +11,7 @@ from .losses import segmentation_loss
 from .segmentor import SemanticSegmentor
 from .solov2 import SOLOv2
 from .solov2.distillation import InstanceDistiller
+from .solov2.teacher import FrozenSOLOv2, build_instance_teacher, build_instance_teacher_model
 from .teacher import FrozenTeacher, build_teacher, build_teacher_model, load_teacher_cfg
 from .teachers import MeanTeacher, TeacherPanel, build_teachers
 
@@ -21,6 +22,7 @@ __all__ = [
     "ExportedInfo",
     "ExportedSegmentor",
     "FCNHead",
+    "FrozenSOLOv2",
     "FrozenTeacher",
     "HRNet",
     "ISAHead",
@@ -39,6 +41,8 @@ __all__ = [
     "as_dense",
     "build_dense",
     "build_distiller",
+    "build_instance_teacher",
+    "build_instance_teacher_model",
     "build_student",
     "build_teacher",
     "build_teacher_model",

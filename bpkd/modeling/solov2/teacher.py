@@ -127,14 +127,30 @@ class FrozenSOLOv2:
 
 
 def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
-    """Builds a frozen teacher from its own config file with strictly loaded weights.
+    """Builds the frozen teacher of a student.
 
     Raises:
         FileNotFoundError: config file or weights do not exist.
-        ValueError: there are no weights, keys are missing or left over, the networks have other grids or classes, a
-            key is set that only label maps know, or "same_ranges" is asked of networks with different ranges.
+        ValueError: see `build_instance_teacher_model`; or the networks have other grids or classes, or "same_ranges" is
+            asked of networks with different ranges.
     """
-    node, inputs = cfg.TEACHER, cfg.DISTILL.INSTANCE.INPUT
+    model = build_instance_teacher_model(cfg)
+    _check_fit(model, student, inputs=cfg.DISTILL.INSTANCE.INPUT)
+    return FrozenSOLOv2(model, inputs=cfg.DISTILL.INSTANCE.INPUT, amp=cfg.TEACHER.AMP)
+
+
+def build_instance_teacher_model(cfg: CfgNode) -> SOLOv2:
+    """Builds a teacher's network from its own config file with strictly loaded weights.
+
+    Args:
+        cfg: the student's config. Only TEACHER, the device, the image order and the classes are used.
+
+    Raises:
+        FileNotFoundError: config file or weights do not exist.
+        ValueError: there are no weights, keys are missing or left over, the class names differ, or a key is set that
+            only label maps know.
+    """
+    node = cfg.TEACHER
     semantic = [key for key in ("EXPORTED", "CLASS_MAP", "OTHERS") if node[key]]
     if semantic:
         raise ValueError(
@@ -152,12 +168,11 @@ def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
             f"TEACHER.CONFIG_FILE: expected a SOLOv2, got {teacher_cfg.MODEL.META_ARCHITECTURE}, which has no grids."
         )
     with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
-        model = SOLOv2(teacher_cfg).to(student.device)
+        model = SOLOv2(teacher_cfg).to(torch.device(cfg.MODEL.DEVICE))
     info = load_strict(model, node.WEIGHTS, source="TEACHER.WEIGHTS")
     model.source_format = cfg.INPUT.FORMAT
-    _check_fit(model, student, inputs=inputs)
     _check_names(info.classes, cfg)
-    return FrozenSOLOv2(model, inputs=inputs, amp=node.AMP)
+    return model.eval().requires_grad_(False)
 
 
 def _check_fit(teacher: SOLOv2, student: SOLOv2, *, inputs: str) -> None:
