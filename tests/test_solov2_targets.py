@@ -12,6 +12,7 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from bpkd.modeling.solov2 import GridAssigner, ImageInstances, image_instances
+from bpkd.modeling.solov2.targets import mask_centers
 from bpkd.structures import GridTargets
 
 from .golden_solov2 import CANVAS, GRIDS, RANGES, numbers, toy
@@ -130,6 +131,15 @@ def test_quarter_masks_are_the_bilinear_resize_of_the_padded_mask() -> None:
     assert torch.equal(assigner()([one], (256, 384)).quarter_masks, resized)
 
 
+def test_centers_of_masks_of_more_pixels_than_a_byte_counts() -> None:
+    bits = torch.zeros(3, 520, 2048, dtype=torch.uint8)
+    bits[0] = 1
+    bits[1, 300:, 2000:] = 1
+    area, centers = mask_centers(bits)
+    assert area.tolist() == [520 * 2048, 220 * 48, 0]
+    assert centers.tolist() == [[259.5, 1023.5], [409.5, 2023.5], [0, 0]]
+
+
 def test_no_instance_at_all() -> None:
     empty = image_instances(Instances((64, 64)), CPU)
     targets = assigner()([empty, empty], (64, 64))
@@ -205,3 +215,5 @@ def test_wrong_ranges_and_masks_are_refused() -> None:
         GridAssigner(num_classes=2, num_grids=(4, 3), scale_ranges=((1, 2),))
     with pytest.raises(ValueError, match=r"masks of at most \(32, 32\), got \(64, 64\)"):
         assigner()([blobs(2, (64, 64))], (32, 32))
+    with pytest.raises(ValueError, match="multiples of 8, got \\(70, 64\\)"):
+        assigner()([blobs(2, (64, 64))], (70, 64))

@@ -1,6 +1,6 @@
 """SOLOv2 instance segmentation."""
 
-from .backbone import EvalBatchNorm2d, build_deform_resnet_fpn_backbone
+from .backbone import EvalBatchNorm2d, build_deform_resnet_fpn_backbone, count_parameters
 from .deform import ModulatedDeformConv2d
 from .heads import InstanceHead, MaskHead
 from .losses import category_loss, dice, mask_loss, pair_kernels
@@ -20,6 +20,7 @@ __all__ = [
     "SOLOv2",
     "build_deform_resnet_fpn_backbone",
     "category_loss",
+    "count_parameters",
     "detect",
     "dice",
     "full_masks",

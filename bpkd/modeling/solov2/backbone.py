@@ -61,3 +61,27 @@ def train_affine(module: nn.Module) -> None:
         norm: Any = EvalBatchNorm2d(child.num_features, eps=child.eps)
         norm.load_state_dict(child.state_dict(), strict=False)  # the counter alone is missing
         setattr(module, name, norm.eval())
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Counts parameters as mmdetection does, weights and biases of frozen norms included, in all and by part.
+
+    Returns:
+        ``params``, ``params_frozen_norms`` (how many of these are buffers), ``trainable``, and parts by their names.
+    """
+    counts: dict[str, int] = {"params": 0, "params_frozen_norms": 0, "trainable": 0}
+    parts = {"backbone.bottom_up.": "backbone", "backbone.": "fpn", "": "heads"}
+    own = {f"{name}.{key}": p for name, m in model.named_modules() for key, p in m.named_parameters(recurse=False)}
+    frozen = {
+        f"{name}.{key}": getattr(m, key)
+        for name, m in model.named_modules()
+        if isinstance(m, FrozenBatchNorm2d)
+        for key in ("weight", "bias")
+    }
+    for key, value in {**own, **frozen}.items():
+        part = next(title for start, title in parts.items() if key.startswith(start))
+        counts[part] = counts.get(part, 0) + value.numel()
+        counts["params"] += value.numel()
+        counts["params_frozen_norms"] += value.numel() if key in frozen else 0
+        counts["trainable"] += value.numel() if value.requires_grad else 0
+    return counts

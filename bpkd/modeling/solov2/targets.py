@@ -37,31 +37,54 @@ class ImageInstances:
     """[n] int64."""
 
 
-def quarter_masks(masks: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """Pads masks [n, h, w] to the canvas and resizes them to a quarter: bilinear, then >= 0.5.
+def on_canvas(masks: Tensor, canvas: tuple[int, int]) -> Tensor:
+    """Pads masks [n, h, w] bool with False to [n, H, W] bytes 0 and 1, at the right and the bottom."""
+    below, right = canvas[0] - masks.shape[1], canvas[1] - masks.shape[2]
+    bits = masks.contiguous().view(torch.uint8)
+    return F.pad(bits, (0, right, 0, below)) if below or right else bits
+
+
+def quarter_masks(bits: Tensor) -> Tensor:
+    """Resizes masks on the canvas to a quarter: bilinear, then >= 0.5.
 
     That is: at least two of the central 2x2 pixels of each 4x4 block.
+
+    Args:
+        bits: uint8 [n, H, W] of 0 and 1, both sides multiples of 4.
 
     Returns:
         bool [n, H/4, W/4].
     """
-    height, width = canvas[0] // 4, canvas[1] // 4
-    count = torch.zeros(len(masks), height, width, dtype=torch.uint8, device=masks.device)
-    for dy in (1, 2):
-        for dx in (1, 2):
-            part = masks[:, dy::4, dx::4]
-            count[:, : part.shape[1], : part.shape[2]] += part
-    return count >= 2
+    rows = bits[:, 1::4] + bits[:, 2::4]
+    return rows[..., 1::4] + rows[..., 2::4] >= 2
 
 
-def mask_centers(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the area [n] and the mean pixel index (y, x) [n, 2] of masks [n, h, w] in float64; 0 for empty ones."""
-    rows, columns = masks.sum(2, dtype=torch.int32).double(), masks.sum(1, dtype=torch.int32).double()
-    area = rows.sum(1)
+def mask_centers(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns area and mean pixel index of masks, eight pixels at a time: many times faster than sums of bytes.
+
+    Args:
+        bits: uint8 [n, H, W] of 0 and 1, W a multiple of 8.
+
+    Returns:
+        Area [n], and (y, x) [n, 2], 0 for an empty mask, both float64.
+    """
+    words = bits.view(torch.int64)
+    columns = _byte_sums(words, 1)
+    rows = _byte_sums(words, 2).unflatten(1, (-1, 8)).sum(2)
     moments = [
-        counts @ torch.arange(counts.shape[1], dtype=torch.float64, device=masks.device) for counts in (rows, columns)
+        counts.double() @ torch.arange(counts.shape[1], dtype=torch.float64, device=bits.device)
+        for counts in (rows, columns)
     ]
+    area = columns.sum(1).double()
     return area, torch.stack(moments, 1) / area.clamp(min=1)[:, None]
+
+
+def _byte_sums(words: Tensor, dim: int) -> Tensor:
+    """Sums words of eight counts over a dimension; 255 ones fill a byte. Returns int32, the counts side by side."""
+    return sum(
+        (part.sum(dim).view(torch.uint8).int() for part in words.split(255, dim)),
+        start=torch.zeros((), dtype=torch.int32, device=words.device),
+    )
 
 
 class GridAssigner:
@@ -109,14 +132,16 @@ class GridAssigner:
 
         Args:
             images: one entry per image, with or without instances.
-            canvas: (height, width) that the batch is padded to, a multiple of 4.
+            canvas: (height, width) that the batch is padded to, multiples of 8.
 
         Returns:
             Targets on the device of the masks.
 
         Raises:
-            ValueError: a mask is larger than the canvas.
+            ValueError: a mask is larger than the canvas, or the canvas cannot be divided.
         """
+        if canvas[0] % 8 or canvas[1] % 8:
+            raise ValueError(f"expected a canvas of multiples of 8, got {canvas}.")
         for one in images:
             if one.masks.shape[-2] > canvas[0] or one.masks.shape[-1] > canvas[1]:
                 raise ValueError(f"expected masks of at most {canvas}, got {tuple(one.masks.shape[-2:])}.")
@@ -125,7 +150,8 @@ class GridAssigner:
         image = torch.repeat_interleave(torch.arange(len(images), device=device), counts)
         boxes = torch.cat([one.boxes.float() for one in images])
         classes = torch.cat([one.classes for one in images])
-        found = [mask_centers(one.masks) for one in images]
+        bits = [on_canvas(one.masks, canvas) for one in images]
+        found = [mask_centers(one) for one in bits]
         area, centers = torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
         sides = boxes[:, 2:] - boxes[:, :2]
         size = (sides[:, 0] * sides[:, 1]).sqrt().masked_fill(area == 0, float("nan"))  # in no range
@@ -141,7 +167,7 @@ class GridAssigner:
             classes=classes,
             boxes=boxes,
             centers=centers,
-            quarter_masks=torch.cat([quarter_masks(one.masks, canvas) for one in images]),
+            quarter_masks=torch.cat([quarter_masks(one) for one in bits]),
             full_masks=tuple(one.masks for one in images),
         )
 
