@@ -46,7 +46,7 @@ def make_instances(count: int, size: tuple[int, int], seed: int = 0) -> Instance
     for mask in masks:
         axes = np.exp(rng.uniform(np.log(4), np.log(min(size) / 2), 2)).astype(int)
         centre = int(rng.integers(size[1])), int(rng.integers(size[0]))
-        cv2.ellipse(mask, centre, (int(axes[0]), int(axes[1])), float(rng.uniform(180)), 0, 360, 1, -1)
+        cv2.ellipse(mask, centre, (int(axes[0]), int(axes[1])), float(rng.uniform(0, 180)), 0, 360, 1, -1)
     out = Instances(size)
     out.gt_masks = BitMasks(torch.from_numpy(masks))
     out.gt_boxes = Boxes(out.gt_masks.get_bounding_boxes().tensor)
@@ -141,6 +141,18 @@ def network_pair(what: str, args: argparse.Namespace, model: SOLOv2, peer: PeerS
     return found, (lambda: peer.inference(items)) if peer else found
 
 
+def pairs(what: str, args: argparse.Namespace, model: SOLOv2, peer: PeerSOLOv2 | None) -> dict[str, Pair]:
+    """Ours and another by the other's name."""
+    if what != "assign":
+        return {"mmdetection" if peer else "ours again": network_pair(what, args, model, peer)}
+    size = (args.height, args.width)
+    found = {"loop": assignment(args.instances, size, model)}
+    if peer:
+        canvas, labels = (-(-size[0] // 32) * 32, -(-size[1] // 32) * 32), make_instances(args.instances, size)
+        found["mmdetection"] = (found["loop"][0], lambda: peer.assign(labels, canvas))
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -170,11 +182,8 @@ def main(argv: list[str] | None = None) -> int:
     clock = time.process_time if args.cpu_time else time.perf_counter
     rows = []
     for what in args.what:
-        if what == "assign":
-            pair, other = assignment(args.instances, (args.height, args.width), model), "loop"
-        else:
-            pair, other = network_pair(what, args, model, peer), "mmdetection" if peer else "ours again"
-        rows += [{**row, "other": other} for row in measure({what: pair}, args.rounds, clock)]
+        for other, pair in pairs(what, args, model, peer).items():
+            rows += [{**row, "other": other} for row in measure({what: pair}, args.rounds, clock)]
     for row in rows:
         row["other_ms"] = row.pop("loop_ms")
     print(table(rows))

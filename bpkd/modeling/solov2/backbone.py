@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -38,10 +39,7 @@ def build_deform_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
         raise ValueError(
             "MODEL.RESNETS.DEFORM_MODULATED: expected True (DCNv2) where a stage is deformable, got False."
         )
-    plain = cfg.clone()
-    plain.defrost()
-    plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * 4
-    fpn: FPN = build_resnet_fpn_backbone(plain, input_shape)
+    fpn: FPN = build_resnet_fpn_backbone(_undeformed(cfg), input_shape)
     deform_stages(fpn.bottom_up, deform, node.DEFORM_NUM_GROUPS)
     fpn.bottom_up.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
     if cfg.MODEL.SOLOV2.BN_EVAL_AFFINE:
@@ -50,6 +48,14 @@ def build_deform_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
         for stage in fpn.bottom_up.stages[max(cfg.MODEL.BACKBONE.FREEZE_AT - 1, 0) :]:
             train_affine(stage)
     return fpn
+
+
+def _undeformed(cfg: CfgNode) -> CfgNode:
+    """The same config with plain convolutions alone; nothing is copied but the three nodes on the way."""
+    plain, model, resnets = copy.copy(cfg), copy.copy(cfg.MODEL), copy.copy(cfg.MODEL.RESNETS)
+    resnets["DEFORM_ON_PER_STAGE"] = [False] * 4
+    model["RESNETS"], plain["MODEL"] = resnets, model
+    return plain
 
 
 def train_affine(module: nn.Module) -> None:
