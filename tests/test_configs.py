@@ -101,7 +101,7 @@ class FakeCatalog:
 
     @staticmethod
     def get(name: str) -> Any:
-        return FakeMetadata()
+        return FakeObjects() if name.startswith(OBJECTS) else FakeMetadata()
 
     @staticmethod
     def list() -> list[str]:
@@ -118,6 +118,14 @@ class FakeMetadata(SimpleNamespace):
         return getattr(self, key, default)
 
 
+class FakeObjects(FakeMetadata):
+    stuff_classes = None
+    evaluator_type = "coco"
+    json_file = "labels.json"
+    thing_classes = ("a", "b")
+
+
+OBJECTS = ("coco", "nuclei")
 BUILT: dict[str, Any] = {}
 
 
@@ -144,10 +152,12 @@ def no_files() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("data.loader", "engine.trainer", "evaluation.build"):
             patch.setattr(f"bpkd.{module}.MetadataCatalog", FakeCatalog)
-        patch.setattr("bpkd.data.loader.DatasetCatalog.get", lambda name: [{"file_name": name}])
+        patch.setattr("bpkd.data.loader.DatasetCatalog.get", lambda name: [{"file_name": name, "annotations": [{}]}])
+        patch.setattr("bpkd.data.loader.check_objects", lambda *args: None)
+        patch.setattr("bpkd.evaluation.build.InstanceEvaluator", lambda **options: None)
         patch.setattr("bpkd.data.catalog._register", lambda *args: None)
         patch.setattr("bpkd.modeling.teacher.load_strict", lambda *args, **kwargs: SimpleNamespace(classes=None))
-        patch.setattr("bpkd.modeling.teacher.build_student", teacher_built)
+        patch.setattr("bpkd.modeling.teacher.build_dense", teacher_built)
         patch.setattr("bpkd.engine.trainer.load_backbone", lambda *args: None)
         patch.setattr("bpkd.engine.trainer.environment", dict)
         evaluation = importlib.import_module("bpkd.engine.evaluate")  # the room exports a function of that name

@@ -198,6 +198,7 @@ def test_two_keys_for_one_weight_are_refused() -> None:
 def test_each_rule_set_is_covered_by_a_file() -> None:
     used = {recognise(keys, source).label for keys, _, source, _ in FILES.values()}
     used |= {"a segmentation network of OpenMMLab"}
+    used |= {"mmdetection's SOLOv2", "the SOLOv2 of its authors"}  # tests/test_solov2_convert.py
     assert used == {rules.label for rules in RULE_SETS}
 
 

@@ -4,6 +4,7 @@
     tools/analyze_model.py --config-file configs/networks/pspnet_r18.yaml configs/networks/isanet_r18.yaml
     tools/analyze_model.py --config-file X --size 512 1024 --latency cpu cuda --json
     tools/analyze_model.py --table2
+    tools/analyze_model.py --table4 --json
 
 The convention is that of the paper's table: parameters with the auxiliary head; FLOPs without it, in evaluation, one
 multiply-add = 1, with one resize of the scores to the image's size. Counted are convolutions, batch norms, bilinear
@@ -21,11 +22,13 @@ from typing import Any
 import torch
 
 from bpkd.analysis.complexity import cost_table, count, latency
-from bpkd.analysis.paper import TABLE2, table2_rows
+from bpkd.analysis.paper import TABLE2, TABLE4, table2_rows
 from bpkd.config import read_config
-from bpkd.modeling import build_student
+from bpkd.modeling import build_student, predicts_instances
+from bpkd.modeling.solov2 import count_parameters
 
-NETWORKS = Path(__file__).resolve().parents[1] / "configs" / "networks"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NETWORKS = CONFIGS / "networks"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,23 +37,24 @@ def main(argv: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", nargs="+", metavar="YAML")
     what.add_argument("--table2", action="store_true", help="the paper's eight networks beside the paper's figures")
+    what.add_argument("--table4", action="store_true", help="parameters of the SOLOv2 networks, part by part")
     parser.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help="default 512 512")
     parser.add_argument("--latency", nargs="+", default=[], choices=("cpu", "cuda"), help="time a pass on these")
     parser.add_argument("--batch", type=positive, default=1, help="images per pass of --latency")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a Markdown table")
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for all")
     args = parser.parse_args(argv)
-    if args.table2 and (args.size or args.latency or args.opts):
-        parser.error("--table2 is the paper's setting: it goes with --json alone")
+    if (args.table2 or args.table4) and (args.size or args.latency or args.opts):
+        parser.error("--table2 and --table4 are the paper's setting: they go with --json alone")
     if "cuda" in args.latency and not torch.cuda.is_available():
         parser.error("--latency cuda: there is no GPU that torch can use")
     args.size = args.size or [512, 512]
     try:
-        rows = table2(args.json) if args.table2 else [analyse(path, args) for path in args.config_file]
+        rows = tables(args) if args.table2 or args.table4 else [analyse(path, args) for path in args.config_file]
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(rows, indent=1) if args.json else cost_table(rows if args.table2 else map(shown, rows)))
+    print(json.dumps(rows, indent=1) if args.json else cost_table(map(shown, rows) if args.config_file else rows))
     return 0
 
 
@@ -59,7 +63,8 @@ def analyse(path: str, args: argparse.Namespace) -> dict[str, Any]:
     cfg = read_config(path, ["MODEL.DEVICE", "cpu", *args.opts])
     model = build_student(cfg)
     size = (args.size[0], args.size[1])
-    row = {"config": path, "classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, **count(model, size, activations=True).row()}
+    head = cfg.MODEL.SOLOV2 if predicts_instances(cfg) else cfg.MODEL.SEM_SEG_HEAD
+    row = {"config": path, "classes": head.NUM_CLASSES, **count(model, size, activations=True).row()}
     row["latency"] = {device: latency(model, size, device=device, batch=args.batch) for device in args.latency}
     return row
 
@@ -80,6 +85,20 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text}")
     return value
+
+
+def tables(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns the rows of the paper's table that is asked for."""
+    return table2(args.json) if args.table2 else table4()
+
+
+def table4() -> list[dict[str, Any]]:
+    """Counts the parameters of the SOLOv2 networks; weights of frozen norms, which are buffers, are told apart."""
+    rows = []
+    for name in TABLE4:
+        model = build_student(read_config(str(CONFIGS / "coco" / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"]))
+        rows.append({"network": name, **count_parameters(model)})
+    return rows
 
 
 def table2(as_json: bool) -> list[dict[str, Any]]:

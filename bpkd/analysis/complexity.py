@@ -127,7 +127,17 @@ def cost_table(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _deformable(inputs: list[Any], outputs: list[Any]) -> Any:
+    """Multiply-adds of a deformable convolution: those of a plain one of its shape; its sampling is free."""
+    from fvcore.nn.jit_handles import conv_flop_count, get_shape
+
+    x, weight, out = get_shape(inputs[0]), get_shape(inputs[1]), get_shape(outputs[0])
+    return conv_flop_count(x, weight, out)
+
+
 def _by_operator(analysis: Any) -> dict[str, int]:
+    if hasattr(analysis, "set_op_handle"):
+        analysis.set_op_handle("torchvision::deform_conv2d", _deformable)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     return {str(k): int(v) for k, v in sorted(analysis.by_operator().items())}
 
@@ -140,6 +150,10 @@ class _ScoresAtImageSize(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
+        raw_outputs = getattr(self.model, "raw_outputs", None)
+        if raw_outputs:  # a network for instances, up to its heads: the rest depends on what is found
+            found = raw_outputs(image)
+            return torch.cat([x.flatten() for x in (*found.category_logits, *found.kernels, found.mask_features)])
         predict = getattr(self.model, "predict", None)
         logits = predict(image).logits if predict else self.model(image)
         align = bool(getattr(self.model, "align_corners", False))

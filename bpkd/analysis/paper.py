@@ -33,3 +33,7 @@ def table2_rows(costs: dict[str, tuple[float, float]]) -> list[dict[str, Any]]:
         }
         for name, (params, flops) in TABLE2.items()
     ]
+
+
+# BPKD supplement, Table 4 (COCO val, mask): the networks of its teacher and student, and of candidates for the teacher.
+TABLE4 = ("solov2_light_r18", "solov2_x101_dcn", "solov2_r101_dcn", "solov2_r50")

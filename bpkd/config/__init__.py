@@ -2,7 +2,16 @@
 
 from .check import check_values
 from .defaults import add_bpkd_config
+from .distillation import WRAPPERS
 from .read import get_bpkd_cfg, read_config
 from .teachers import teacher_nodes, teacher_shares
 
-__all__ = ["add_bpkd_config", "check_values", "get_bpkd_cfg", "read_config", "teacher_nodes", "teacher_shares"]
+__all__ = [
+    "WRAPPERS",
+    "add_bpkd_config",
+    "check_values",
+    "get_bpkd_cfg",
+    "read_config",
+    "teacher_nodes",
+    "teacher_shares",
+]

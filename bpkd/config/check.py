@@ -6,6 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from .distillation import WRAPPERS
 from .teachers import teacher_nodes, teacher_shares
 
 CHOICES = {
@@ -18,11 +19,16 @@ CHOICES = {
     "SOLVER.OPTIMIZER": ("sgd", "adamw"),
     "TEACHER.AMP": ("off", "bf16", "fp16"),
     "TEACHER.COMBINE": ("probabilities", "losses"),
+    "DISTILL.INSTANCE.INPUT": ("same", "same_ranges", "own_size"),
+    "DISTILL.INSTANCE.CATEGORY_EDGES": ("boundary", "grid"),
+    "DISTILL.INSTANCE.DIVERGENCE": ("sigmoid", "softmax"),
+    "DISTILL.INSTANCE.MATCH": ("cell", "score"),
+    "DISTILL.INSTANCE.MASK_TERM": ("mask_logits", "mask_towers", "mask_features"),
     "MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR": ("all", "valid"),
 }
 PAIRS = (
     "INPUT.CROP_SIZE", "INPUT.RESIZE_BOX", "INPUT.SCALE_RANGE", "INPUT.TEST_BOX", "TEST.SLIDE_CROP",
-    "TEST.SLIDE_STRIDE", "DATASETS.PROCEDURAL.SIZE",
+    "TEST.SLIDE_STRIDE", "DATASETS.PROCEDURAL.SIZE", "DISTILL.INSTANCE.TEACHER_SIZE",
 )  # fmt: skip
 
 
@@ -63,11 +69,13 @@ def _check_distillation(cfg: CfgNode) -> None:
         raise ValueError(f"SOLVER.LOSS_SHARE_LIMIT: expected a share from 0 to 1, got {cfg.SOLVER.LOSS_SHARE_LIMIT}.")
     teacher_nodes(cfg)
     teacher_shares(cfg)
-    if cfg.DISTILL.METHOD != "none" and cfg.MODEL.META_ARCHITECTURE != "SemanticDistiller":
+    if cfg.DISTILL.METHOD != "none" and cfg.MODEL.META_ARCHITECTURE not in WRAPPERS:
         raise ValueError(
             f"DISTILL.METHOD is {cfg.DISTILL.METHOD!r}, but {cfg.MODEL.META_ARCHITECTURE!r} trains the student alone. "
             "Set MODEL.META_ARCHITECTURE SemanticDistiller (and TEACHER.*), or DISTILL.METHOD none."
         )
+    if cfg.DISTILL.INSTANCE.PER_CLASS and cfg.DISTILL.INSTANCE.CATEGORY_EDGES != "boundary":
+        raise ValueError("DISTILL.INSTANCE.PER_CLASS: expected CATEGORY_EDGES boundary, got grid, which has one map.")
 
 
 def _get(cfg: CfgNode, key: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode as CN
 
 from .distillation import add_distillation
+from .instances import add_instances
 
 
 def add_bpkd_config(cfg: CN) -> None:
@@ -12,6 +13,7 @@ def add_bpkd_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_model(cfg)
     _add_head(cfg)
+    add_instances(cfg)
     add_distillation(cfg)
     _add_solver(cfg)
     _add_test(cfg)
@@ -166,7 +168,8 @@ def _add_head(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
-    # The paper's recipe: SGD, poly schedule with a floor, no warm-up, weight decay on every parameter.
+    # The paper's recipe: SGD, poly schedule with a floor, no warm-up, weight decay on every parameter. Detectron2's
+    # "WarmupMultiStepLR" and "WarmupCosineLR" work too.
     cfg.SOLVER.LR_SCHEDULER_NAME = "PolyLR"
     cfg.SOLVER.BASE_LR = 0.01
     cfg.SOLVER.MIN_LR = 1e-4
@@ -175,6 +178,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY = 5e-4
     cfg.SOLVER.WEIGHT_DECAY_NORM = 5e-4
     cfg.SOLVER.WARMUP_ITERS = 0
+    # Detectron2's node; CLIP_TYPE is its "value" or "norm" (of each parameter alone), or "full_model": the norm of all
+    # gradients together is CLIP_VALUE at most.
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     # "sgd" or "adamw".
     cfg.SOLVER.OPTIMIZER = "sgd"
     # Learning rate of decode and auxiliary head over that of the backbone.
@@ -194,6 +200,10 @@ def _add_solver(cfg: CN) -> None:
     # Share of the loss (its size over the sum of all terms' sizes, a critic's own left out) that one distillation term
     # may hold, over GRADIENT_RATIO_PATIENCE iterations, before a warning is printed. 0: no warning.
     cfg.SOLVER.LOSS_SHARE_LIMIT = 0.9
+    # SOLOv2: after MASK_LOSS_ITERS iterations a mask loss that is still above the limit gets a hint in the log: it
+    # starts near 3 and stays there where the learning rate or the grids do not suit (docs/solov2.md). 0: no hint.
+    cfg.SOLVER.MASK_LOSS_LIMIT = 2.8
+    cfg.SOLVER.MASK_LOSS_ITERS = 2000
     # fp32 matrix products in TF32 on GPUs that have it.
     cfg.SOLVER.TF32 = True
     cfg.SEED = 0

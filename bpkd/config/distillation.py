@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
+# Meta-architectures that train DISTILL.STUDENT with a teacher.
+WRAPPERS = ("SemanticDistiller", "InstanceDistiller")
+
 
 def add_distillation(cfg: CN) -> None:
     """Adds the nodes TEACHER and DISTILL."""
     _add_teacher(cfg)
-    for add in (_add_kd, _add_skds, _add_ifvd, _add_bpkd, _add_cirkd):
+    for add in (_add_kd, _add_skds, _add_ifvd, _add_bpkd, _add_cirkd, _add_instance):
         add(cfg)
 
 
@@ -25,7 +28,8 @@ def _add_teacher(cfg: CN) -> None:
     # distiller has with each of them.
     cfg.TEACHER.COMBINE = "probabilities"
 
-    # `MODEL.META_ARCHITECTURE: SemanticDistiller` wraps the student below and the teacher above.
+    # `MODEL.META_ARCHITECTURE: SemanticDistiller` (InstanceDistiller for SOLOv2) wraps the student below and the
+    # teacher above.
     cfg.DISTILL = CN()
     # Meta-architecture of the student.
     cfg.DISTILL.STUDENT = "BPKDSemanticSegmentor"
@@ -115,7 +119,8 @@ def _add_ifvd(cfg: CN) -> None:
 
 def _add_bpkd(cfg: CN) -> None:
     cfg.DISTILL.BPKD = CN()
-    # "safe": a scale that trains from scratch; "literal": the supplement's sums (edge 50, body 20) exactly.
+    # "safe": a scale that trains from scratch; "instances": the same on the levels of a pyramid (docs/solov2.md);
+    # "literal": the supplement's sums (edge 50, body 20) exactly.
     # A preset fills only the keys left at -1 / "".
     cfg.DISTILL.BPKD.PRESET = "safe"
     cfg.DISTILL.BPKD.EDGE_WEIGHT = -1.0
@@ -128,8 +133,8 @@ def _add_bpkd(cfg: CN) -> None:
     cfg.DISTILL.BPKD.ITERATIONS = 1
     # "opaque" or "transparent" (docs/methods.md).
     cfg.DISTILL.BPKD.IGNORE_MODE = "opaque"
-    # What the edge sum is divided by: "cells" (n_c, the literal form) or "classes" (n_c and the number of classes
-    # that have an edge in the image).
+    # What the edge sum is divided by: "cells" (n_c, the literal form), "classes" (n_c and the number of classes that
+    # have an edge in the image) or "weights" (the sum of the edge map, and the number of classes).
     cfg.DISTILL.BPKD.NORMALIZER = ""
     # Filter on the logits before the softmax: "soft" (times the mask), "hard" (times mask > 0) or "none".
     cfg.DISTILL.BPKD.PRE_MASK = ""
@@ -173,3 +178,33 @@ def _add_cirkd(cfg: CN) -> None:
     cfg.DISTILL.CIRKD.SEED = 0
     # Fill the queues as CIRKD's published code does (any pixels, no ring); only for comparing numbers with it.
     cfg.DISTILL.CIRKD.LEGACY_ENQUEUE = False
+
+
+def _add_instance(cfg: CN) -> None:
+    # How `InstanceDistiller` applies DISTILL.METHOD (KD, CWD, BPKD) to the levels of SOLOv2 (docs/solov2.md).
+    cfg.DISTILL.INSTANCE = CN()
+    # Which images the networks see. "same": one size, each its own SCALE_RANGES. "same_ranges": one size, and both
+    # models have equal SCALE_RANGES. "own_size": the teacher gets the picture at TEACHER_SIZE.
+    cfg.DISTILL.INSTANCE.INPUT = "same"
+    # "own_size": shorter side of the teacher's picture, and the most that its longer side may have.
+    cfg.DISTILL.INSTANCE.TEACHER_SIZE = [800, 1333]
+    # Factors of all category terms and of all mask terms; 0 leaves them out.
+    cfg.DISTILL.INSTANCE.CATEGORY_WEIGHT = 1.0
+    cfg.DISTILL.INSTANCE.MASK_WEIGHT = 1.0
+    # What an edge is on the category grids: the "boundary" of the level's instances, or "grid": cells of the label
+    # grid whose neighbours have another label.
+    cfg.DISTILL.INSTANCE.CATEGORY_EDGES = "boundary"
+    # One edge map per class (the maximum within the class) instead of one for all; only with "boundary".
+    cfg.DISTILL.INSTANCE.PER_CLASS = False
+    # The classes of a cell: "sigmoid" (each its own, as SOLOv2 trains them) or "softmax" over them.
+    cfg.DISTILL.INSTANCE.DIVERGENCE = "sigmoid"
+    # What represents the masks: "mask_logits" (of the same instances), "mask_towers" (the four maps that are summed)
+    # or "mask_features" (their sum after the last convolution).
+    cfg.DISTILL.INSTANCE.MASK_TERM = "mask_logits"
+    # "mask_logits": which of the teacher's masks of the same instance teaches: "cell": that of the same level and cell,
+    # where it has none the one with its highest score; "score": always the latter.
+    cfg.DISTILL.INSTANCE.MATCH = "cell"
+    # "mask_logits": pairs of student and teacher masks per image; more are drawn from at random.
+    cfg.DISTILL.INSTANCE.MAX_PAIRS = 64
+    # "mask_logits": compare only inside the instance's box enlarged by this factor (e.g. 1.5); 0: everywhere.
+    cfg.DISTILL.INSTANCE.BOX_REGION = 0.0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .architectures import COUNTER, architecture_keys
 from .checkpoint import Checkpoint, read_checkpoint
 from .files import sha256_of
-from .rules import OWN, RuleError, RuleSet, recognise
+from .rules import OWN, RuleError, RuleSet, recognise, rename
 from .strict import CheckpointError, check_fit, refuse_backbone, rename_backbone
 
 
@@ -57,8 +57,8 @@ class Conversion:
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of the decode head, None for a backbone."""
-        classifier = self.state.get("decode_head.conv_seg.weight")
+        """Classes of the decode or the instance head, None for a backbone."""
+        classifier = self.state.get("decode_head.conv_seg.weight", self.state.get("ins_head.cate_pred.weight"))
         return None if classifier is None else len(classifier)
 
 
@@ -90,10 +90,12 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
         except RuleError as error:
             hint = " Keys of a network of your own: --source bpkd." if source == "auto" else ""
             raise CheckpointError(f"{where}: {error}{hint}") from error
-    state, dropped = checkpoint.state, checkpoint.left_out
     if rules.part == "backbone":
         renamed, rules = rename_backbone(checkpoint, where, source)
         state, dropped = renamed.state, renamed.dropped
+    else:
+        renamed = rename(checkpoint.state, rules)
+        state, dropped = renamed.state, (*checkpoint.left_out, *renamed.dropped)
     expected = _check(state, rules, checkpoint, network, where)
     counters = sum(k.endswith(COUNTER) and k not in state for k in expected)
     return Conversion(state, rules, checkpoint, sha256_of(path), dropped, counters, _pixels(checkpoint, rules))
@@ -164,7 +166,12 @@ def as_mmseg(
         done: from `convert_checkpoint`.
         classes: names where the file states none.
         palette: colours where the file states none; OpenMMLab's inference wants both.
+
+    Raises:
+        CheckpointError: the file holds a network for instances.
     """
+    if "ins_head.cate_pred.weight" in done.state:
+        raise CheckpointError("--to mmseg: expected a network with a decode head, got SOLOv2. Convert it --to bpkd.")
     names = done.checkpoint.classes or classes
     colors = done.checkpoint.palette or palette
     meta: dict[str, Any] = {"CLASSES": tuple(names)} if names else {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .architectures import MOBILENET_V2_BLOCKS
+from .instances import AUTHORS_SOLOV2, DETECTRON2_RESNET, MMDET_SOLOV2
 
 KEEP = r"\g<0>"
 RESNET_KEYS = (r"(conv1|bn1|layer[1-4])\.", KEEP)
@@ -171,6 +172,10 @@ def _unprefixed(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 # In this order: a file of several kinds is of the first.
 RULE_SETS = (
+    RuleSet("mmdet", "mmdetection's SOLOv2", (r"backbone\.", r"mask_head\.mask_feature_head\."),
+            MMDET_SOLOV2, "network"),
+    RuleSet("solo", "the SOLOv2 of its authors", (r"backbone\.", r"mask_feat_head\.", r"bbox_head\.solo_cate\."),
+            AUTHORS_SOLOV2, "network"),
     RuleSet("mmseg", "a segmentation network of OpenMMLab", (r"backbone\.", r"decode_head\."),
             ((r"(backbone|decode_head|auxiliary_head)\.", KEEP),), "network"),
     RuleSet("torchvision", "torchvision's MobileNetV2", (r"features\.0\.0\.", r"features\.17\.conv\."),
@@ -196,4 +201,6 @@ RULE_SETS = (
 )  # fmt: skip
 # Our own keys, whatever the network.
 OWN = {part: RuleSet("bpkd", f"a {part} of ours", (), ((r"", KEEP),), part) for part in ("network", "backbone")}
-SOURCES = ("auto", "mmseg", "torchvision", "timm", "mmcls", "hrnet", "bpkd")
+# From our names of a ResNet to those of Detectron2's.
+DETECTRON2 = RuleSet("detectron2", "Detectron2's ResNet", (), DETECTRON2_RESNET)
+SOURCES = ("auto", "mmseg", "mmdet", "solo", "torchvision", "timm", "mmcls", "hrnet", "bpkd")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .architectures import COUNTER
 from .causes import class_sentence, likely_causes, traits
 from .checkpoint import Checkpoint, read_checkpoint
-from .rules import OWN, Renamed, RuleError, RuleSet, recognise, rename
+from .rules import DETECTRON2, OWN, Renamed, RuleError, RuleSet, recognise, rename
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,12 @@ def load_backbone(backbone: nn.Module, path: str, *, source_name: str = "MODEL.B
     where = f"{source_name} {path}"
     checkpoint = read_checkpoint(path, source=source_name)
     renamed, rules = rename_backbone(checkpoint, where)
-    check_fit(renamed.state, backbone.state_dict(), where, prefix="backbone.")
+    expected = backbone.state_dict()
+    if "stem.conv1.weight" in expected:
+        renamed = rename(renamed.state, DETECTRON2)
+        # ImageNet's networks are not deformable: offsets stay at 0, which makes the layer a plain one.
+        expected = {k: v for k, v in expected.items() if ".conv_offset." not in k or k in renamed.state}
+    check_fit(renamed.state, expected, where, prefix="backbone.")
     backbone.load_state_dict(renamed.state, strict=False)
     if renamed.dropped:
         shown = ", ".join(sorted({key.split(".")[0] for key in renamed.dropped}))

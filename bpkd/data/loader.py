@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .files import DatasetError
+from .instances import InstanceTestMapper, InstanceTrainMapper
 from .mapper import TestMapper, TrainMapper
+
+TrainMap = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+TestMap = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @contextmanager
@@ -64,7 +68,7 @@ class PositionSampler(Sampler[list[int]]):
 class TrainStream(Dataset[dict[str, Any]]):
     """The training stream: position p is item p mod n of epoch p // n's permutation, augmented from (seed, p)."""
 
-    def __init__(self, items: list[dict[str, Any]], mapper: TrainMapper, seed: int) -> None:
+    def __init__(self, items: list[dict[str, Any]], mapper: TrainMap, seed: int) -> None:
         """Takes the dataset dicts, the mapper and the seed."""
         self.items, self.mapper, self.seed = items, mapper, seed
         self._epoch, self._order = -1, np.empty(0, np.int64)
@@ -85,7 +89,7 @@ class TestItems(Dataset[dict[str, Any]]):
 
     __test__ = False
 
-    def __init__(self, items: list[dict[str, Any]], mapper: TestMapper) -> None:
+    def __init__(self, items: list[dict[str, Any]], mapper: TestMap) -> None:
         """Takes dataset dicts and mapper."""
         self.items, self.mapper = items, mapper
 
@@ -126,14 +130,14 @@ def build_train_loader(
 
     Raises:
         ValueError: the batch does not divide, or the training sets have different classes.
+        DatasetError: no image of the training sets has an object.
     """
-    names = cfg.DATASETS.TRAIN
-    items = [item for name in names for item in DatasetCatalog.get(name)]
-    tables = [MetadataCatalog.get(name).label_table for name in names]
-    if any(MetadataCatalog.get(n).stuff_classes != MetadataCatalog.get(names[0]).stuff_classes for n in names):
-        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes, got {list(names)}.")
-    if any(table != tables[0] for table in tables):
-        raise ValueError(f"DATASETS.TRAIN: expected sets with the same mask values, got {list(names)}.")
+    items = [item for name in cfg.DATASETS.TRAIN for item in DatasetCatalog.get(name)]
+    mapper: TrainMap
+    if holds_objects(cfg.DATASETS.TRAIN[0]):
+        items, mapper = _objects(cfg, items)
+    else:
+        mapper = TrainMapper.from_config(cfg, _label_table(cfg.DATASETS.TRAIN))
     sampler = PositionSampler(
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         start=start_iter * cfg.SOLVER.ACCUMULATE,
@@ -142,7 +146,7 @@ def build_train_loader(
     )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        TrainStream(items, TrainMapper.from_config(cfg, tables[0]), cfg.SEED),
+        TrainStream(items, mapper, cfg.SEED),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_list,
@@ -155,8 +159,13 @@ def build_train_loader(
 def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[dict[str, Any]]:
     """Builds the loader over this process's share of a test set, one image a batch."""
     items = DatasetCatalog.get(name)[rank::world_size]
-    box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])
-    mapper = TestMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box)
+    mapper: TestMap
+    if holds_objects(name):
+        check_objects(cfg, [name])
+        mapper = InstanceTestMapper(cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    else:
+        box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])
+        mapper = TestMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box)
     return DataLoader(
         TestItems(items, mapper),
         batch_size=1,
@@ -164,3 +173,42 @@ def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int
         collate_fn=_as_list,
         worker_init_fn=_one_thread,
     )
+
+
+def holds_objects(name: str) -> bool:
+    """Whether a registered data set holds objects and not label maps."""
+    return MetadataCatalog.get(name).get("evaluator_type") == "coco"
+
+
+def check_objects(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Compares the classes of data sets, which have been read, with the network's.
+
+    Raises:
+        ValueError: the sets differ, or the network has another number of classes.
+    """
+    classes = [list(MetadataCatalog.get(name).get("thing_classes", ())) for name in names]
+    if any(own != classes[0] for own in classes):
+        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes, got {list(names)}.")
+    wanted = cfg.MODEL.SOLOV2.NUM_CLASSES
+    if len(classes[0]) != wanted:
+        raise ValueError(
+            f"MODEL.SOLOV2.NUM_CLASSES is {wanted}, but {names[0]} has {len(classes[0])} classes "
+            f"({', '.join(classes[0][:4])}). Set it to {len(classes[0])}."
+        )
+
+
+def _objects(cfg: CfgNode, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], TrainMap]:
+    check_objects(cfg, cfg.DATASETS.TRAIN)
+    kept = [item for item in items if any(not one.get("iscrowd", 0) for one in item["annotations"])]
+    if not kept:
+        raise DatasetError(f"{', '.join(cfg.DATASETS.TRAIN)}: none of {len(items)} images has an object.")
+    return (kept if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else items), InstanceTrainMapper.from_config(cfg)
+
+
+def _label_table(names: Sequence[str]) -> list[int]:
+    tables = [MetadataCatalog.get(name).label_table for name in names]
+    if any(MetadataCatalog.get(n).stuff_classes != MetadataCatalog.get(names[0]).stuff_classes for n in names):
+        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes, got {list(names)}.")
+    if any(table != tables[0] for table in tables):
+        raise ValueError(f"DATASETS.TRAIN: expected sets with the same mask values, got {list(names)}.")
+    return list(tables[0])

@@ -7,6 +7,7 @@ from .combined import CombinedDistiller, PerTeacher
 from .cwd import CWD
 from .ifvd import IFVD
 from .kd import KD
+from .levels import LevelDistiller
 from .skds import SKDS
 
 DISTILLERS: dict[str, type[Distiller]] = {
@@ -28,5 +29,6 @@ __all__ = [
     "SKDS",
     "CombinedDistiller",
     "Distiller",
+    "LevelDistiller",
     "PerTeacher",
 ]

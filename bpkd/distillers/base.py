@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bpkd.structures import SegOutput
+from bpkd.structures import EdgeMaps, SegOutput, Target
 
 from .adapters import match_size
 
@@ -21,11 +21,13 @@ class Distiller(nn.Module):
     Attributes:
         taps: the map that each term compares ("logits" or a feature name) by the term's name, so that a missing map
             or term is an error and not a silent nothing. Empty: not declared, not checked.
+        edge_window: (kernel size, passes) of the edge maps that the distiller reads; None: it reads none.
         own_terms: names of terms that train the distiller's own parts alone and give the student no gradient (a
             critic's side of the game).
     """
 
     own_terms: frozenset[str] = frozenset()
+    edge_window: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -52,13 +54,13 @@ class Distiller(nn.Module):
         self.teacher_channels = dict(teacher_channels or {})
         self._no_features = no_features
 
-    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int = 0) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int = 0) -> dict[str, Tensor]:
         """Computes the loss terms.
 
         Args:
             student: the student's output.
             teacher: the teacher's, over the same classes; it gets no gradient.
-            target: [N, H, W] labels.
+            target: [N, H, W] labels, or edge maps at the size of the logits.
             iteration: of the training run, for ramps.
 
         Returns:
@@ -82,9 +84,22 @@ class Distiller(nn.Module):
             raise RuntimeError(f"{type(self).__name__}: terms() did not return {', '.join(absent)}, which taps names.")
         return {f"loss_kd_{name}": term for name, term in terms.items()}
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
         """Returns the method's own terms, weights applied; names without prefix."""
         raise NotImplementedError(f"{type(self).__name__} must implement terms().")
+
+    def labels(self, target: Target) -> Tensor:
+        """Returns the target's labels [N, H, W].
+
+        Raises:
+            ValueError: there are edge maps instead.
+        """
+        if isinstance(target, EdgeMaps):
+            raise ValueError(
+                f"{type(self).__name__}: expected labels of every pixel, got edge maps. It compares pixels by their "
+                "class; for instances take KD, CWD or BPKD."
+            )
+        return target
 
     def parameter_options(self) -> dict[str, dict[str, Any]]:
         """Returns an optimizer of their own for parts that do not share the student's.

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import boundary_kd, class_edges
-from bpkd.structures import SegOutput
+from bpkd.functional import EdgeRows, boundary_kd, class_edges
+from bpkd.structures import EdgeMaps, SegOutput, Target
 
 from .base import Distiller, with_preset
 
@@ -18,6 +18,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "edge_weight": 1.0,
         "body_weight": 2.0,
         "normalizer": "classes",
+        "pre_mask": "none",
+        "ramp_iters": 0,
+    },
+    # The same scale on edge maps of instances: the edge term divides by the map's sum (docs/solov2.md).
+    "instances": {
+        "edge_weight": 1.0,
+        "body_weight": 2.0,
+        "normalizer": "weights",
         "pre_mask": "none",
         "ramp_iters": 0,
     },
@@ -33,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class BPKD(Distiller):
-    """Edge and body terms of ``bpkd.functional.boundary_kd`` on the logits, with edge maps from the labels."""
+    """Edge and body terms of ``bpkd.functional.boundary_kd`` on the logits, with edges of the labels or as given."""
 
     def __init__(
         self,
@@ -54,7 +62,7 @@ class BPKD(Distiller):
         """Sets both terms; arguments left at -1 or "" come from the preset.
 
         Args:
-            preset: "safe" or "literal".
+            preset: "safe", "instances" or "literal".
             edge_weight: of the edge term; 0 leaves it out.
             body_weight: of the body term; 0 leaves it out.
             class_weight: alpha of the edge term, one number or one per class.
@@ -62,7 +70,7 @@ class BPKD(Distiller):
             kernel_size: odd edge width in label pixels.
             iterations: passes of the window.
             ignore_mode: "opaque" or "transparent", see ``class_edge_mask``.
-            normalizer: "cells" or "classes", see ``boundary_kd``.
+            normalizer: "cells", "classes" or "weights", see ``boundary_kd``.
             pre_mask: "soft", "hard" or "none", see ``boundary_kd``.
             ramp_iters: iterations over which the edge weight grows from 0.
             **common: see Distiller; ``num_classes`` is needed.
@@ -86,31 +94,43 @@ class BPKD(Distiller):
         self.pre_mask: str = chosen["pre_mask"]
         self.class_weight, self.temperature = class_weight, temperature
         self.kernel_size, self.iterations, self.ignore_mode = kernel_size, iterations, ignore_mode
+        self.edge_window = (kernel_size, iterations)
         weights = {"edge": self.edge_weight, "body": self.body_weight}
         self.taps = {name: "logits" for name, weight in weights.items() if weight}
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
         """Returns {"edge", "body"}, without a term whose weight is 0."""
         s, t = self.pair(student, teacher, "logits")
-        mask = class_edges(
-            target,
-            s.shape[1],
-            self.kernel_size,
-            (s.shape[2], s.shape[3]),
-            iterations=self.iterations,
-            ignore_index=self.ignore_index,
-            ignore_mode=self.ignore_mode,
-        )
+        edges: Tensor | EdgeRows | None
+        if isinstance(target, EdgeMaps):
+            edges, valid = target.edge, target.valid
+        else:
+            edges, valid = self._edges(target, s), None
+        if edges is None:
+            raise ValueError("BPKD: expected labels, or edge maps with an edge, got maps without one.")
         ramp = min(1.0, (iteration + 1) / self.ramp_iters) if self.ramp_iters else 1.0
         edge, body = boundary_kd(
             s,
             t,
-            mask,
+            edges,
             temperature=self.temperature,
             class_weight=self.class_weight,
             normalizer=self.normalizer,
             pre_mask=self.pre_mask,
             weights=(ramp * self.edge_weight, self.body_weight),
+            valid=valid,
+            independent=student.independent,
         )
         out = {"edge": edge, "body": body}
         return {name: out[name] for name in self.taps}
+
+    def _edges(self, labels: Tensor, logits: Tensor) -> Tensor | EdgeRows:
+        return class_edges(
+            labels,
+            logits.shape[1],
+            self.kernel_size,
+            (logits.shape[2], logits.shape[3]),
+            iterations=self.iterations,
+            ignore_index=self.ignore_index,
+            ignore_mode=self.ignore_mode,
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bpkd.functional import anchor_kd, cross_image_kd, nearest_labels, pixel_kd
 from bpkd.functional.cross_image import pool_nodes
-from bpkd.structures import SegOutput
+from bpkd.structures import SegOutput, Target
 
 from .base import Distiller, with_preset
 from .memory_bank import MemoryBank
@@ -134,7 +134,7 @@ class CIRKD(Distiller):
         )
         self.memory = self.bank.description
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
         """Returns those of {"pixel", "mini_batch", "memory_pixel", "memory_region"} whose weight is not 0."""
         terms = {}
         if self.kd_weight:
@@ -146,7 +146,7 @@ class CIRKD(Distiller):
                 s, t, self.contrast_temperature, max_nodes=self.max_nodes, remote=self._remote(s, t)
             )
         if self.bank is not None:
-            terms.update(self._memory_terms(*self.pair(student, teacher, self.tap), target, iteration))
+            terms.update(self._memory_terms(*self.pair(student, teacher, self.tap), self.labels(target), iteration))
         return terms
 
     def _remote(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor] | None:

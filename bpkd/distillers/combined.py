@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from bpkd.structures import SegOutput
+from bpkd.structures import SegOutput, Target
 
 from .base import Distiller
 
@@ -42,6 +42,7 @@ class CombinedDistiller(Distiller):
         members = [(name, part) for name, part, _ in self._members()]
         self.taps = {self._name(n, part, term): tap for n, part in members for term, tap in part.taps.items()}
         self.own_terms = frozenset(self._name(n, part, term) for n, part in members for term in part.own_terms)
+        self.edge_window = next((part.edge_window for _, part in members if part.edge_window), None)
 
     def _members(self) -> list[tuple[str, Distiller, float]]:
         parts = self.parts.items()
@@ -52,7 +53,7 @@ class CombinedDistiller(Distiller):
             return term
         return part_name if len(part.taps) == 1 else f"{part_name}_{term}"
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
         """Returns the terms of all parts."""
         out = {}
         for name, part, weight in self._members():
@@ -97,7 +98,7 @@ class PerTeacher(nn.Module):
         self.members, self.shares = nn.ModuleList(members), [float(s) for s in shares]
 
     def forward(
-        self, student: SegOutput, teachers: Sequence[SegOutput], target: Tensor, iteration: int = 0
+        self, student: SegOutput, teachers: Sequence[SegOutput], target: Target, iteration: int = 0
     ) -> dict[str, Tensor]:
         """Computes the terms; the arguments are those of `Distiller.forward`, with one output per teacher."""
         out: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from bpkd.functional import channel_kd
-from bpkd.structures import SegOutput
+from bpkd.structures import SegOutput, Target
 
 from .adapters import ChannelAdapter
 from .base import Distiller
@@ -35,7 +35,7 @@ class CWD(Distiller):
         if tap != "logits":
             self.adapter = ChannelAdapter(*self.channels(tap))
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
         """Returns {"channel"}."""
         if not self.weight:
             return {}

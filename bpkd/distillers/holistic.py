@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from bpkd.functional import pixel_kd
-from bpkd.structures import SegOutput
+from bpkd.structures import SegOutput, Target
 
 from .base import Distiller
 from .discriminator import Adversary
@@ -45,7 +45,7 @@ class HolisticDistiller(Distiller):
         """Compares the tapped maps [N, Cs, h, w] and [N, Ct, h, w]; without weight."""
         raise NotImplementedError(f"{type(self).__name__} must implement feature_term().")
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
         """Returns {"pixel", the feature term, "adv", "critic"}, without those that are switched off."""
         out = {}
         logits = self.pair(student, teacher, "logits")
@@ -53,7 +53,7 @@ class HolisticDistiller(Distiller):
             out["pixel"] = self.pixel_weight * pixel_kd(*logits)
         if self.feature_weight:
             maps = self.pair(student, teacher, self.tap)
-            out[self.feature] = self.feature_weight * self.feature_term(*maps, target)
+            out[self.feature] = self.feature_weight * self.feature_term(*maps, self.labels(target))
         if self.adversary is not None:
             out.update(self.adversary(*logits))
         return out

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpkd.functional import pixel_kd
-from bpkd.structures import SegOutput
+from bpkd.structures import EdgeMaps, SegOutput, Target
 
 from .base import Distiller
 
@@ -29,20 +29,25 @@ class KD(Distiller):
         Args:
             weight: of the loss.
             temperature: T.
-            mask_ignored: leave out pixels with an ignored label; the published methods distil them too.
+            mask_ignored: leave out pixels with an ignored label, or of the padding; the published methods
+                distil them too.
             **common: see Distiller.
         """
         super().__init__(**common)
         self.weight, self.temperature, self.mask_ignored = weight, temperature, mask_ignored
         self.taps = {"pixel": "logits"} if weight else {}
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Tensor, iteration: int) -> dict[str, Tensor]:
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
         """Returns {"pixel"}."""
         if not self.weight:
             return {}
         s, t = self.pair(student, teacher, "logits")
-        valid = None
-        if self.mask_ignored:
-            small = F.interpolate(target[:, None].float(), size=s.shape[-2:], mode="nearest")[:, 0]
-            valid = small != self.ignore_index
-        return {"pixel": self.weight * pixel_kd(s, t, self.temperature, valid=valid)}
+        valid = self._valid(target, (s.shape[2], s.shape[3])) if self.mask_ignored else None
+        kd = pixel_kd(s, t, self.temperature, valid=valid, independent=student.independent)
+        return {"pixel": self.weight * kd}
+
+    def _valid(self, target: Target, size: tuple[int, int]) -> Tensor | None:
+        if isinstance(target, EdgeMaps):
+            return None if target.valid is None else target.valid[:, 0] > 0
+        small = F.interpolate(target[:, None].float(), size=size, mode="nearest")[:, 0]
+        return small != self.ignore_index

@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER
+from bpkd.config import WRAPPERS
 from bpkd.modeling.distillation import check_method
 
 from .launch import load_config
@@ -50,11 +51,11 @@ def comparison_jobs(
     shared, methods, seeds = tuple(opts), list(dict.fromkeys(methods)), list(seeds)
     check_methods(methods, equal_time=equal_time)
     cfg = load_config(config_file, [*shared])
-    if cfg.MODEL.META_ARCHITECTURE != "SemanticDistiller" or not cfg.TEACHER.CONFIG_FILE:
+    if cfg.MODEL.META_ARCHITECTURE not in WRAPPERS or not cfg.TEACHER.CONFIG_FILE:
         raise ValueError(
             f"--config-file {config_file}: expected a teacher-student pair (MODEL.META_ARCHITECTURE SemanticDistiller "
-            f"and TEACHER.CONFIG_FILE), got {cfg.MODEL.META_ARCHITECTURE} with TEACHER.CONFIG_FILE "
-            f"{cfg.TEACHER.CONFIG_FILE!r}. projects/BPKD/configs/ holds some."
+            f"or InstanceDistiller, and TEACHER.CONFIG_FILE), got {cfg.MODEL.META_ARCHITECTURE} with "
+            f"TEACHER.CONFIG_FILE {cfg.TEACHER.CONFIG_FILE!r}. projects/BPKD/configs/ holds some."
         )
     teacher = teacher_job(config_file, cfg, output, opts=shared)
     students = [_student(config_file, teacher, method, seed=seed, opts=shared) for seed in seeds for method in methods]

@@ -22,7 +22,7 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
-from bpkd.modeling import build_student, build_teacher_model
+from bpkd.modeling import build_instance_teacher_model, build_student, build_teacher_model, predicts_instances
 
 from .evaluate import evaluate
 from .record import origin, peak_memory, run_record, write_record
@@ -79,23 +79,32 @@ def check_data_sets(cfg: CfgNode) -> None:
         if name in known:
             continue
         raise ValueError(
-            f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME."
+            f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME "
+            "or, with objects, DATASETS.COCO_FOLDER.NAME."
         )
 
 
 def check_classes(cfg: CfgNode) -> None:
     """Compares the configured data sets with the network.
 
+    Classes of objects that only the COCO file names are compared when it is read.
+
     Raises:
-        ValueError: a data set has another number of classes than MODEL.SEM_SEG_HEAD.NUM_CLASSES, or no label maps.
+        ValueError: a data set has another number of classes than the network, or holds objects where label maps are
+            needed, or the other way round.
     """
+    objects = predicts_instances(cfg)
+    key = "MODEL.SOLOV2.NUM_CLASSES" if objects else "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+    wanted = cfg.MODEL.SOLOV2.NUM_CLASSES if objects else cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if MetadataCatalog.get(name).get("evaluator_type") == "coco":
-            raise ValueError(f"DATASETS: {name} holds objects; {cfg.MODEL.META_ARCHITECTURE} needs label maps.")
-        names, wanted = MetadataCatalog.get(name).get("stuff_classes", ()), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        meta = MetadataCatalog.get(name)
+        if (meta.get("evaluator_type") == "coco") != objects:
+            have, need = ("label maps", "objects") if objects else ("objects", "label maps")
+            raise ValueError(f"DATASETS: {name} holds {have}; {cfg.MODEL.META_ARCHITECTURE} needs {need}.")
+        names = meta.get("thing_classes" if objects else "stuff_classes", ())
         if names and len(names) != wanted:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {wanted}, but {name} has {len(names)} classes "
+                f"{key} is {wanted}, but {name} has {len(names)} classes "
                 f"({', '.join(names[:4])}, ...). Set it to {len(names)}."
             )
 
@@ -149,8 +158,10 @@ def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there are no weights to evaluate.
     """
+    model: Any
     if which == "teacher":
-        model, weights = build_teacher_model(cfg), cfg.TEACHER.WEIGHTS
+        model = build_instance_teacher_model(cfg) if predicts_instances(cfg) else build_teacher_model(cfg)
+        weights = cfg.TEACHER.WEIGHTS
     else:
         weights = student_weights(cfg)
         model = build_student(cfg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event
 from torch import Tensor
 
 from bpkd.functional import gradient_norm
-from bpkd.modeling import SemanticDistiller
+from bpkd.modeling import InstanceDistiller, SemanticDistiller
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,13 @@ class Patience:
 class GradientMonitor(HookBase):
     """Logs each term's gradient at the logits, a distillation term's over the task loss's; warns when one dominates.
 
-    ``gradient_norm_<term>`` is the norm, ``gradient_ratio_<term>`` the norm over that of ``loss_ce``.
+    ``gradient_norm_<term>`` is the norm, ``gradient_ratio_<term>`` the norm over that of the task's own terms
+    together (``loss_ce``; of SOLOv2 its category and mask loss, at the maps that distillation terms look at).
     """
 
     PERIOD = 10
 
-    def __init__(self, model: SemanticDistiller, *, limit: float, patience: int) -> None:
+    def __init__(self, model: SemanticDistiller | InstanceDistiller, *, limit: float, patience: int) -> None:
         """Watches ``model.gradient_probe``.
 
         Args:
@@ -58,6 +59,7 @@ class GradientMonitor(HookBase):
         """
         self.model, self.limit = model, limit
         self.norms: dict[str, float] = {}
+        self.task = 0.0
         self._patience = Patience(limit=limit, patience=patience)
 
     def before_step(self) -> None:
@@ -65,11 +67,16 @@ class GradientMonitor(HookBase):
         due = self.trainer.iter % self.PERIOD == 0
         self.model.gradient_probe = self._measure if due else None
 
-    def _measure(self, losses: dict[str, Tensor], logits: Tensor) -> None:
-        names = [n for n in losses if n == "loss_ce" or n.startswith("loss_kd")]
-        norms = torch.stack([gradient_norm(losses[n], logits) for n in names]).tolist()  # one wait for the device
+    def _measure(self, losses: dict[str, Tensor], logits: Tensor | Sequence[Tensor]) -> None:
+        own = [n for n in losses if n in self.model.task_terms]
+        names = [*own, *(n for n in losses if n.startswith("loss_kd"))]
+        values = [losses[n] for n in names]
+        if len(own) > 1:
+            values.append(torch.stack([losses[n] for n in own]).sum())
+        norms = torch.stack([gradient_norm(v, logits) for v in values]).tolist()  # one wait for the device
+        self.task = norms.pop() if len(own) > 1 else norms[0]
         # A term on features, or the critic's own, has no gradient at the logits: 0 would look like a measurement.
-        self.norms = {n: norm for n, norm in zip(names, norms, strict=True) if norm or n == "loss_ce"}
+        self.norms = {n: norm for n, norm in zip(names, norms, strict=True) if norm or n in own}
 
     def after_step(self) -> None:
         """Writes norms and ratios and warns."""
@@ -77,9 +84,9 @@ class GradientMonitor(HookBase):
             return
         for name, norm in self.norms.items():
             self.trainer.storage.put_scalar(name.replace("loss_", "gradient_norm_", 1), norm)
-            if name == "loss_ce":
+            if name in self.model.task_terms:
                 continue
-            ratio = norm / max(self.norms["loss_ce"], 1e-12)
+            ratio = norm / max(self.task, 1e-12)
             self.trainer.storage.put_scalar(name.replace("loss_", "gradient_ratio_", 1), ratio)
             lasted = self._patience.lost(name, ratio, self.trainer.iter)
             if lasted:
@@ -129,6 +136,33 @@ class ShareMonitor(HookBase):
                     "learns from the rest: lower the weight of this term (SOLVER.LOSS_SHARE_LIMIT sets the share).",
                     name, 100 * self.limit, lasted, 100 * share,
                 )  # fmt: skip
+
+
+class MaskLossHint(HookBase):
+    """Says once what usually helps where SOLOv2's mask loss has not left its first value, 3 times a dice of 1."""
+
+    WINDOW = 20
+
+    def __init__(self, *, limit: float, after: int) -> None:
+        """Sets the loss that is too high (0: no hint) and the iterations after which it is."""
+        self.limit, self.after = limit, after
+        self._told = False
+
+    def after_step(self) -> None:
+        """Looks at the median of the last logged values."""
+        found = self.trainer.storage.latest().get("loss_mask")
+        due = self.trainer.iter + 1 > self.after and found is not None and found[1] == self.trainer.iter
+        if self._told or not self.limit or not due:
+            return
+        loss = self.trainer.storage.history("loss_mask").median(self.WINDOW)
+        if loss > self.limit:
+            self._told = True
+            logger.warning(
+                "loss_mask is still %.2f after %d iterations (it starts near 3): no mask is learned. Usual causes: a "
+                "learning rate that was not scaled to the batch (0.01 is for 16 images), grids too coarse or scale "
+                "ranges that miss the objects (tools/suggest_grids.py), masks that are not where the boxes are.",
+                loss, self.trainer.iter + 1,
+            )  # fmt: skip
 
 
 class TermPrinter(CommonMetricPrinter):

@@ -19,6 +19,8 @@ from torch import nn
 from bpkd.analysis.complexity import count
 from bpkd.evaluation.semantic import plain
 
+INSTANCE_TASKS = ("segm", "boundary", "bbox")
+
 
 def peak_memory(device: str) -> tuple[float, str]:
     """Returns the most memory that one process of the run has held, in MB of 1e6 bytes, and what was counted.
@@ -49,15 +51,21 @@ def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **fac
     cost = count(model)
     return {
         "dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
-        "metrics": plain(results.get("sem_seg", {})),
+        "metrics": plain(results.get("sem_seg") or _instance_metrics(results)),
         "per_class": plain(results.get("per_class", {})),
-        **{task: plain(results[task]) for task in ("cityscapes", "segm", "boundary") if task in results},
+        **{task: plain(results[task]) for task in ("cityscapes", *INSTANCE_TASKS) if task in results},
         "params_m": cost.params / 1e6,
         "flops_g": cost.flops / 1e9,
         "flops_size": cost.size,
         "config": cfg.dump(),
         **facts,
     }
+
+
+def _instance_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """Mask figures under their own names, Boundary AP's and the boxes' with the task before them."""
+    prefixes = {"segm": "", "boundary": "boundary_", "bbox": "bbox_"}
+    return {f"{prefixes[task]}{k}": v for task in INSTANCE_TASKS for k, v in results.get(task, {}).items()}
 
 
 def origin(weights: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+CLIPS = ("full_model", "norm", "value")
 AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -24,6 +25,25 @@ class NonFiniteLossError(FloatingPointError):
 def seed_iteration(seed: int, step: int, rank: int) -> None:
     """Seeds torch for one step, so that dropout depends on (seed, step, rank) alone and a resumed run repeats it."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, kind: str, limit: float, norm: float = 2.0) -> None:
+    """Clips the gradients of an optimizer; of joined ones each by itself, so that a critic does not shrink a student.
+
+    Args:
+        optimizer: that will step.
+        kind: "full_model" (the norm of all gradients together), or Detectron2's "norm" (of each parameter alone) or
+            "value" (of each number).
+        limit: of the norm or the size.
+        norm: which one.
+    """
+    for one in getattr(optimizer, "optimizers", [optimizer]):
+        parameters = [p for group in one.param_groups for p in group["params"] if p.grad is not None]
+        if kind == "value":
+            nn.utils.clip_grad_value_(parameters, limit)
+            continue
+        for together in [parameters] if kind == "full_model" else [[p] for p in parameters]:
+            nn.utils.clip_grad_norm_(together, limit, norm_type=norm)
 
 
 class StepTrainer(SimpleTrainer):
@@ -45,6 +65,7 @@ class StepTrainer(SimpleTrainer):
         accumulate: int = 1,
         amp: str = "off",
         seed: int = 0,
+        clip: tuple[str, float, float] | None = None,
         log_period: int = 20,
     ) -> None:
         """Sets up the step.
@@ -56,16 +77,20 @@ class StepTrainer(SimpleTrainer):
             accumulate: batches whose gradients are averaged before a step.
             amp: "off", "bf16" or "fp16".
             seed: of the step's random numbers.
+            clip: kind of gradient clipping, limit and norm, see `clip_gradients`; None: none.
             log_period: iterations between gathered values.
 
         Raises:
-            ValueError: ``amp`` is unknown or ``accumulate`` is below 1.
+            ValueError: ``amp`` or the kind of clipping is unknown, or ``accumulate`` is below 1.
         """
         if amp != "off" and amp not in AMP_DTYPES:
             raise ValueError(f"SOLVER.AMP.DTYPE: expected 'bf16' or 'fp16', got {amp!r}.")
         if accumulate < 1:
             raise ValueError(f"SOLVER.ACCUMULATE: expected at least 1, got {accumulate}.")
+        if clip is not None and clip[0] not in CLIPS:
+            raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: expected one of {', '.join(CLIPS)}, got {clip[0]!r}.")
         super().__init__(model, data_loader, optimizer, gather_metric_period=log_period)
+        self.clip = clip
         self.accumulate, self.amp, self.seed = accumulate, amp, seed
         self.values: dict[str, float] = {}
         self.waited = 0.0
@@ -92,6 +117,8 @@ class StepTrainer(SimpleTrainer):
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value / self.accumulate
         self.scaler.unscale_(self.optimizer)
+        if self.clip is not None:
+            clip_gradients(self.optimizer, *self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.values = sums

@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
@@ -21,15 +22,16 @@ from torch import nn
 
 from bpkd import __version__
 from bpkd.analysis.records import environment
+from bpkd.config import WRAPPERS
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
-from bpkd.modeling import DenseModel, SemanticDistiller
+from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate, without_classes
 from .hooks import RunClock, SilentTermGuard, StopOnSignal
-from .monitors import GradientMonitor, ShareMonitor, TermPrinter
+from .monitors import GradientMonitor, MaskLossHint, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
 from .record import peak_memory, run_record, write_record
 from .step import StepTrainer
@@ -44,7 +46,13 @@ def student_of(model: nn.Module) -> nn.Module:
 
 def method_of(cfg: CfgNode) -> str:
     """Returns the distiller's name, "none" for plain training."""
-    return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE == "SemanticDistiller" else "none"
+    return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE in WRAPPERS else "none"
+
+
+def gradient_clip(cfg: CfgNode) -> tuple[str, float, float] | None:
+    """Returns kind, limit and norm of SOLVER.CLIP_GRADIENTS; None where it is off."""
+    node = cfg.SOLVER.CLIP_GRADIENTS
+    return (node.CLIP_TYPE, node.CLIP_VALUE, node.NORM_TYPE) if node.ENABLED else None
 
 
 def settings(distiller: nn.Module) -> dict[str, Any]:
@@ -64,7 +72,8 @@ class DistillationTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         self.student = student_of(model)
         self.distiller: nn.Module | None = getattr(model, "distiller", None)
-        self._wrapper = model if isinstance(model, SemanticDistiller) and model.distiller is not None else None
+        wrapper = model if isinstance(model, SemanticDistiller | InstanceDistiller) else None
+        self._wrapper = wrapper if self.distiller is not None else None
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
@@ -75,6 +84,7 @@ class DistillationTrainer(DefaultTrainer):
             accumulate=cfg.SOLVER.ACCUMULATE,
             amp=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "off",
             seed=cfg.SEED,
+            clip=gradient_clip(cfg),
             log_period=cfg.SOLVER.LOG_PERIOD,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -96,7 +106,7 @@ class DistillationTrainer(DefaultTrainer):
         torch.manual_seed(cfg.SEED)
         model = build_model(cfg)
         student = student_of(model)
-        if isinstance(student, DenseModel):
+        if isinstance(student, DenseModel | SOLOv2):
             student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
         parameters = sum(p.numel() for p in student_of(model).parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
@@ -127,13 +137,9 @@ class DistillationTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Builds the poly schedule.
-
-        Raises:
-            ValueError: another schedule is named.
-        """
+        """Builds the poly schedule, or one of Detectron2's."""
         if cfg.SOLVER.LR_SCHEDULER_NAME != "PolyLR":
-            raise ValueError(f"SOLVER.LR_SCHEDULER_NAME: expected 'PolyLR', got {cfg.SOLVER.LR_SCHEDULER_NAME!r}.")
+            return build_lr_scheduler(cfg, optimizer)
         return poly_schedule(
             optimizer,
             max_iter=cfg.SOLVER.MAX_ITER,
@@ -154,6 +160,7 @@ class DistillationTrainer(DefaultTrainer):
         chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
         if self._wrapper is not None:
             chain += self._term_hooks(self._wrapper)
+        chain.append(MaskLossHint(limit=cfg.SOLVER.MASK_LOSS_LIMIT, after=cfg.SOLVER.MASK_LOSS_ITERS))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self.build_train_loader(cfg)
             n = cfg.TEST.PRECISE_BN.NUM_ITER
@@ -168,7 +175,7 @@ class DistillationTrainer(DefaultTrainer):
         chain.append(StopOnSignal(self.checkpointer))
         return chain
 
-    def _term_hooks(self, wrapper: SemanticDistiller) -> list[Any]:
+    def _term_hooks(self, wrapper: SemanticDistiller | InstanceDistiller) -> list[Any]:
         solver, distiller = self.cfg.SOLVER, self.distiller
         patience = solver.GRADIENT_RATIO_PATIENCE
         own = {f"loss_kd_{term}" for term in getattr(distiller, "own_terms", ())}
@@ -217,7 +224,8 @@ class DistillationTrainer(DefaultTrainer):
                     f"MODEL.BACKBONE.WEIGHTS: expected a network with a backbone, got {type(self.student).__name__}. "
                     "Give MODEL.WEIGHTS, or let MODEL.MODULE.KWARGS load the weights."
                 )
-            load_backbone(backbone, self.cfg.MODEL.BACKBONE.WEIGHTS)
+            # Below a feature pyramid, which no ImageNet file has.
+            load_backbone(getattr(backbone, "bottom_up", backbone), self.cfg.MODEL.BACKBONE.WEIGHTS)
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, evaluates, and writes ``run.json``, the record that tables are made from.
@@ -253,10 +261,11 @@ class DistillationTrainer(DefaultTrainer):
 
 def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:
     """Returns what a checkpoint says about itself; plain values only, so that it loads without pickle."""
+    meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     return {
         "version": __version__,
         "method": method_of(cfg),
-        "classes": list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes),
+        "classes": list(meta.get("stuff_classes") or meta.get("thing_classes", ())),
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": list(cfg.MODEL.PIXEL_STD),
         "input_format": cfg.INPUT.FORMAT,

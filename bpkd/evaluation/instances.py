@@ -155,7 +155,8 @@ class InstanceEvaluator(DatasetEvaluator):
         """Gathers all processes' instances and computes the figures; None on all but the main process.
 
         Returns:
-            ``segm`` and ``boundary``: the figures of FIGURES and ``AP-<class>``; nan where no label counts.
+            ``segm``, ``boundary`` and ``bbox`` (boxes around the masks): the figures of FIGURES and ``AP-<class>``;
+            nan where no label counts.
         """
         gathered = comm.gather((self.images, self.results))
         if not comm.is_main_process():
@@ -169,7 +170,7 @@ class InstanceEvaluator(DatasetEvaluator):
             os.makedirs(self.output_dir, exist_ok=True)
             with open(os.path.join(self.output_dir, "coco_instances_results.json"), "w") as f:
                 json.dump([_plain(r) for r in results], f)
-        names = ("segm", "boundary")
+        names = ("segm", "boundary", "bbox")
         return OrderedDict((name, self._figures(name, images, results)) for name in names)
 
     def _figures(self, name: str, images: list[int], results: list[dict[str, Any]]) -> dict[str, float]:
@@ -189,13 +190,13 @@ class InstanceEvaluator(DatasetEvaluator):
         return figures
 
     def _judge(self, name: str, results: list[dict[str, Any]]) -> Any:
-        if name == "segm" and self.backend == "faster-coco-eval":
+        if name != "boundary" and self.backend == "faster-coco-eval":
             import faster_coco_eval
 
             truth = faster_coco_eval.COCO(self.json_file)
-            return faster_coco_eval.COCOeval_faster(truth, loaded(truth, results), "segm", print_function=logger.debug)
-        if name == "segm":
-            return COCOeval(self.truth, loaded(self.truth, results), "segm")
+            return faster_coco_eval.COCOeval_faster(truth, loaded(truth, results), name, print_function=logger.debug)
+        if name != "boundary":
+            return COCOeval(self.truth, loaded(self.truth, results), name)
         return BoundaryCOCOeval(self.truth, loaded(self.truth, results), self.boundary_ratio)
 
 

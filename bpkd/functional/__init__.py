@@ -3,7 +3,15 @@
 from .adversarial import critic_loss, generator_loss, gradient_penalty
 from .boundary_kd import boundary_kd
 from .cross_image import anchor_kd, cross_image_kd
-from .divergence import channel_kd, gradient_norm, pixel_kd
+from .divergence import channel_kd, class_divergence, gradient_norm, pixel_kd
+from .edge_maps import (
+    binary_logits,
+    content_share,
+    grid_edges,
+    instance_edges,
+    merged_edges,
+    outside_region,
+)
 from .edge_rows import EdgeRows
 from .edges import class_edge_mask, class_edges, edge_band
 from .ensemble import mean_probabilities
@@ -15,19 +23,26 @@ __all__ = [
     "PATHS",
     "EdgeRows",
     "anchor_kd",
+    "binary_logits",
     "boundary_kd",
     "channel_kd",
+    "class_divergence",
     "class_edge_mask",
     "class_edges",
+    "content_share",
     "critic_loss",
     "cross_image_kd",
     "edge_band",
     "generator_loss",
     "gradient_norm",
     "gradient_penalty",
+    "grid_edges",
+    "instance_edges",
     "intra_class_variation",
     "mean_probabilities",
+    "merged_edges",
     "nearest_labels",
+    "outside_region",
     "pairwise_affinity",
     "pixel_kd",
     "set_path",

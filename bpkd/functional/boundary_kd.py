@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from . import fused
-from .divergence import channel_kd, check_pair, chosen_path, kl_divergence
+from .divergence import channel_kd, check_pair, chosen_path, class_divergence
 from .edge_rows import EdgeRows
 
-NORMALIZERS = ("cells", "classes")
+NORMALIZERS = ("cells", "classes", "weights")
 PRE_MASKS = ("soft", "hard", "none")
 
 
@@ -25,6 +25,8 @@ def boundary_kd(
     normalizer: str = "cells",
     pre_mask: str = "soft",
     weights: tuple[float, float] = (1.0, 1.0),
+    valid: Tensor | None = None,
+    independent: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Edge and body term of BPKD.
 
@@ -38,14 +40,19 @@ def boundary_kd(
     Args:
         student_logits: [N, K, h, w].
         teacher_logits: [N, K, h, w]; gets no gradient.
-        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``, or its rows, from ``class_edges``.
+        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``, its rows, from ``class_edges``, or [N, 1, h, w]: one
+            map that all classes share and that counts once.
         temperature: T.
-        class_weight: alpha, one number or one per class.
+        class_weight: alpha, one number or one per class of the mask.
         normalizer: "cells": the sum above, which grows with the number of classes that have an edge; "classes": each
-            image's sum also divided by the sum of alpha over these classes, a weighted mean over classes.
+            image's sum also divided by the sum of alpha over these classes, a weighted mean over classes; "weights":
+            as "classes", with n_c = max(1, sum of M_c) in place of the number of positions.
         pre_mask: filter before the softmax: "soft" multiplies by M (edge) and 1 - M (body), "hard" by M > 0 and
             M = 0, "none" leaves the logits alone (the body term is then plain CWD).
         weights: of the edge and the body term. Weighted here, and then added as they are, the two cost one pass.
+        valid: [N, 1, h, w] in [0, 1], the share of each cell that is no padding: the body's filter is then
+            max(0, valid - M), for "hard" M = 0 where valid > 0. None: 1 everywhere.
+        independent: classes are no softmax but a sigmoid each, see ``class_divergence``; the body term is the same.
 
     Returns:
         (edge, body), scalars in float32, weights applied; edge is an exact zero where the mask is empty.
@@ -60,35 +67,39 @@ def boundary_kd(
         raise ValueError(f"normalizer: expected one of {NORMALIZERS}, got {normalizer!r}.")
     if pre_mask not in PRE_MASKS:
         raise ValueError(f"pre_mask: expected one of {PRE_MASKS}, got {pre_mask!r}.")
-    if edge_mask.shape != student_logits.shape:
+    if edge_mask.shape not in (student_logits.shape, student_logits[:, :1].shape):
         raise ValueError(
-            f"edge_mask: expected the logits' shape {tuple(student_logits.shape)}, got {tuple(edge_mask.shape)}. "
-            "Give class_edge_mask the logits' size and number of classes."
+            f"edge_mask: expected the logits' shape {tuple(student_logits.shape)} or one channel of it, got "
+            f"{tuple(edge_mask.shape)}. Give class_edge_mask the logits' size and number of classes."
         )
     with torch.autocast(student_logits.device.type, enabled=False):
         student, teacher = check_pair(student_logits, teacher_logits)
-        alpha = _class_weights(class_weight, student)
-        path = chosen_path("boundary_kd", student, teacher)
+        # What instances need is not fused.
+        plain = valid is None and not independent and normalizer != "weights" and edge_mask.shape[1] == student.shape[1]
+        path = chosen_path("boundary_kd", student, teacher) if plain else "eager"
         if path == "cpp":
             rows = edge_mask if isinstance(edge_mask, EdgeRows) else EdgeRows.of(edge_mask)
-            options = fused.BoundaryOptions(float(temperature), alpha.contiguous(), pre_mask, normalizer == "classes")
+            alpha = _class_weights(class_weight, student).contiguous()
+            options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer == "classes")
             return fused.boundary_kd(student, teacher, rows, options, weights=weights)
         dense = edge_mask.dense() if isinstance(edge_mask, EdgeRows) else edge_mask
         mask = dense.to(student.device, torch.float32)
-        on_edge, on_body = _filters(mask, pre_mask)
+        alpha = _class_weights(class_weight, mask)
+        on_edge, on_body = _filters(mask, pre_mask, 1.0 if valid is None else valid.to(mask))
         filtered = (_filtered(student, on_edge), _filtered(teacher, on_edge))
-        per_position = kl_divergence(*filtered, 1, temperature, path=path) if student.numel() else student.sum(1)
+        per_position = class_divergence(*filtered, temperature, independent=independent, path=path)
         edge = _edge_sum(per_position, mask, alpha, normalizer) * temperature**2
         body = channel_kd(_filtered(student, on_body), _filtered(teacher, on_body), temperature)
     return weights[0] * edge, weights[1] * body
 
 
-def _filters(mask: Tensor, pre_mask: str) -> tuple[Tensor | None, Tensor | None]:
+def _filters(mask: Tensor, pre_mask: str, valid: Tensor | float) -> tuple[Tensor | None, Tensor | None]:
     """Factors of the logits in the edge and in the body term; None: left as they are."""
     if pre_mask == "soft":
-        return mask, 1 - mask
+        return mask, (valid - mask).clamp(min=0)
     if pre_mask == "hard":
-        return (mask > 0).float(), (mask == 0).float()
+        inside = torch.as_tensor(valid, device=mask.device) > 0
+        return (mask > 0).float(), ((mask == 0) & inside).float()
     return None, None
 
 
@@ -104,12 +115,12 @@ def _class_weights(class_weight: float | Sequence[float] | Tensor, like: Tensor)
 
 
 def _edge_sum(per_position: Tensor, mask: Tensor, alpha: Tensor, normalizer: str) -> Tensor:
-    cells = (mask > 0).sum((2, 3))
+    cells = mask.sum((2, 3)) if normalizer == "weights" else (mask > 0).sum((2, 3))
     weight = alpha / cells.clamp(min=1)
     # The post-mask filter, summed over classes before it meets the KL: no copy per class.
     per_cell = torch.einsum("nchw,nc->nhw", mask, weight)
     total = (per_position * per_cell).sum((1, 2))
-    if normalizer == "classes":
+    if normalizer != "cells":
         share = (alpha * (cells > 0)).sum(1)
         total = total / torch.where(share > 0, share, 1.0)
     return total.mean() if len(total) else total.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,7 +66,40 @@ def kl_divergence(
     return value
 
 
-def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, valid: Tensor | None = None) -> Tensor:
+def class_divergence(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, *, independent: bool = False, path: str = "eager"
+) -> Tensor:
+    """KL(teacher || student) at each position of [N, K, h, w] logits, without the factor T^2.
+
+    Args:
+        student: [N, K, h, w] logits.
+        teacher: [N, K, h, w] logits; gets no gradient.
+        temperature: T.
+        independent: False: of the softmax over the classes; True: every class is a yes or no of its own (sigmoid),
+            and their Bernoulli divergences are summed.
+        path: of the softmax's, "eager" or "compiled".
+
+    Returns:
+        [N, h, w].
+    """
+    if not student.numel():
+        return student.sum(1)
+    if not independent:
+        return kl_divergence(student, teacher, 1, temperature, path=path)
+    s, t = student / temperature, teacher.detach() / temperature
+    p = t.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(s, p, reduction="none")
+    return (cross - F.binary_cross_entropy_with_logits(t, p, reduction="none")).sum(1)
+
+
+def pixel_kd(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    *,
+    valid: Tensor | None = None,
+    independent: bool = False,
+) -> Tensor:
     """Mean over pixels of T^2 KL(teacher || student) over the classes.
 
     Args:
@@ -73,6 +107,7 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, vali
         teacher: [N, K, h, w] logits; gets no gradient.
         temperature: T.
         valid: bool [N, h, w]; the mean is over its true pixels, an exact zero if there is none. Default: all.
+        independent: see ``class_divergence``.
 
     Returns:
         Scalar float32.
@@ -85,10 +120,10 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0, *, vali
     """
     with torch.autocast(student.device.type, enabled=False):
         s, t = check_pair(student, teacher)
-        path = chosen_path("pixel_kd", s, t)
+        path = "eager" if independent else chosen_path("pixel_kd", s, t)
         if path == "cpp":
             return fused.pixel_kd(s, t, temperature, valid=valid)
-        kl = kl_divergence(s, t, 1, temperature, path=path)
+        kl = class_divergence(s, t, temperature, independent=independent, path=path)
         if valid is None:
             return kl.mean() * temperature**2 if kl.numel() else s.sum() * 0.0
         return masked_mean(kl, valid) * temperature**2
@@ -128,12 +163,17 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def gradient_norm(loss: Tensor, logits: Tensor) -> Tensor:
-    """L2 norm of d loss / d logits; zero where the loss does not depend on them. The graph is kept."""
+def gradient_norm(loss: Tensor, logits: Tensor | Sequence[Tensor]) -> Tensor:
+    """L2 norm of d loss / d logits (of all maps together); zero where the loss does not depend on them.
+
+    The graph is kept.
+    """
+    maps = [logits] if isinstance(logits, Tensor) else list(logits)
     if not loss.requires_grad:
-        return logits.new_zeros(())
-    (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        return logits.new_zeros(())
-    norm: Tensor = torch.linalg.vector_norm(gradient.float())
+        return maps[0].new_zeros(())
+    gradients = torch.autograd.grad(loss, maps, retain_graph=True, allow_unused=True)
+    norms = [torch.linalg.vector_norm(g.float()) for g in gradients if g is not None]
+    if not norms:
+        return maps[0].new_zeros(())
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm

@@ -1,7 +1,7 @@
 """Networks, teacher and distillation wrapper. Importing this room registers them with Detectron2."""
 
 from .backbones import HRNet, MobileNetV2, ResNetV1c
-from .build import build_student, student_architecture
+from .build import build_dense, build_student, predicts_instances, student_architecture
 from .dense import DenseModel, InferenceOptions
 from .distillation import SemanticDistiller, build_distiller
 from .exported import ExportedInfo, ExportedSegmentor, load_exported
@@ -9,6 +9,9 @@ from .foreign import Detectron2Segmentor, ModuleSegmentor, as_dense
 from .heads import DeepLabV3PlusHead, FCNHead, ISAHead, PSPHead, SegHead
 from .losses import segmentation_loss
 from .segmentor import SemanticSegmentor
+from .solov2 import SOLOv2
+from .solov2.distillation import InstanceDistiller
+from .solov2.teacher import FrozenSOLOv2, build_instance_teacher, build_instance_teacher_model
 from .teacher import FrozenTeacher, build_teacher, build_teacher_model, load_teacher_cfg
 from .teachers import MeanTeacher, TeacherPanel, build_teachers
 
@@ -19,27 +22,34 @@ __all__ = [
     "ExportedInfo",
     "ExportedSegmentor",
     "FCNHead",
+    "FrozenSOLOv2",
     "FrozenTeacher",
     "HRNet",
     "ISAHead",
     "InferenceOptions",
+    "InstanceDistiller",
     "MeanTeacher",
     "MobileNetV2",
     "ModuleSegmentor",
     "PSPHead",
+    "SOLOv2",
     "ResNetV1c",
     "SegHead",
     "SemanticDistiller",
     "SemanticSegmentor",
     "TeacherPanel",
     "as_dense",
+    "build_dense",
     "build_distiller",
+    "build_instance_teacher",
+    "build_instance_teacher_model",
     "build_student",
     "build_teacher",
     "build_teacher_model",
     "build_teachers",
     "load_exported",
     "load_teacher_cfg",
+    "predicts_instances",
     "segmentation_loss",
     "student_architecture",
 ]

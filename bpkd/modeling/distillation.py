@@ -11,7 +11,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, PerTeacher
-from bpkd.modeling.build import build_student
+from bpkd.modeling.build import build_dense
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.teachers import OneTeacher, TeacherPanel, Teachers, build_teachers
 
@@ -23,8 +23,11 @@ class SemanticDistiller(nn.Module):
     Attributes:
         student: the network that is trained, tested and saved.
         distiller: module with the distillation terms, None when the student trains alone.
+        task_terms: the student's own losses that distillation terms are measured against.
         gradient_probe: called with (losses, student logits) in every training forward if set.
     """
+
+    task_terms = ("loss_ce",)
 
     @configurable
     def __init__(
@@ -51,7 +54,7 @@ class SemanticDistiller(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
         names = method_names(cfg)
-        student = build_student(cfg)
+        student = build_dense(cfg)
         if not names:
             return {"student": student}
         teacher = build_teachers(cfg)

@@ -15,7 +15,7 @@ from torch import Tensor
 from bpkd.config import read_config
 from bpkd.convert import load_strict
 from bpkd.distillers.adapters import map_classes
-from bpkd.modeling.build import build_student
+from bpkd.modeling.build import build_dense
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.exported import ExportedInfo, load_exported
 from bpkd.structures import SegOutput
@@ -108,7 +108,7 @@ def _own_network(cfg: CfgNode, node: CfgNode, key: str) -> tuple[DenseModel, Seq
         )
     teacher_cfg = load_teacher_cfg(cfg, node, key)
     with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
-        model = build_student(teacher_cfg)
+        model = build_dense(teacher_cfg)
     model.drop_auxiliary()
     info = load_strict(model, node.WEIGHTS, source=f"{key}.WEIGHTS", drop=("auxiliary_head.",))
     model.accelerate(channels_last=teacher_cfg.MODEL.CHANNELS_LAST, compiled=teacher_cfg.MODEL.COMPILE)

@@ -1,0 +1,183 @@
+"""What distillers see of two SOLOv2 networks: per level the maps of student and teacher, and where edges lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bpkd.functional import binary_logits, content_share, grid_edges, instance_edges, merged_edges, outside_region
+from bpkd.structures import EdgeMaps, GridTargets, SegOutput, SOLOv2Outputs
+
+from .pairs import Pairs, central_pairs, flat_grids, limited_pairs, mask_logits, teacher_pairs
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """One entry per level: what a `bpkd.distillers.LevelDistiller` takes."""
+
+    students: list[SegOutput]
+    teachers: list[SegOutput]
+    maps: list[EdgeMaps]
+
+
+class Scene:
+    """The edges and the contents of a batch, at every size that is asked for."""
+
+    def __init__(self, targets: GridTargets, canvas: Size, window: Size | None, sizes: Sequence[Size]) -> None:
+        """Computes the edge maps.
+
+        Args:
+            targets: of the student.
+            canvas: padded size of the student's images.
+            window: kernel size and passes of the edge maps; None: nobody reads edges.
+            sizes: of the maps.
+        """
+        self.targets, self.canvas, self.count = targets, canvas, len(targets.full_masks)
+        self._edges: dict[Size, Tensor] = {}
+        wanted = list(dict.fromkeys(sizes))
+        if window is not None:
+            found = [
+                instance_edges(masks, window[0], canvas, wanted, iterations=window[1]) for masks in targets.full_masks
+            ]
+            self._edges = {size: torch.cat([one[i] for one in found]) for i, size in enumerate(wanted)}
+
+    def edges(self, size: Size) -> Tensor | None:
+        """Returns [M, h, w], the edge map of every instance; None where nobody reads edges."""
+        return self._edges.get(size)
+
+    def merged(self, size: Size, members: Tensor, num_classes: int = 1) -> Tensor | None:
+        """Returns [N, num_classes, h, w]: the maximum over some instances of each image, or of each of its classes."""
+        edges = self.edges(size)
+        if edges is None:
+            return None
+        group = self.targets.image[members] * num_classes
+        if num_classes > 1:
+            group = group + self.targets.classes[members]
+        merged = merged_edges(edges[members], group, self.count * num_classes)
+        return merged.view(self.count, num_classes, *size)
+
+    def valid(self, size: Size) -> Tensor:
+        """Returns [N, 1, h, w]: the share of each cell that is image and not padding."""
+        return torch.stack(
+            [
+                content_share((masks.shape[1], masks.shape[2]), self.canvas, size, self.targets.image)
+                for masks in self.targets.full_masks
+            ]
+        )[:, None]
+
+
+def category_levels(
+    student: SOLOv2Outputs, teacher: SOLOv2Outputs, scene: Scene, *, independent: bool, edges: str, per_class: bool
+) -> Levels:
+    """The category logits of every level.
+
+    Args:
+        student: its outputs.
+        teacher: its outputs, on the same grids.
+        scene: of the batch.
+        independent: see `bpkd.structures.SegOutput`.
+        edges: "boundary" of the instances of the level, or "grid", of the labels of the cells.
+        per_class: an edge map per class.
+    """
+    maps = []
+    for logits, level in zip(student.category_logits, scene.targets.levels, strict=True):
+        size = (int(logits.shape[2]), int(logits.shape[3]))
+        valid = scene.valid(size)
+        if edges == "grid":
+            edge: Tensor | None = torch.minimum(grid_edges(level.labels), valid)
+        else:
+            edge = scene.merged(size, level.instance.unique(), logits.shape[1] if per_class else 1)
+        maps.append(EdgeMaps(edge, valid))
+    return Levels(
+        [SegOutput(x, independent=independent) for x in student.category_logits],
+        [SegOutput(x, independent=independent) for x in teacher.category_logits],
+        maps,
+    )
+
+
+def map_levels(students: Sequence[Tensor], teachers: Sequence[Tensor], scene: Scene) -> Levels:
+    """Maps [N, C, H/4, W/4] of whole images, with the edges of all their instances."""
+    size = (int(students[0].shape[2]), int(students[0].shape[3]))
+    everyone = torch.arange(len(scene.targets.image), device=scene.targets.image.device)
+    maps = EdgeMaps(scene.merged(size, everyone), scene.valid(size))
+    resized = [at_size(t, size) for t in teachers]
+    return Levels([SegOutput(x) for x in students], [SegOutput(x) for x in resized], [maps] * len(students))
+
+
+def mask_levels(
+    student: SOLOv2Outputs,
+    teacher: SOLOv2Outputs,
+    scene: Scene,
+    *,
+    teacher_targets: GridTargets,
+    max_pairs: int,
+    box_region: float,
+    match: str,
+) -> Levels:
+    """The mask logits of pairs of cell and instance, one per instance and level, as two-class maps [P, 2, H/4, W/4].
+
+    Args:
+        student: its outputs.
+        teacher: its outputs.
+        scene: of the batch.
+        teacher_targets: the teacher's own assignment of the same instances, on the same grids.
+        max_pairs: per image; 0: no limit.
+        box_region: the instance's box, enlarged by this factor, is compared; 0: the whole map.
+        match: which of the teacher's pairs of the same instance a pair is compared with: "cell": that of the same level
+            and cell, where there is none the one with the highest score; "score": always the latter.
+    """
+    targets, grids = scene.targets, [int(x.shape[-1]) for x in student.category_logits]
+    canvas = torch.tensor(scene.canvas, dtype=torch.float64, device=targets.centers.device)
+    chosen = central_pairs(pairs_of(targets), targets.centers / canvas, grids)
+    chosen = limited_pairs(chosen, targets.image, max_pairs)
+    theirs, image = pairs_of(teacher_targets), targets.image[chosen.instance]
+    scores = flat_grids(teacher.category_logits)[
+        targets.image[theirs.instance], targets.classes[theirs.instance], theirs.positions(grids)
+    ]
+    matched = teacher_pairs(chosen, theirs, scores, count=len(targets.image), same_cell=match == "cell")
+    s = mask_logits(flat_grids(student.kernels), student.mask_features, chosen.positions(grids), image)
+    t = mask_logits(flat_grids(teacher.kernels), teacher.mask_features, matched.positions(grids), image)
+    size = (int(s.shape[1]), int(s.shape[2]))
+    both = [binary_logits(s), binary_logits(at_size(t[:, None], size)[:, 0])]
+    if box_region:
+        inside = _enlarged_boxes(targets.boxes[chosen.instance], size, box_region)
+        both = [outside_region(x, inside) for x in both]
+    edges, valid = scene.edges(size), scene.valid(size)
+    levels = Levels([], [], [])
+    for level in range(len(grids)):
+        own = (chosen.level == level).nonzero().flatten()
+        levels.students.append(SegOutput(both[0][own]))
+        levels.teachers.append(SegOutput(both[1][own]))
+        edge = None if edges is None else edges[chosen.instance[own]][:, None]
+        levels.maps.append(EdgeMaps(edge, valid[image[own]]))
+    return levels
+
+
+def pairs_of(targets: GridTargets) -> Pairs:
+    """Returns all levels' pairs in one row."""
+    level = [torch.full_like(one.cell, i) for i, one in enumerate(targets.levels)]
+    cell, instance = ([getattr(one, name) for one in targets.levels] for name in ("cell", "instance"))
+    return Pairs(torch.cat(level), torch.cat(cell), torch.cat(instance))
+
+
+def at_size(maps: Tensor, size: Size) -> Tensor:
+    """Returns the teacher's [N, C, h, w] at the student's size, bilinear."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+
+
+def _enlarged_boxes(boxes: Tensor, size: Size, factor: float) -> Tensor:
+    """Returns bool [P, h, w] at stride 4: pixels whose centre lies in a box enlarged around its own centre."""
+    center, half = (boxes[:, 2:] + boxes[:, :2]) / 2, factor * (boxes[:, 2:] - boxes[:, :2]) / 2
+    low, high = center - half, center + half
+    y, x = (4 * torch.arange(n, device=boxes.device) + 2 for n in size)
+    inside_x = (x >= low[:, :1]) & (x <= high[:, :1])
+    inside_y = (y >= low[:, 1:]) & (y <= high[:, 1:])
+    return inside_y[:, :, None] & inside_x[:, None, :]

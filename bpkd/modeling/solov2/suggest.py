@@ -1,0 +1,110 @@
+"""Grid numbers and scale ranges that fit a data set: from the sizes of its objects and the cells that they claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .targets import CROWDED, GridAssigner, ImageInstances
+
+# The published grids, and the bounds of the published ranges in units of the second level's lower bound.
+GRIDS = (40, 36, 24, 16, 12)
+PATTERN = ((0.0, 2.0), (1.0, 4.0), (2.0, 8.0), (4.0, 16.0), (8.0, 0.0))
+NO_BOUND = 4096.0
+FACTORS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5)
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a setting does with the objects of a data set."""
+
+    grids: tuple[int, ...]
+    ranges: tuple[tuple[float, float], ...]
+    positive: int
+    """Cells that have an object."""
+    twice: int
+    """Claims beyond the first on one cell: such objects share a kernel's training."""
+    objects: int
+    lost: int
+    """Objects that no level learns: outside all ranges, or without a pixel."""
+    per_level: tuple[int, ...]
+    """Objects that each level learns."""
+
+    @property
+    def share(self) -> float:
+        """Claims beyond the first over the positive cells."""
+        return self.twice / max(self.positive, 1)
+
+
+def object_sizes(images: Sequence[ImageInstances]) -> Tensor:
+    """Returns sqrt(box area) of every object, in pixels of the input, ascending."""
+    boxes = torch.cat([one.boxes for one in images])
+    sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
+    return (sides[:, 0] * sides[:, 1]).sqrt().sort().values
+
+
+def suggested_ranges(sizes: Tensor) -> tuple[tuple[float, float], ...]:
+    """Scales the published ranges so that the middle of the sizes (5 % to 95 %, in logarithms) is their middle.
+
+    Args:
+        sizes: of all objects, see `object_sizes`.
+
+    Returns:
+        (low, high) per level, whole pixels; the first begins at 1, the last has no bound in practice.
+
+    Raises:
+        ValueError: there is no object.
+    """
+    if not len(sizes):
+        raise ValueError("expected a data set with objects, got none.")
+    low, high = torch.quantile(sizes.double().clamp(min=1), torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+    unit = (low * high) ** 0.5 / 8**0.5  # the ranges' inner bounds are 1, 2, 4, 8 units
+    return tuple((max(1.0, round(a * unit)), max(2.0, round(b * unit)) if b else NO_BOUND) for a, b in PATTERN)
+
+
+def claims(
+    images: Sequence[ImageInstances], grids: Sequence[int], ranges: Sequence[Sequence[float]], *, divisor: int = 32
+) -> Claims:
+    """Assigns the objects of single images, each padded to a multiple of ``divisor``, and counts.
+
+    Args:
+        images: at the size of the input.
+        grids: S per level.
+        ranges: (low, high) per level.
+        divisor: of the canvas.
+    """
+    assigner = GridAssigner(num_classes=1, num_grids=grids, scale_ranges=ranges)
+    assigner.crowded = True  # it is counted here
+    positive = twice = objects = lost = 0
+    per_level = [0] * len(grids)
+    for one in images:
+        height, width = (-(-int(side) // divisor) * divisor for side in one.masks.shape[1:])
+        targets = assigner([ImageInstances(one.masks, one.boxes, torch.zeros_like(one.classes))], (height, width))
+        seen: list[Tensor] = []
+        for i, level in enumerate(targets.levels):
+            cells = len(level.cell.unique())
+            positive, twice = positive + cells, twice + len(level.cell) - cells
+            seen.append(level.instance.unique())
+            per_level[i] += len(seen[-1])
+        objects, lost = objects + len(one.boxes), lost + len(one.boxes) - len(torch.cat(seen).unique())
+    bounds = tuple((float(r[0]), float(r[1])) for r in ranges)
+    return Claims(tuple(grids), bounds, positive, twice, objects, lost, tuple(per_level))
+
+
+def suggestions(images: Sequence[ImageInstances], ranges: Sequence[Sequence[float]]) -> list[Claims]:
+    """Counts for the published grids times `FACTORS`, coarsest first, up to where few cells are claimed twice."""
+    out = []
+    for factor in FACTORS:
+        out.append(claims(images, [max(2, round(factor * grid)) for grid in GRIDS], ranges))
+        if out[-1].share <= CROWDED and factor >= 1:
+            break
+    return out
+
+
+def fitting(rows: Sequence[Claims]) -> Claims:
+    """Returns the coarsest grids with at most `CROWDED` of the cells claimed twice, else the finest."""
+    return next((row for row in rows if row.share <= CROWDED), rows[-1])

@@ -1,0 +1,207 @@
+"""The SOLOv2 teacher: which images it sees, and how it assigns the instances to its cells."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.structures import ImageList
+from torch import Tensor
+from torch.nn import functional as F
+
+from bpkd.convert import load_strict
+from bpkd.modeling.pixels import file_names, normalised, stack_padded
+from bpkd.modeling.teacher import AMP_DTYPES, load_teacher_cfg
+from bpkd.structures import GridTargets, SOLOv2Outputs
+
+from .meta import SOLOv2
+from .targets import GridAssigner, ImageInstances
+from .terms import INPUTS
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenSOLOv2:
+    """Answers a raw batch with detached outputs and its own assignment.
+
+    Deliberately no nn.Module, like `bpkd.modeling.FrozenTeacher`: it enters neither the student's parameters, nor its
+    checkpoint, nor DistributedDataParallel.
+    """
+
+    def __init__(self, model: SOLOv2, *, inputs: str = "same", amp: str = "off") -> None:
+        """Freezes ``model``.
+
+        Args:
+            model: with its weights loaded.
+            inputs: "same" or "same_ranges": the student's images, padded alike; "own_size": each item's
+                ``teacher_image``, on a canvas that is larger than the student's by one factor per axis.
+            amp: autocast type of the forward pass, "off", "bf16" or "fp16".
+
+        Raises:
+            ValueError: an option is unknown.
+        """
+        if amp not in AMP_DTYPES:
+            raise ValueError(f"TEACHER.AMP: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+        if inputs not in INPUTS:
+            raise ValueError(f"DISTILL.INSTANCE.INPUT: expected one of {', '.join(INPUTS)}, got {inputs!r}.")
+        self.model, self.inputs, self.amp = model.eval().requires_grad_(False), inputs, amp
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: Sequence[dict[str, Any]], images: ImageList, targets: GridTargets
+    ) -> tuple[SOLOv2Outputs, GridTargets]:
+        """Runs the teacher.
+
+        Args:
+            batch: what the loader delivers, uint8 images.
+            images: the student's, padded.
+            targets: the student's assignment.
+
+        Returns:
+            Its outputs in float32, without graph, and its assignment of the same instances. Cells are shares of the
+            canvas, so both networks' grids lie on each other, whatever the teacher's size.
+        """
+        device = images.tensor.device
+        if self.model.device != device:
+            self.model.to(device)
+        self.model.eval()  # whoever called train() on it, it is asked in eval mode
+        canvas = (int(images.tensor.shape[-2]), int(images.tensor.shape[-1]))
+        pixels = self._images(batch, images, canvas)
+        with torch.autocast(device.type, dtype=AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False):
+            out = self.model.raw_outputs(pixels)
+        outputs = SOLOv2Outputs(
+            tuple(x.float() for x in out.category_logits),
+            tuple(x.float() for x in out.kernels),
+            out.mask_features.float(),
+            tuple(x.float() for x in out.mask_towers),
+        )
+        if self.inputs == "same_ranges":
+            return outputs, targets
+        zoom = math.sqrt(pixels.shape[-2] * pixels.shape[-1] / (canvas[0] * canvas[1]))
+        return outputs, self._assign(targets, canvas, zoom)
+
+    def _images(self, batch: Sequence[dict[str, Any]], images: ImageList, canvas: tuple[int, int]) -> Tensor:
+        if self.inputs != "own_size":
+            return stack_padded([self._normalised(item, "image") for item in batch], canvas, 0.0, file_names(batch))
+        for item, name in zip(batch, file_names(batch), strict=True):
+            if "teacher_image" not in item:
+                raise ValueError(
+                    f"{name}: expected a 'teacher_image' for DISTILL.INSTANCE.INPUT own_size, got none. The mapper "
+                    "has to return the same picture, flipped alike, at DISTILL.INSTANCE.TEACHER_SIZE."
+                )
+        rows = [self._normalised(item, "teacher_image") for item in batch]
+        sizes = images.image_sizes
+        wanted = max(row.shape[-2] / size[0] for row, size in zip(rows, sizes, strict=True))
+        divisor = self.model.backbone.size_divisibility
+        own = [divisor * max(1, round(side * wanted / divisor)) for side in canvas]
+        zoom = [o / c for o, c in zip(own, canvas, strict=True)]
+        resized = [
+            F.interpolate(row[None], size=[round(s * z) for s, z in zip(size, zoom, strict=True)], mode="bilinear")[0]
+            for row, size in zip(rows, sizes, strict=True)
+        ]
+        return stack_padded(resized, (own[0], own[1]), 0.0, file_names(batch))
+
+    def _normalised(self, item: dict[str, Any], key: str) -> Tensor:
+        model = self.model
+        swap = item.get("image_format", model.source_format) != model.input_format
+        return normalised(item[key], model.pixel_mean, model.pixel_std, swap=swap)
+
+    def _assign(self, targets: GridTargets, canvas: tuple[int, int], zoom: float) -> GridTargets:
+        """Assigns by the teacher's own ranges, which count in its own pixels: ``zoom`` times the student's."""
+        own = self.model.assigner
+        assigner = GridAssigner(
+            num_classes=own.num_classes,
+            num_grids=own.num_grids,
+            scale_ranges=[(low / zoom, high / zoom) for low, high in own.scale_ranges],
+            sigma=own.sigma,
+        )
+        assigner.crowded = True  # the student's assignment has already said so
+        counts = torch.bincount(targets.image, minlength=len(targets.full_masks)).tolist()
+        parts = zip(targets.full_masks, targets.boxes.split(counts), targets.classes.split(counts), strict=True)
+        return assigner([ImageInstances(*part) for part in parts], canvas)
+
+
+def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
+    """Builds the frozen teacher of a student.
+
+    Raises:
+        FileNotFoundError: config file or weights do not exist.
+        ValueError: see `build_instance_teacher_model`; or the networks have other grids or classes, or "same_ranges" is
+            asked of networks with different ranges.
+    """
+    model = build_instance_teacher_model(cfg)
+    _check_fit(model, student, inputs=cfg.DISTILL.INSTANCE.INPUT)
+    return FrozenSOLOv2(model, inputs=cfg.DISTILL.INSTANCE.INPUT, amp=cfg.TEACHER.AMP)
+
+
+def build_instance_teacher_model(cfg: CfgNode) -> SOLOv2:
+    """Builds a teacher's network from its own config file with strictly loaded weights.
+
+    Args:
+        cfg: the student's config. Only TEACHER, the device, the image order and the classes are used.
+
+    Raises:
+        FileNotFoundError: config file or weights do not exist.
+        ValueError: there are no weights, keys are missing or left over, the class names differ, or a key is set that
+            only label maps know.
+    """
+    node = cfg.TEACHER
+    semantic = [key for key in ("EXPORTED", "CLASS_MAP", "OTHERS") if node[key]]
+    if semantic:
+        raise ValueError(
+            f"TEACHER.{semantic[0]}: expected nothing for InstanceDistiller, which knows one teacher, with the "
+            f"student's classes, from CONFIG_FILE and WEIGHTS; got {node[semantic[0]]!r}."
+        )
+    if not node.WEIGHTS:
+        raise ValueError(
+            "TEACHER.WEIGHTS: expected a checkpoint, got nothing. A teacher with random weights teaches noise: train "
+            "one with TEACHER.CONFIG_FILE first and name its model_final.pth."
+        )
+    teacher_cfg = load_teacher_cfg(cfg)
+    if teacher_cfg.MODEL.META_ARCHITECTURE not in ("SOLOv2", "InstanceDistiller"):
+        raise ValueError(
+            f"TEACHER.CONFIG_FILE: expected a SOLOv2, got {teacher_cfg.MODEL.META_ARCHITECTURE}, which has no grids."
+        )
+    with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
+        model = SOLOv2(teacher_cfg).to(torch.device(cfg.MODEL.DEVICE))
+    info = load_strict(model, node.WEIGHTS, source="TEACHER.WEIGHTS")
+    model.source_format = cfg.INPUT.FORMAT
+    _check_names(info.classes, cfg)
+    return model.eval().requires_grad_(False)
+
+
+def _check_fit(teacher: SOLOv2, student: SOLOv2, *, inputs: str) -> None:
+    for key, have, want in (
+        ("NUM_CLASSES", teacher.num_classes, student.num_classes),
+        ("NUM_GRIDS", list(teacher.assigner.num_grids), list(student.assigner.num_grids)),
+    ):
+        if have != want:
+            raise ValueError(
+                f"MODEL.SOLOV2.{key}: expected the same of teacher and student, whose cells are compared one by one, "
+                f"got {have} and {want}."
+            )
+    if inputs == "same_ranges" and teacher.assigner.scale_ranges != student.assigner.scale_ranges:
+        raise ValueError(
+            "DISTILL.INSTANCE.INPUT same_ranges: expected equal MODEL.SOLOV2.SCALE_RANGES, got "
+            f"{[list(r) for r in teacher.assigner.scale_ranges]} of the teacher and "
+            f"{[list(r) for r in student.assigner.scale_ranges]} of the student. Give the student the teacher's, in "
+            "the run without distillation too, or use INPUT same."
+        )
+
+
+def _check_names(teacher_names: Sequence[str] | None, cfg: CfgNode) -> None:
+    own = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") if cfg.DATASETS.TRAIN else None
+    if not teacher_names or not own:
+        logger.warning("Class names of teacher or student are unknown: only their number was compared.")
+        return
+    different = [f"{i}: {a!r} / {b!r}" for i, (a, b) in enumerate(zip(teacher_names, own, strict=False)) if a != b]
+    if different:
+        raise ValueError(
+            "Teacher and student: expected the same class list, got differences (teacher / student): "
+            f"{', '.join(different[:8])}. Train the teacher on the same classes."
+        )

@@ -1,0 +1,173 @@
+"""InstanceTerms: the distillation terms of SOLOv2, each the mean over the levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bpkd.distillers import Distiller, LevelDistiller
+from bpkd.distillers.adapters import ChannelAdapter
+from bpkd.structures import GridTargets, SOLOv2Outputs
+
+from .compared import Levels, Scene, category_levels, map_levels, mask_levels
+
+INPUTS = ("same", "same_ranges", "own_size")
+MASK_TERMS = ("mask_logits", "mask_towers", "mask_features")
+
+
+@dataclass(frozen=True)
+class InstanceOptions:
+    """How a method is applied to the levels; the keys are those of cfg.DISTILL.INSTANCE."""
+
+    category_weight: float = 1.0
+    mask_weight: float = 1.0
+    category_edges: str = "boundary"
+    per_class: bool = False
+    divergence: str = "sigmoid"
+    mask_term: str = "mask_logits"
+    match: str = "cell"
+    max_pairs: int = 64
+    box_region: float = 0.0
+
+
+class InstanceTerms(nn.Module):
+    """A distiller on the category logits and one on the masks, at every level.
+
+    Attributes:
+        taps: what each term compares, for messages.
+        own_terms: none.
+    """
+
+    own_terms: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        *,
+        category: Distiller,
+        mask: Distiller,
+        options: InstanceOptions,
+        channels: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Sets the terms.
+
+        Args:
+            category: for the category logits.
+            mask: for the masks.
+            options: what is compared, and how.
+            channels: of the student's and the teacher's maps that "mask_features" or "mask_towers" compares.
+
+        Raises:
+            ValueError: both weights are 0, or the towers differ in width.
+        """
+        super().__init__()
+        self.options = options
+        self.weights = {"category": options.category_weight, "mask": options.mask_weight}
+        if not any(self.weights.values()):
+            raise ValueError(
+                "DISTILL.INSTANCE: expected CATEGORY_WEIGHT or MASK_WEIGHT above 0, got 0 for both. Without "
+                "distillation set DISTILL.METHOD none."
+            )
+        if options.mask_term == "mask_towers" and channels[0] != channels[1]:
+            raise ValueError(
+                f"DISTILL.INSTANCE.MASK_TERM mask_towers: expected towers of one width, got {channels[0]} and "
+                f"{channels[1]} channels (MODEL.SOLOV2.MASK_CHANNELS). Use mask_logits or mask_features."
+            )
+        aligned = options.mask_term == "mask_features" and options.mask_weight
+        self.adapter = ChannelAdapter(*channels) if aligned else None
+        chosen = {"category": (category, "category logits"), "mask": (mask, options.mask_term.replace("_", " "))}
+        self.parts = nn.ModuleDict(
+            {
+                name: LevelDistiller(distiller, name=name, compares=compares, weight=self.weights[name])
+                for name, (distiller, compares) in chosen.items()
+                if self.weights[name]
+            }
+        )
+        members = [part for part in self.parts.values() if isinstance(part, LevelDistiller)]
+        self.taps = {term: tap for part in members for term, tap in part.taps.items()}
+        self.edge_window = next((part.edge_window for part in members if part.edge_window), None)
+
+    def parameter_options(self) -> dict[str, dict[str, object]]:
+        """Returns nothing: the aligner is trained as the student is."""
+        return {}
+
+    def forward(
+        self,
+        student: SOLOv2Outputs,
+        teacher: SOLOv2Outputs,
+        *,
+        targets: GridTargets,
+        teacher_targets: GridTargets,
+        iteration: int,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Computes the terms, in float32 whatever autocast says.
+
+        Args:
+            student: its outputs.
+            teacher: its outputs, detached; masks of another size are resized to the student's.
+            targets: the student's assignment.
+            teacher_targets: the teacher's assignment of the same instances on the same grids.
+            iteration: of the training run.
+
+        Returns:
+            ``{"loss_kd_category_<term>", "loss_kd_mask_<term>": scalar}`` with weights applied, means over the levels
+            (of the mask terms over those with a pair), and the detached values per level without ``loss_kd_``.
+        """
+        terms: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
+        with torch.autocast(student.mask_features.device.type, enabled=False):
+            student = _float32(student)
+            scene = self._scene(student, targets)
+            for name, part in self.parts.items():
+                if name == "category":
+                    levels = self._category(student, teacher, scene)
+                else:
+                    levels = self._mask(student, teacher, scene, teacher_targets)
+                losses, per_level = part(levels.students, levels.teachers, levels.maps, iteration)
+                terms.update(losses)
+                values.update(per_level)
+        return terms, values
+
+    def _scene(self, student: SOLOv2Outputs, targets: GridTargets) -> Scene:
+        maps = [*(student.category_logits if "category" in self.parts else ())]
+        if "mask" in self.parts:
+            maps.append(student.mask_features)
+        sizes = [(int(x.shape[2]), int(x.shape[3])) for x in maps]
+        return Scene(targets, student.canvas, self.edge_window, sizes)
+
+    def _category(self, student: SOLOv2Outputs, teacher: SOLOv2Outputs, scene: Scene) -> Levels:
+        return category_levels(
+            student,
+            teacher,
+            scene,
+            independent=self.options.divergence == "sigmoid",
+            edges=self.options.category_edges,
+            per_class=self.options.per_class,
+        )
+
+    def _mask(
+        self, student: SOLOv2Outputs, teacher: SOLOv2Outputs, scene: Scene, teacher_targets: GridTargets
+    ) -> Levels:
+        if self.options.mask_term == "mask_towers":
+            return map_levels(student.mask_towers, teacher.mask_towers, scene)
+        if self.adapter is not None:
+            return map_levels([self.adapter(student.mask_features)], [teacher.mask_features], scene)
+        return mask_levels(
+            student,
+            teacher,
+            scene,
+            teacher_targets=teacher_targets,
+            max_pairs=self.options.max_pairs,
+            box_region=self.options.box_region,
+            match=self.options.match,
+        )
+
+
+def _float32(outputs: SOLOv2Outputs) -> SOLOv2Outputs:
+    return SOLOv2Outputs(
+        tuple(x.float() for x in outputs.category_logits),
+        tuple(x.float() for x in outputs.kernels),
+        outputs.mask_features.float(),
+        tuple(x.float() for x in outputs.mask_towers),
+    )
