@@ -40,8 +40,8 @@ def boundary_kd(
     Args:
         student_logits: [N, K, h, w].
         teacher_logits: [N, K, h, w]; gets no gradient.
-        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``, its rows, from ``class_edges``, or [N, 1, h, w]: one
-            map that all classes share and that counts once.
+        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``; its rows, from ``class_edges``; or [N, 1, h, w],
+            one map that all classes share and that counts once.
         temperature: T.
         class_weight: alpha, one number or one per class of the mask.
         normalizer: "cells": the sum above, which grows with the number of classes that have an edge; "classes": each
