@@ -77,9 +77,7 @@ def loop_assign(one: ImageInstances, canvas: tuple[int, int], assigner: GridAssi
             quarter = F.interpolate(mask[None, None], scale_factor=0.25, mode="bilinear")[0, 0] >= 0.5
             box = one.boxes[i].tolist()
             spans = []
-            for c, half, length in zip(
-                centre, (0.1 * (box[3] - box[1]), 0.1 * (box[2] - box[0])), canvas, strict=True
-            ):
+            for c, half, length in zip(centre, (0.1 * (box[3] - box[1]), 0.1 * (box[2] - box[0])), canvas, strict=True):
                 own, first, last = (int((v * grid / length + 1e-6) // 1) for v in (c, c - half, c + half))
                 spans.append(range(max(0, first, own - 1), min(grid - 1, last, own + 1) + 1))
             for row in spans[0]:
