@@ -172,10 +172,10 @@ class MaskLossHint(HookBase):
         if mean > self.limit:
             self.told = True
             logger.warning(
-                "loss_mask is still %.2f after %d iterations, near its start. Usual causes: a learning rate that is too "
-                "high for the batch (SOLVER.BASE_LR is meant for IMS_PER_BATCH 16: lower it in proportion), no ImageNet "
-                "weights (MODEL.BACKBONE.WEIGHTS), objects that no MODEL.SOLOV2.SCALE_RANGES or a too coarse NUM_GRIDS "
-                "fits, wrong annotations (tools/check_data.py).",
+                "loss_mask is still %.2f after %d iterations, near its start. Usual causes: a learning rate too high "
+                "for the batch (SOLVER.BASE_LR is meant for IMS_PER_BATCH 16: lower it in proportion), no ImageNet "
+                "weights (MODEL.BACKBONE.WEIGHTS), objects that MODEL.SOLOV2.SCALE_RANGES or NUM_GRIDS do not fit, "
+                "wrong annotations (tools/check_data.py).",
                 mean,
                 self.trainer.iter + 1,
             )
