@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,9 @@ from torch import nn
 from bpkd.analysis.complexity import count
 from bpkd.data import DatasetError, build_test_loader, build_train_loader
 from bpkd.data.instances import InstanceAugmentation, InstanceTrainMapper
+from bpkd.engine.hooks import MaskLossHint
 from bpkd.engine.launch import argument_parser, load_config, main
+from bpkd.engine.predict import Predictor
 from bpkd.engine.step import StepTrainer, clip_gradients
 from bpkd.engine.trainer import gradient_clip
 
@@ -227,3 +231,23 @@ def test_the_step_is_clipped_by_the_norm_of_all_gradients() -> None:
 def test_the_configs_clip_at_a_total_norm_of_35(config: str) -> None:
     assert gradient_clip(load_config(config)) == ("full_model", 35.0, 2.0)
     assert gradient_clip(load_config(str(REPO / "configs" / "camvid" / "small_student.yaml"))) is None
+
+
+@pytest.mark.parametrize(("value", "weight", "told"), [(2.9, 3.0, 1), (2.7, 3.0, 0), (0.95, 1.0, 1), (0.9, 1.0, 0)])
+def test_masks_that_do_not_learn_are_told_once(
+    value: float, weight: float, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = MaskLossHint(SimpleNamespace(values={"loss_mask": value}), weight)  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING):
+        for i in range(2100):
+            hook.trainer = SimpleNamespace(iter=i)
+            hook.after_step()
+            assert i >= 1999 or not caplog.records
+    assert len(caplog.records) == told
+    assert not told or "lower it in proportion" in caplog.text
+
+
+def test_label_maps_are_not_asked_of_a_network_for_instances(config: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"")
+    with pytest.raises(TypeError, match="expected a network for label maps, got SOLOv2"):
+        Predictor(str(tmp_path / "w.pth"), config)
