@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventWriter
 
-from bpkd.config import check_values, read_config
+from bpkd.config import WRAPPERS, check_values, read_config
 from bpkd.data import register_datasets
 from bpkd.distillers import DISTILLERS
 from bpkd.engine.trainer import DistillationTrainer
@@ -158,6 +158,8 @@ def no_files() -> Iterator[None]:
         patch.setattr("bpkd.data.catalog._register", lambda *args: None)
         patch.setattr("bpkd.modeling.teacher.load_strict", lambda *args, **kwargs: SimpleNamespace(classes=None))
         patch.setattr("bpkd.modeling.teacher.build_dense", teacher_built)
+        patch.setattr("bpkd.modeling.solov2.teacher.load_strict", lambda *args, **kwargs: SimpleNamespace(classes=None))
+        patch.setattr("bpkd.modeling.solov2.teacher.MetadataCatalog", FakeCatalog)
         patch.setattr("bpkd.engine.trainer.load_backbone", lambda *args: None)
         patch.setattr("bpkd.engine.trainer.environment", dict)
         evaluation = importlib.import_module("bpkd.engine.evaluate")  # the room exports a function of that name
@@ -224,7 +226,7 @@ def test_every_config_builds_and_every_key_is_read(name: str, tmp_path: Path) ->
     assert unused(FILES[name], tmp_path / "run") == []
     cfg = config(name)
     assert cfg.VERSION == 2
-    assert (cfg.DISTILL.METHOD != "none") == (cfg.MODEL.META_ARCHITECTURE == "SemanticDistiller") == ("__" in name)
+    assert (cfg.DISTILL.METHOD != "none") == (cfg.MODEL.META_ARCHITECTURE in WRAPPERS) == ("__" in name)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -298,6 +299,20 @@ def test_gradient_probe_measures_every_term(tmp_path: Path) -> None:
 def test_mistakes_are_named(opts: list[Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         wrapper(tmp_path, "CWD", *opts)
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    MetadataCatalog.get("kd_objects_train").set(thing_classes=["Cat ", "dog", "bird", "fish"])
+    teacher = save_teacher(tmp_path)
+    data = torch.load(tmp_path / "teacher.pth", weights_only=True)
+    for names, refused in ((["cat", "dog", "bird", "fish"], False), (["cat", "dog", "fish", "bird"], True)):
+        torch.save({**data, "bpkd": {"classes": names}}, tmp_path / "teacher.pth")
+        opts = ("DATASETS.TRAIN", ("kd_objects_train",))
+        if refused:
+            with pytest.raises(ValueError, match="2: 'fish' / 'bird', 3: 'bird' / 'fish'"):
+                wrapper(tmp_path, "CWD", *opts, teacher=teacher)
+        else:
+            wrapper(tmp_path, "CWD", *opts, teacher=teacher)
 
 
 def test_another_student_is_refused(tmp_path: Path) -> None:

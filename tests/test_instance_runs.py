@@ -1,21 +1,19 @@
-"""A few iterations of InstanceDistiller: what is logged, resumed, said, and the same with two processes."""
+"""A few iterations of InstanceDistiller: what is logged, resumed, and the same with two processes."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import pytest
 import torch
 from detectron2.engine import hooks
 from detectron2.engine.train_loop import HookBase
-from detectron2.utils.events import EventStorage, JSONWriter
+from detectron2.utils.events import JSONWriter
 from torch.nn.parallel import DistributedDataParallel
 
 from bpkd.engine.checkpoint import StudentCheckpointer
 from bpkd.engine.hooks import SilentTermGuard
-from bpkd.engine.monitors import GradientMonitor, MaskLossHint, ShareMonitor
+from bpkd.engine.monitors import GradientMonitor, ShareMonitor
 from bpkd.engine.step import StepTrainer
 from bpkd.modeling import InstanceDistiller
 
@@ -101,37 +99,3 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     assert float(one["student.ins_head.cate_pred.weight"].abs().max()) > 0
     for name, gradient in one.items():
         assert torch.allclose(two[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max() + 1)), name
-
-
-class Loop:
-    """What a hook sees of a training loop."""
-
-    def __init__(self, storage: EventStorage) -> None:
-        self.storage, self.iter = storage, 0
-
-
-def hints(values: list[float], caplog: pytest.LogCaptureFixture, **options: Any) -> int:
-    hint = MaskLossHint(**{"limit": 2.8, "after": 10, **options})
-    caplog.clear()
-    with EventStorage(0) as storage, caplog.at_level("WARNING", "bpkd"):
-        hint.trainer = Loop(storage)
-        for i, value in enumerate(values):
-            storage.iter = hint.trainer.iter = i
-            if i % 2:
-                storage.put_scalar("loss_mask", value)
-            hint.after_step()
-    return len(caplog.records)
-
-
-def test_a_mask_loss_that_stays_near_three_gets_a_hint(caplog: pytest.LogCaptureFixture) -> None:
-    assert hints([2.95] * 10, caplog) == 0  # not yet
-    assert hints([2.95] * 40, caplog) == 1  # once
-    assert "loss_mask is still 2.95 after 12 iterations" in caplog.text
-    assert "learning rate" in caplog.text
-    assert "tools/suggest_grids.py" in caplog.text
-    assert hints([2.95] * 5 + [1.5] * 35, caplog) == 0
-    assert hints([2.95] * 40, caplog, limit=0.0) == 0
-    hint = MaskLossHint(limit=2.8, after=0)
-    with EventStorage(0) as storage:  # a network without masks
-        hint.trainer = Loop(storage)
-        hint.after_step()

@@ -172,6 +172,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(0)
     model = build_student(read_config(str(CONFIG), ["MODEL.DEVICE", "cpu"]))
     assert isinstance(model, SOLOv2)
+    torch.nn.init.normal_(model.ins_head.cate_pred.weight, std=0.022)  # hundreds of cells find something
     try:
         peer = PeerSOLOv2(args.peer_path, model) if args.peer_path else None
     except (ImportError, ValueError) as error:

@@ -71,11 +71,12 @@ class PeerSOLOv2:
         from mmdet.registry import MODELS
         from mmdet.structures import DetDataSample
         from mmdet.structures.mask import BitmapMasks
+        from mmengine.config import ConfigDict
         from mmengine.structures import InstanceData
 
         self._sample, self._masks, self._data = DetDataSample, BitmapMasks, InstanceData
         self.ours = model
-        self.model = MODELS.build(_config(model))
+        self.model = MODELS.build(ConfigDict(_config(model)))
         theirs = self.model.state_dict()
         names = rename(theirs, RuleSet("mmdet", "mmdetection's SOLOv2", (), MMDET_SOLOV2)).mapped
         ours = model.state_dict()

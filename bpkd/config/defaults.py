@@ -200,10 +200,6 @@ def _add_solver(cfg: CN) -> None:
     # Share of the loss (its size over the sum of all terms' sizes, a critic's own left out) that one distillation term
     # may hold, over GRADIENT_RATIO_PATIENCE iterations, before a warning is printed. 0: no warning.
     cfg.SOLVER.LOSS_SHARE_LIMIT = 0.9
-    # SOLOv2: after MASK_LOSS_ITERS iterations a mask loss that is still above the limit gets a hint in the log: it
-    # starts near 3 and stays there where the learning rate or the grids do not suit (docs/solov2.md). 0: no hint.
-    cfg.SOLVER.MASK_LOSS_LIMIT = 2.8
-    cfg.SOLVER.MASK_LOSS_ITERS = 2000
     # fp32 matrix products in TF32 on GPUs that have it.
     cfg.SOLVER.TF32 = True
     cfg.SEED = 0

@@ -50,11 +50,18 @@ class InstanceAugmentation:
         if self.crop is not None:
             rows, columns = T.RandomCrop(self.crop[0], self.crop[1]).get_crop_size((height, width))
             top, left = int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1))
-            chain.append(T.CropTransform(left, top, columns, rows, orig_w=width, orig_h=height))
+            chain.append(_Crop(left, top, columns, rows, orig_w=width, orig_h=height))
             height, width = rows, columns
         if rng.random() < self.flip_prob:
             chain.append(T.HFlipTransform(width))
         return T.TransformList(chain)
+
+
+class _Crop(T.CropTransform):
+    """Detectron2's crop; polygons keep their parts outside, which drawing cuts off: its own needs shapely for that."""
+
+    def apply_polygons(self, polygons: list[Any]) -> list[Any]:
+        return [self.apply_coords(points) for points in polygons]
 
 
 def shortest_side(height: int, width: int, length: int, longest: int) -> Any:

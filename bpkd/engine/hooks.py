@@ -168,3 +168,33 @@ class SilentTermGuard(HookBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues from what was seen."""
         self.watched, self.alive = state_dict["watched"], dict(state_dict["alive"])
+
+
+class MaskLossHint(HookBase):
+    """Says once that the masks of a network for instances do not learn, and what usually helps."""
+
+    AFTER, MEAN_OVER = 2000, 200
+
+    def __init__(self, step: StepTrainer, weight: float) -> None:
+        """Watches ``step.values["loss_mask"]``; ``weight`` is that of the term, its value where no mask is right."""
+        self.step, self.limit = step, 2.8 / 3 * weight
+        self.recent: deque[float] = deque(maxlen=self.MEAN_OVER)
+        self.told = False
+
+    def after_step(self) -> None:
+        """Judges the mean of the last iterations."""
+        if "loss_mask" in self.step.values:
+            self.recent.append(self.step.values["loss_mask"])
+        if self.told or self.trainer.iter + 1 < self.AFTER or len(self.recent) < self.MEAN_OVER:
+            return
+        mean = sum(self.recent) / len(self.recent)
+        if mean > self.limit:
+            self.told = True
+            logger.warning(
+                "loss_mask is still %.2f after %d iterations, near its start. Usual causes: a learning rate too high "
+                "for the batch (SOLVER.BASE_LR is meant for IMS_PER_BATCH 16: lower it in proportion), no ImageNet "
+                "weights (MODEL.BACKBONE.WEIGHTS), objects that MODEL.SOLOV2.SCALE_RANGES or NUM_GRIDS do not fit "
+                "(tools/suggest_grids.py), wrong annotations (tools/check_data.py).",
+                mean,
+                self.trainer.iter + 1,
+            )

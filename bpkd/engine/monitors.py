@@ -138,33 +138,6 @@ class ShareMonitor(HookBase):
                 )  # fmt: skip
 
 
-class MaskLossHint(HookBase):
-    """Says once what usually helps where SOLOv2's mask loss has not left its first value, 3 times a dice of 1."""
-
-    WINDOW = 20
-
-    def __init__(self, *, limit: float, after: int) -> None:
-        """Sets the loss that is too high (0: no hint) and the iterations after which it is."""
-        self.limit, self.after = limit, after
-        self._told = False
-
-    def after_step(self) -> None:
-        """Looks at the median of the last logged values."""
-        found = self.trainer.storage.latest().get("loss_mask")
-        due = self.trainer.iter + 1 > self.after and found is not None and found[1] == self.trainer.iter
-        if self._told or not self.limit or not due:
-            return
-        loss = self.trainer.storage.history("loss_mask").median(self.WINDOW)
-        if loss > self.limit:
-            self._told = True
-            logger.warning(
-                "loss_mask is still %.2f after %d iterations (it starts near 3): no mask is learned. Usual causes: a "
-                "learning rate that was not scaled to the batch (0.01 is for 16 images), grids too coarse or scale "
-                "ranges that miss the objects (tools/suggest_grids.py), masks that are not where the boxes are.",
-                loss, self.trainer.iter + 1,
-            )  # fmt: skip
-
-
 class TermPrinter(CommonMetricPrinter):
     """Detectron2's console line, with the share of the time that waited for data.
 

@@ -10,7 +10,7 @@ import torch
 
 from bpkd.convert import load_strict
 from bpkd.data import build_test_loader
-from bpkd.modeling import build_student, build_teacher_model
+from bpkd.modeling import build_dense, build_teacher_model
 
 from .launch import load_config
 from .matrix import Job
@@ -27,7 +27,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
         One dict per image: its ``name``, ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers.
     """
     cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
-    model = build_teacher_model(cfg) if job.evaluates else build_student(cfg)
+    model = build_teacher_model(cfg) if job.evaluates else build_dense(cfg)
     if not job.evaluates:
         load_strict(model, str(job.weights))
     model.eval()

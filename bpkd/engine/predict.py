@@ -16,7 +16,7 @@ from bpkd.data.augment import fitted_size, resize
 from bpkd.data.catalog import spread_colors
 from bpkd.data.files import read_image
 from bpkd.data.mapper import as_tensor
-from bpkd.modeling import build_student
+from bpkd.modeling import build_dense, predicts_instances
 
 from .launch import load_config
 
@@ -44,6 +44,7 @@ class Predictor:
         Raises:
             FileNotFoundError: there are no weights, or no config.
             ValueError: config and weights do not fit.
+            TypeError: the network yields instances, not label maps.
         """
         path = Path(weights)
         if not path.is_file():
@@ -52,13 +53,15 @@ class Predictor:
         if not config.is_file():
             raise FileNotFoundError(f"{config}: no such file. Name the config of {weights} with --config-file.")
         self.cfg = load_config(str(config), opts)
+        if predicts_instances(self.cfg):
+            raise TypeError(f"{config}: expected a network for label maps, got {self.cfg.MODEL.META_ARCHITECTURE}.")
         self.name = path.resolve().parent.name
         data = (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)[0]
         meta = MetadataCatalog.get(data)
         self.class_names = list(meta.stuff_classes)
         self.colors = list(meta.get("stuff_colors") or spread_colors(len(self.class_names)))
         self.label_table: list[int] = meta.label_table
-        self.model = build_student(self.cfg)
+        self.model = build_dense(self.cfg)
         load_strict(self.model, weights)
         self.model.eval()
 

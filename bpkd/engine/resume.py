@@ -116,7 +116,7 @@ def differences(
     default = flat(yaml.safe_load(get_bpkd_cfg().dump()))
     old, new = ({**default, **flat(x)} for x in (recorded, wanted))
     others = tuple(f"DISTILL.{name}." for name in DISTILLERS if name not in method.split("+"))
-    silent = (*others, "TEACHER.") if method == ALONE and not only else others
+    silent = (*others, "TEACHER.", "DISTILL.INSTANCE.") if method == ALONE and not only else others
     keys = [k for k in sorted({*old, *new}) if k not in ignored and not k.startswith(silent)]
     keys = [k for k in keys if not only or k.startswith(tuple(only))]
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}

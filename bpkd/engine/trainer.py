@@ -26,12 +26,12 @@ from bpkd.config import WRAPPERS
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
-from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2
+from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2, predicts_instances
 
 from .checkpoint import StudentCheckpointer
 from .evaluate import evaluate, without_classes
-from .hooks import RunClock, SilentTermGuard, StopOnSignal
-from .monitors import GradientMonitor, MaskLossHint, ShareMonitor, TermPrinter
+from .hooks import MaskLossHint, RunClock, SilentTermGuard, StopOnSignal
+from .monitors import GradientMonitor, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
 from .record import peak_memory, run_record, write_record
 from .step import StepTrainer
@@ -160,7 +160,8 @@ class DistillationTrainer(DefaultTrainer):
         chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
         if self._wrapper is not None:
             chain += self._term_hooks(self._wrapper)
-        chain.append(MaskLossHint(limit=cfg.SOLVER.MASK_LOSS_LIMIT, after=cfg.SOLVER.MASK_LOSS_ITERS))
+        if predicts_instances(cfg):
+            chain.append(MaskLossHint(self._trainer, cfg.MODEL.SOLOV2.MASK_WEIGHT))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self.build_train_loader(cfg)
             n = cfg.TEST.PRECISE_BN.NUM_ITER

@@ -199,7 +199,11 @@ def _check_names(teacher_names: Sequence[str] | None, cfg: CfgNode) -> None:
     if not teacher_names or not own:
         logger.warning("Class names of teacher or student are unknown: only their number was compared.")
         return
-    different = [f"{i}: {a!r} / {b!r}" for i, (a, b) in enumerate(zip(teacher_names, own, strict=False)) if a != b]
+    different = [
+        f"{i}: {a!r} / {b!r}"
+        for i, (a, b) in enumerate(zip(teacher_names, own, strict=False))
+        if a.strip().lower() != b.strip().lower()
+    ]
     if different:
         raise ValueError(
             "Teacher and student: expected the same class list, got differences (teacher / student): "

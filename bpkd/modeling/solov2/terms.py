@@ -130,7 +130,8 @@ class InstanceTerms(nn.Module):
         return terms, values
 
     def _scene(self, student: SOLOv2Outputs, targets: GridTargets) -> Scene:
-        maps = [*(student.category_logits if "category" in self.parts else ())]
+        bands = "category" in self.parts and self.options.category_edges == "boundary"
+        maps = [*(student.category_logits if bands else ())]
         if "mask" in self.parts:
             maps.append(student.mask_features)
         sizes = [(int(x.shape[2]), int(x.shape[3])) for x in maps]
