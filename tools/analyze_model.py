@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help="config changes for all")
     args = parser.parse_args(argv)
     if (args.table2 or args.table4) and (args.size or args.latency or args.opts):
-        parser.error("--table2 and --table4 are the paper's setting: they go with --json alone")
+        parser.error("--table2 or --table4 is the paper's setting: it goes with --json alone")
     if "cuda" in args.latency and not torch.cuda.is_available():
         parser.error("--latency cuda: there is no GPU that torch can use")
     args.size = args.size or [512, 512]
