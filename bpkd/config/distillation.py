@@ -49,6 +49,11 @@ def add_teacher_keys(node: CN) -> None:
     node.CLASS_MAP = []
     # Autocast type of the teacher's forward pass: "off", "bf16" or "fp16".
     node.AMP = "off"
+    # How else it is made faster (docs/methods.md, "A fast teacher"). "off": not. "auto": what is known to help on the
+    # device: batch norm folded, channels-last, and AMP bf16 where AMP is off and the device computes in it. Or names
+    # joined by "+": "fold", "channels_last", "compile" (torch.compile), "graphs" (the same with CUDA graphs), "stream"
+    # (beside the student on a CUDA stream of its own).
+    node.FAST = "off"
 
 
 def _add_kd(cfg: CN) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from bpkd.config import teacher_nodes, teacher_shares
 from bpkd.functional import mean_probabilities
-from bpkd.modeling.teacher import FrozenTeacher, build_teacher
+from bpkd.modeling.teacher import Answer, FrozenTeacher, Taps, build_teacher
 from bpkd.structures import SegOutput
 
 
@@ -34,8 +34,14 @@ class MeanTeacher:
 
     def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> SegOutput:
         """Runs all teachers; the arguments are those of `FrozenTeacher`."""
-        answers = [teacher(batch, size, device) for teacher in self.teachers]
-        return SegOutput(mean_probabilities([answer.logits for answer in answers], self.shares))
+        return self.ask(batch, size, device)()
+
+    def ask(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device, *, taps: Taps = None
+    ) -> Answer:
+        """Starts all teachers and returns what waits for their answer; ``taps`` can name nothing."""
+        waiting = [teacher.ask(batch, size, device, taps=frozenset()) for teacher in self.teachers]
+        return lambda: SegOutput(mean_probabilities([answer().logits for answer in waiting], self.shares))
 
 
 class TeacherPanel:
@@ -47,7 +53,14 @@ class TeacherPanel:
 
     def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> list[SegOutput]:
         """Runs all teachers; the arguments are those of `FrozenTeacher`."""
-        return [teacher(batch, size, device) for teacher in self.teachers]
+        return self.ask(batch, size, device)()
+
+    def ask(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device, *, taps: Taps = None
+    ) -> Callable[[], list[SegOutput]]:
+        """Starts all teachers and returns what waits for their answers."""
+        waiting = [teacher.ask(batch, size, device, taps=taps) for teacher in self.teachers]
+        return lambda: [answer() for answer in waiting]
 
 
 OneTeacher = FrozenTeacher | MeanTeacher
