@@ -24,7 +24,8 @@ NETWORKS = {
     "frozen": ("MODEL.RESNET_V1C.NORM", "FrozenBN", "MODEL.SEM_SEG_HEAD.NORM", "SyncBN"),
     "hrnet": ("MODEL.BACKBONE.NAME", "build_hrnet_backbone", "MODEL.HRNET.VARIANT", "w18s",
               "MODEL.HRNET.WIDTH_MULTIPLIER", 0.25, "MODEL.SEM_SEG_HEAD.NAME", "FCNHead",
-              "MODEL.SEM_SEG_HEAD.IN_FEATURES", [f"branch{b}" for b in (1, 2, 3, 4)], "MODEL.AUX_HEAD.LOSS_WEIGHT", 0.0),
+              "MODEL.SEM_SEG_HEAD.IN_FEATURES", [f"branch{b}" for b in (1, 2, 3, 4)],
+              "MODEL.AUX_HEAD.LOSS_WEIGHT", 0.0),
 }  # fmt: skip
 
 

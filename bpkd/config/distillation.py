@@ -16,6 +16,9 @@ def _add_teacher(cfg: CN) -> None:
     # The teacher is built from its own config file and weights; no other key of the student's config reaches it.
     cfg.TEACHER = CN()
     add_teacher_keys(cfg.TEACHER)
+    # A folder that tools/cache_teacher.py recorded: the teachers' logits are read from it and no teacher is loaded.
+    # CONFIG_FILE and WEIGHTS stay, to tell whether it is theirs.
+    cfg.TEACHER.CACHE = ""
     # More teachers: a list of mappings with the keys above, e.g. [{CONFIG_FILE: b.yaml, WEIGHTS: b.pth}].
     cfg.TEACHER.OTHERS = []
     # What each teacher counts, the one above first, then OTHERS; divided by their sum. Empty: all the same. A teacher

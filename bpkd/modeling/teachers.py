@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from bpkd.config import teacher_nodes, teacher_shares
 from bpkd.functional import mean_probabilities
 from bpkd.modeling.teacher import Answer, FrozenTeacher, Taps, build_teacher
+from bpkd.modeling.teacher_cache import CachedTeacher, recorded_for, samples_needed
 from bpkd.structures import SegOutput
 
 
@@ -63,17 +64,19 @@ class TeacherPanel:
         return lambda: [answer() for answer in waiting]
 
 
-OneTeacher = FrozenTeacher | MeanTeacher
+OneTeacher = FrozenTeacher | MeanTeacher | CachedTeacher
 Teachers = OneTeacher | TeacherPanel
 
 
 def build_teachers(cfg: CfgNode) -> Teachers:
-    """Builds every teacher that has a share, joined as TEACHER.COMBINE says; a single one as it is.
+    """Builds every teacher that has a share, joined as TEACHER.COMBINE says; a single one as it is; or TEACHER.CACHE.
 
     Raises:
-        FileNotFoundError: config file or weights of a teacher do not exist.
-        ValueError: TEACHER.OTHERS or SHARES is wrong, or a teacher is not what it should be.
+        FileNotFoundError: config file or weights of a teacher, or the cache, do not exist.
+        ValueError: TEACHER.OTHERS or SHARES is wrong, or a teacher or the cache is not what it should be.
     """
+    if cfg.TEACHER.CACHE:
+        return CachedTeacher(cfg.TEACHER.CACHE, of=recorded_for(cfg), samples=samples_needed(cfg))
     named = zip(teacher_nodes(cfg).items(), teacher_shares(cfg), strict=True)
     chosen = [(build_teacher(cfg, node, key), share) for (key, node), share in named if share]
     teachers, shares = [teacher for teacher, _ in chosen], [share for _, share in chosen]
