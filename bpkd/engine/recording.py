@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 
@@ -17,9 +16,8 @@ from bpkd.modeling.teacher_cache import (
     INDEX,
     LOGITS,
     CacheFolder,
-    checksum,
-    encode,
     recorded_for,
+    rows_of,
     samples_needed,
 )
 from bpkd.modeling.teachers import TeacherPanel, build_teachers
@@ -66,8 +64,7 @@ def record_teacher(cfg: CfgNode, path: str | Path, *, kind: str = "uint8", sampl
         for number, batch in enumerate(islice(loader, -(-wanted // size) - first), 1):
             crop, device = tuple(cfg.INPUT.CROP_SIZE), torch.device(cfg.MODEL.DEVICE)
             logits = teacher(batch, crop, device).logits
-            sums = np.array([checksum(item) for item in batch], np.uint32)[:, None].view(np.uint8)
-            file.write(np.concatenate([sums, encode(logits, kind)], 1).tobytes())
+            file.write(rows_of(batch, logits, kind).tobytes())
             count = (first + number) * size
             if number % FLUSH_EVERY == 0 or count >= wanted:
                 file.flush()

@@ -71,6 +71,12 @@ def checksum(item: Mapping[str, Any]) -> int:
     return zlib.crc32(label, zlib.crc32(item["image"].contiguous().numpy()))
 
 
+def rows_of(batch: Sequence[Mapping[str, Any]], logits: Tensor, kind: str) -> NDArray[np.uint8]:
+    """Returns what is stored of a batch, a row for each sample: its checksum, then its logits."""
+    sums = np.array([checksum(item) for item in batch], np.uint32)[:, None].view(np.uint8)
+    return np.concatenate([sums, encode(logits, kind)], 1)
+
+
 class CacheFolder:
     """The folder of a cache: samples 0..count-1 of the stream in rows of equal size, and what they are."""
 
