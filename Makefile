@@ -12,7 +12,7 @@ export PYTHONWARNINGS ?= ignore::FutureWarning
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.bpkd-installed
 
-.PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench bench-distillers bench-loader clean
+.PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench bench-losses bench-distillers bench-loader clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -38,7 +38,10 @@ lint: env ## ruff
 type: env ## mypy
 	@$(PY) -m mypy $(ARGS)
 
-bench: env ## time the losses and the edge masks
+bench: env ## time a whole training step, its teacher and the student's inference (ARGS="--json FILE --peer-path DIR ...")
+	@$(PY) tools/benchmark.py $(ARGS)
+
+bench-losses: env ## time the losses and the edge masks
 	@$(PY) tools/benchmark_losses.py $(ARGS)
 
 bench-distillers: env ## time a training step of each distiller

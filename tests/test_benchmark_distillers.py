@@ -37,7 +37,9 @@ def test_all_start_from_one_student_and_each_moves_its_own(monkeypatch: pytest.M
     seen = []
     runner = tool.runner
     monkeypatch.setattr(tool, "runner", lambda trainer: seen.append(trainer) or runner(trainer))
-    args = tool.argparse.Namespace(config_file=str(tool.PAIR), methods=["KD", "SKDS"], size=32, batch=2, device="cpu")
+    args = tool.argparse.Namespace(
+        config_file=str(tool.PAIR), methods=["KD", "SKDS"], size=32, batch=2, device="cpu", opts=[]
+    )
     steps = tool.steps(args)
     first = [t.model.student.state_dict() for t in seen]
     before = {k: v.clone() for k, v in first[0].items()}

@@ -283,5 +283,5 @@ def test_a_faulty_teacher_is_named_by_its_place(tmp_path: Path) -> None:
     a = entry(tmp_path, 1)
     with pytest.raises(ValueError, match=r"TEACHER.OTHERS\[1\].WEIGHTS: expected a checkpoint, got nothing"):
         build_teachers(several(a, [a, {"CONFIG_FILE": a["CONFIG_FILE"]}]))
-    with pytest.raises(ValueError, match="TEACHER.AMP: expected"):
+    with pytest.raises(ValueError, match=r"TEACHER.OTHERS\[0\].AMP: expected"):
         build_teachers(several(a, [{**a, "AMP": "int8"}]))

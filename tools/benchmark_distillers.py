@@ -28,9 +28,11 @@ from bpkd.config import read_config
 from bpkd.distillers import DISTILLERS
 from bpkd.engine import DistillationTrainer
 from bpkd.engine.step import StepTrainer
-from bpkd.modeling import SemanticDistiller, build_student
+from bpkd.modeling import DenseModel, SemanticDistiller, build_student
 from bpkd.modeling.distillation import build_distiller
+from bpkd.modeling.fast import Plan, make_fast
 from bpkd.modeling.teacher import FrozenTeacher
+from bpkd.modeling.teachers import OneTeacher
 
 PAIR = Path(__file__).resolve().parents[1] / "projects" / "BPKD" / "configs" / "camvid" / "small__bpkd.yaml"
 CPU_TIME = "processor time of this process, not the clock's: where other programs take turns on the CPU"
@@ -62,30 +64,42 @@ def make_batch(args: argparse.Namespace, num_classes: int) -> list[dict[str, Ten
 
 def pair(args: argparse.Namespace) -> tuple[CfgNode, nn.Module, FrozenTeacher]:
     """The config and its two networks, weights random: a teacher's answer takes its time whatever it has learned."""
-    cfg = read_config(args.config_file, ["MODEL.DEVICE", args.device])
+    cfg = read_config(args.config_file, ["MODEL.DEVICE", args.device, *args.opts])
     teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, ["MODEL.DEVICE", args.device, *cfg.TEACHER.OPTS])
     torch.manual_seed(0)
     student, teacher = build_student(cfg), build_student(teacher_cfg)
+    student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST)
     teacher.drop_auxiliary()
-    return cfg, student, FrozenTeacher(teacher, amp=cfg.TEACHER.AMP)
+    teacher.accelerate(channels_last=teacher_cfg.MODEL.CHANNELS_LAST)
+    return cfg, student, freeze(teacher, cfg.TEACHER.FAST, cfg.TEACHER.AMP, args)
+
+
+def freeze(model: DenseModel, fast: str, amp: str, args: argparse.Namespace) -> FrozenTeacher:
+    """The teacher as TEACHER.FAST and AMP would run it."""
+    plan = Plan.choose(fast, amp, torch.device(args.device))
+    make_fast(model.eval(), plan, lambda: torch.randn(1, 3, args.size, args.size, device=args.device))
+    return FrozenTeacher(model, amp=plan.amp, stream="stream" in plan.ways)
 
 
 def steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """One training step of every variant; all start from the same student and see the same batch."""
     cfg, first, teacher = pair(args)
     batch = make_batch(args, first.num_classes)
+    return {name: step(name, cfg, first, teacher, batch) for name in (ALONE, BASE, *args.methods)}
 
-    def step(name: str) -> Callable[[], None]:
-        student = copy.deepcopy(first)
-        cfg.DISTILL.METHOD = name if name in DISTILLERS else "none"
-        parts: dict[str, Any] = {}
-        if name != ALONE:
-            distiller = build_distiller(cfg, student, teacher) if name in DISTILLERS else NoTerms()
-            parts = {"teacher": teacher, "distiller": distiller.to(args.device)}
-        model = SemanticDistiller(student=student, **parts).train()
-        return runner(StepTrainer(model, endless(batch), DistillationTrainer.build_optimizer(cfg, model)))
 
-    return {name: step(name) for name in (ALONE, BASE, *args.methods)}
+def step(
+    name: str, cfg: CfgNode, first: nn.Module, teacher: OneTeacher, batch: list[dict[str, Tensor]]
+) -> Callable[[], None]:
+    """The trainer's own step of one variant, from a copy of the student."""
+    student = copy.deepcopy(first)
+    cfg.DISTILL.METHOD = name if name in DISTILLERS else "none"
+    parts: dict[str, Any] = {}
+    if name != ALONE:
+        distiller = build_distiller(cfg, student, teacher) if name in DISTILLERS else NoTerms()
+        parts = {"teacher": teacher, "distiller": distiller.to(student.device)}
+    model = SemanticDistiller(student=student, **parts).train()
+    return runner(StepTrainer(model, endless(batch), DistillationTrainer.build_optimizer(cfg, model)))
 
 
 def endless(batch: list[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
@@ -155,6 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--cpu-time", action="store_true", help=CPU_TIME)
     parser.add_argument("--json", type=Path, help="also write environment, setting and rows to this file")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config changes")
     args = parser.parse_args(argv)
     if args.repeats < 2 or args.batch < 2:
         parser.error("--repeats must be at least 2 (a spread needs two) and --batch too (batch norm over 1x1 maps)")

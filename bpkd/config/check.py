@@ -50,6 +50,8 @@ def check_values(cfg: CfgNode) -> None:
             f"TEST.SLIDE_STRIDE: expected at most SLIDE_CROP {list(cfg.TEST.SLIDE_CROP)}, got "
             f"{list(cfg.TEST.SLIDE_STRIDE)}: pixels between the windows would get no score."
         )
+    if cfg.DATALOADER.REPEAT < 0:
+        raise ValueError(f"DATALOADER.REPEAT: expected a number of samples, or 0, got {cfg.DATALOADER.REPEAT}.")
     _check_test(cfg.TEST)
     _check_distillation(cfg)
 

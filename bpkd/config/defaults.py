@@ -71,6 +71,9 @@ def _add_data(cfg: CN) -> None:
     # a part is meant.
     cfg.DATASETS.SUBSET = False
 
+    # After so many training samples the same ones, with the same augmentation, come again; 0: every epoch draws anew.
+    cfg.DATALOADER.REPEAT = 0
+
     # The paper's augmentation. Resize: the image is fitted into RESIZE_BOX (width, height) times a factor drawn
     # from U(SCALE_RANGE), aspect kept. [0, 0] means the image's own size.
     cfg.INPUT.FORMAT = "RGB"

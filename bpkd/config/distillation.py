@@ -19,6 +19,9 @@ def _add_teacher(cfg: CN) -> None:
     # The teacher is built from its own config file and weights; no other key of the student's config reaches it.
     cfg.TEACHER = CN()
     add_teacher_keys(cfg.TEACHER)
+    # A folder that tools/cache_teacher.py recorded: the teachers' logits are read from it and no teacher is loaded.
+    # CONFIG_FILE and WEIGHTS stay, to tell whether it is theirs.
+    cfg.TEACHER.CACHE = ""
     # More teachers: a list of mappings with the keys above, e.g. [{CONFIG_FILE: b.yaml, WEIGHTS: b.pth}].
     cfg.TEACHER.OTHERS = []
     # What each teacher counts, the one above first, then OTHERS; divided by their sum. Empty: all the same. A teacher
@@ -53,6 +56,11 @@ def add_teacher_keys(node: CN) -> None:
     node.CLASS_MAP = []
     # Autocast type of the teacher's forward pass: "off", "bf16" or "fp16".
     node.AMP = "off"
+    # How else it is made faster (docs/methods.md, "A fast teacher"). "off": not. "auto": what is known to help on the
+    # device: batch norm folded, channels-last, and AMP bf16 where AMP is off and the device computes in it. Or names
+    # joined by "+": "fold", "channels_last", "compile" (torch.compile), "graphs" (the same with CUDA graphs), "stream"
+    # (beside the student on a CUDA stream of its own).
+    node.FAST = "off"
 
 
 def _add_kd(cfg: CN) -> None:

@@ -66,22 +66,28 @@ class PositionSampler(Sampler[list[int]]):
 
 
 class TrainStream(Dataset[dict[str, Any]]):
-    """The training stream: position p is item p mod n of epoch p // n's permutation, augmented from (seed, p)."""
+    """The training stream: position p is item p mod n of epoch p // n's permutation, augmented from (seed, p).
 
-    def __init__(self, items: list[dict[str, Any]], mapper: TrainMap, seed: int) -> None:
-        """Takes the dataset dicts, the mapper and the seed."""
-        self.items, self.mapper, self.seed = items, mapper, seed
+
+    With ``repeat`` the first so many samples come again and again.
+    """
+
+    def __init__(self, items: list[dict[str, Any]], mapper: TrainMap, seed: int, *, repeat: int = 0) -> None:
+        """Takes the dataset dicts, the mapper, the seed, and after how many samples to begin again (0: never)."""
+        self.items, self.mapper, self.seed, self.repeat = items, mapper, seed, repeat
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """Returns the sample at a position."""
+        """Returns the sample at a position, which it names as ``position``."""
+        position = position % self.repeat if self.repeat else position
         epoch, place = divmod(position, len(self.items))
         if epoch != self._epoch:
             rng = np.random.default_rng((self.seed, 1, epoch))
             self._epoch, self._order = epoch, rng.permutation(len(self.items))
         item = self.items[self._order[place]]
         with naming(item):
-            return self.mapper(item, np.random.default_rng((self.seed, 2, position)))
+            sample = self.mapper(item, np.random.default_rng((self.seed, 2, position)))
+        return {**sample, "position": position}
 
 
 class TestItems(Dataset[dict[str, Any]]):
@@ -120,7 +126,7 @@ def build_train_loader(
 
     Args:
         cfg: DATASETS.TRAIN, INPUT, SOLVER.IMS_PER_BATCH (over all processes), SOLVER.ACCUMULATE, SEED,
-            DATALOADER.NUM_WORKERS.
+            DATALOADER.NUM_WORKERS and REPEAT.
         start_iter: iteration to start at.
         rank: this process.
         world_size: number of processes.
@@ -146,7 +152,7 @@ def build_train_loader(
     )
     workers = cfg.DATALOADER.NUM_WORKERS
     return DataLoader(
-        TrainStream(items, mapper, cfg.SEED),
+        TrainStream(items, mapper, cfg.SEED, repeat=cfg.DATALOADER.REPEAT),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_list,

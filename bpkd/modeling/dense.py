@@ -115,18 +115,19 @@ class DenseModel(nn.Module):
         """Returns the names of `CAPABILITIES` that the network is known to lack."""
         return frozenset()
 
-    def accelerate(self, *, channels_last: bool = False, compiled: bool = False) -> None:
+    def accelerate(self, *, channels_last: bool = False, compiled: bool = False, mode: str | None = None) -> None:
         """Chooses how the network runs, in training and in evaluation; what it computes stays the same.
 
         Args:
             channels_last: keep images and weights with the channels of a pixel side by side in memory.
             compiled: run `predict` through `torch.compile`; the first batch of every image size takes long.
+            mode: of `torch.compile`.
         """
         if channels_last:
             self._memory_format = torch.channels_last
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if compiled:
-            self._compiled = torch.compile(self.predict)
+            self._compiled = torch.compile(self.predict, mode=mode)
 
     def predict(self, images: Tensor) -> SegOutput:
         """Maps normalised images [N, 3, H, W] to raw scores; ``aux`` in training only."""

@@ -47,6 +47,7 @@ class SemanticDistiller(nn.Module):
             raise ValueError("SemanticDistiller: expected a teacher and a distiller, or neither, got one.")
         self.student = student
         self.distiller = distiller
+        self._taps = compared_features(distiller)
         self._teacher = teacher  # a plain object: neither parameters() nor state_dict() sees it
         self.gradient_probe: Callable[[dict[str, Tensor], Tensor], None] | None = None
 
@@ -67,15 +68,26 @@ class SemanticDistiller(nn.Module):
             return self.student(batch)
         images, target = self.student.preprocess(batch)
         assert target is not None  # in training it is there or preprocess has raised
+        answer = None
+        if self._teacher is not None:
+            # First, while the student holds nothing: its activations are not yet in memory, or it runs beside them.
+            size = (int(images.shape[-2]), int(images.shape[-1]))
+            answer = self._teacher.ask(batch, size, images.device, taps=self._taps)
         output = self.student.scores(images)
         losses = self.student.losses(output, target)
-        if self.distiller is not None and self._teacher is not None:
-            size = (int(images.shape[-2]), int(images.shape[-1]))
-            answer = self._teacher(batch, size, images.device)
-            losses.update(self.distiller(output, answer, target, current_iteration()))
+        if self.distiller is not None and answer is not None:
+            losses.update(self.distiller(output, answer(), target, current_iteration()))
         if self.gradient_probe is not None:
             self.gradient_probe(losses, output.logits)
         return losses
+
+
+def compared_features(distiller: nn.Module | None) -> frozenset[str] | None:
+    """Returns the names that a distiller and those inside it compare; None where one of them does not declare them."""
+    joins = (CombinedDistiller, PerTeacher)
+    parts = [] if distiller is None else [m for m in distiller.modules() if isinstance(m, Distiller)]
+    taps = [part.taps for part in parts if not isinstance(part, joins)]
+    return frozenset(tap for names in taps for tap in names.values()) if all(taps) else None
 
 
 def check_method(method: str) -> list[str]:

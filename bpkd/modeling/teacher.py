@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,13 @@ from bpkd.distillers.adapters import map_classes
 from bpkd.modeling.build import build_dense
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.exported import ExportedInfo, load_exported
+from bpkd.modeling.fast import AMP_DTYPES, Plan, make_fast
 from bpkd.structures import SegOutput
 
 logger = logging.getLogger(__name__)
 
-AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Answer = Callable[[], SegOutput]
+Taps = frozenset[str] | None
 
 
 class FrozenTeacher:
@@ -32,13 +34,14 @@ class FrozenTeacher:
     DistributedDataParallel. It normalises the raw images with its own statistics and colour order.
     """
 
-    def __init__(self, model: DenseModel, *, amp: str = "off", no_features: str = "") -> None:
+    def __init__(self, model: DenseModel, *, amp: str = "off", no_features: str = "", stream: bool = False) -> None:
         """Freezes ``model``.
 
         Args:
             model: with its weights loaded.
             amp: autocast type of the forward pass, "off", "bf16" or "fp16".
             no_features: why it gives logits alone, for messages; empty: it gives features.
+            stream: run it on a CUDA stream of its own.
 
         Raises:
             ValueError: ``amp`` is unknown.
@@ -46,12 +49,12 @@ class FrozenTeacher:
         if amp not in AMP_DTYPES:
             raise ValueError(f"TEACHER.AMP: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
         self.model, self.amp, self.no_features = model.eval().requires_grad_(False), amp, no_features
+        self._stream = torch.cuda.Stream(model.device) if stream else None
 
     def feature_channels(self) -> dict[str, int]:
         """Returns the channels of the teacher's features by name."""
         return self.model.feature_channels()
 
-    @torch.no_grad()
     def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> SegOutput:
         """Runs the teacher.
 
@@ -63,21 +66,69 @@ class FrozenTeacher:
         Returns:
             Its output in float32, without graph.
         """
+        return self.ask(batch, size, device)()
+
+    def ask(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device, *, taps: Taps = None
+    ) -> Answer:
+        """Starts the teacher and returns what waits for its answer.
+
+        Only with a stream of its own is there anything to wait for.
+
+        Args:
+            batch: as for a call, like ``size`` and ``device``.
+            size: see there.
+            device: see there.
+            taps: the features that will be looked at; the others are not kept. None: all are.
+        """
         if self.model.device != device:
             self.model.to(device)
         self.model.eval()  # whoever called train() on it, it is asked in eval mode
-        images = self.model.images(batch, size)
-        with torch.autocast(device.type, dtype=AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False):
-            output = self.model.scores(images)
-        features = {name: value.float() for name, value in output.features.items()}
-        return SegOutput(output.logits.float(), None, features)
+        stream = self._stream
+        if stream is None:
+            output = self._run(batch, size, taps)
+            return lambda: output
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            output = self._run(batch, size, taps)
+
+        def wait() -> SegOutput:
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(stream)
+            for tensor in (output.logits, *output.features.values()):
+                tensor.record_stream(current)
+            return output
+
+        return wait
+
+    @torch.no_grad()
+    def _run(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], taps: Taps) -> SegOutput:
+        kind = self.model.device.type
+        autocast = torch.autocast(kind, AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False)
+        # Inference mode, not just no_grad: no code of the network can switch the recording of a graph on again.
+        with torch.inference_mode(), autocast:
+            output = self.model.scores(self.model.images(batch, size))
+        # Copied, outside of it: the losses' graphs refuse to hold tensors of inference mode.
+        kept = output.features if taps is None else taps & output.features.keys()
+        features = {name: output.features[name].to(torch.float32, copy=True) for name in kept}
+        return SegOutput(output.logits.to(torch.float32, copy=True), None, features)
 
 
 def build_teacher(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER") -> FrozenTeacher:
-    """Builds a frozen teacher with its weights; the arguments are those of `build_teacher_model`."""
+    """Builds a frozen teacher with its weights, as fast as its node says.
+
+    The arguments are those of `build_teacher_model`.
+    """
     node = cfg.TEACHER if node is None else node
-    reason = f"a teacher of {key}.EXPORTED gives logits alone" if node.EXPORTED else ""
-    return FrozenTeacher(build_teacher_model(cfg, node, key), amp=node.AMP, no_features=reason)
+    device, exported = torch.device(cfg.MODEL.DEVICE), bool(node.EXPORTED)
+    plan = Plan.choose(node.FAST, node.AMP, device, exported=exported, key=key)
+    model = build_teacher_model(cfg, node, key)
+    height, width = cfg.INPUT.CROP_SIZE
+    generator = torch.Generator().manual_seed(0)
+    make_fast(model, plan, lambda: torch.randn(1, 3, height, width, generator=generator).to(device))
+    logger.info("%s runs: %s", key, plan)
+    reason = f"a teacher of {key}.EXPORTED gives logits alone" if exported else ""
+    return FrozenTeacher(model, amp=plan.amp, no_features=reason, stream="stream" in plan.ways)
 
 
 def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER") -> DenseModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from detectron2.config import CfgNode
 
 from bpkd.config import teacher_nodes, teacher_shares
 from bpkd.functional import mean_probabilities
-from bpkd.modeling.teacher import FrozenTeacher, build_teacher
+from bpkd.modeling.teacher import Answer, FrozenTeacher, Taps, build_teacher
+from bpkd.modeling.teacher_cache import CachedTeacher, recorded_for, samples_needed
 from bpkd.structures import SegOutput
 
 
@@ -34,8 +35,14 @@ class MeanTeacher:
 
     def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> SegOutput:
         """Runs all teachers; the arguments are those of `FrozenTeacher`."""
-        answers = [teacher(batch, size, device) for teacher in self.teachers]
-        return SegOutput(mean_probabilities([answer.logits for answer in answers], self.shares))
+        return self.ask(batch, size, device)()
+
+    def ask(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device, *, taps: Taps = None
+    ) -> Answer:
+        """Starts all teachers and returns what waits for their answer; ``taps`` can name nothing."""
+        waiting = [teacher.ask(batch, size, device, taps=frozenset()) for teacher in self.teachers]
+        return lambda: SegOutput(mean_probabilities([answer().logits for answer in waiting], self.shares))
 
 
 class TeacherPanel:
@@ -47,20 +54,29 @@ class TeacherPanel:
 
     def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> list[SegOutput]:
         """Runs all teachers; the arguments are those of `FrozenTeacher`."""
-        return [teacher(batch, size, device) for teacher in self.teachers]
+        return self.ask(batch, size, device)()
+
+    def ask(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device, *, taps: Taps = None
+    ) -> Callable[[], list[SegOutput]]:
+        """Starts all teachers and returns what waits for their answers."""
+        waiting = [teacher.ask(batch, size, device, taps=taps) for teacher in self.teachers]
+        return lambda: [answer() for answer in waiting]
 
 
-OneTeacher = FrozenTeacher | MeanTeacher
+OneTeacher = FrozenTeacher | MeanTeacher | CachedTeacher
 Teachers = OneTeacher | TeacherPanel
 
 
 def build_teachers(cfg: CfgNode) -> Teachers:
-    """Builds every teacher that has a share, joined as TEACHER.COMBINE says; a single one as it is.
+    """Builds every teacher that has a share, joined as TEACHER.COMBINE says; a single one as it is; or TEACHER.CACHE.
 
     Raises:
-        FileNotFoundError: config file or weights of a teacher do not exist.
-        ValueError: TEACHER.OTHERS or SHARES is wrong, or a teacher is not what it should be.
+        FileNotFoundError: config file or weights of a teacher, or the cache, do not exist.
+        ValueError: TEACHER.OTHERS or SHARES is wrong, or a teacher or the cache is not what it should be.
     """
+    if cfg.TEACHER.CACHE:
+        return CachedTeacher(cfg.TEACHER.CACHE, of=recorded_for(cfg), samples=samples_needed(cfg))
     named = zip(teacher_nodes(cfg).items(), teacher_shares(cfg), strict=True)
     chosen = [(build_teacher(cfg, node, key), share) for (key, node), share in named if share]
     teachers, shares = [teacher for teacher, _ in chosen], [share for _, share in chosen]

@@ -1,0 +1,190 @@
+"""Ways to run a frozen network faster. What it computes stays the same up to rounding."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from bpkd.modeling.dense import DenseModel
+from bpkd.modeling.exported import ExportedSegmentor
+
+logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WAYS = ("fold", "channels_last", "compile", "graphs", "stream")
+NEEDS_CUDA = ("graphs", "stream")
+# Largest difference of the folded network's scores, in standard deviations of the scores.
+FOLD_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a frozen network is run: some of `WAYS`, and the autocast type ("off", "bf16" or "fp16")."""
+
+    ways: tuple[str, ...] = ()
+    amp: str = "off"
+
+    @classmethod
+    def choose(cls, fast: str, amp: str, device: torch.device, *, exported: bool = False, key: str = "TEACHER") -> Plan:
+        """Reads TEACHER.FAST and TEACHER.AMP.
+
+        Args:
+            fast: "off", "auto", or names of `WAYS` joined by "+".
+            amp: autocast type; "auto" takes bf16 in place of "off" where the device computes in it.
+            device: to run on.
+            exported: the network is a file, which runs as it is: only its autocast type can be chosen.
+            key: of the config node, for messages.
+
+        Raises:
+            ValueError: a name is unknown, stands there twice, or is nothing for this device or network.
+        """
+        if amp not in AMP_DTYPES:
+            raise ValueError(f"{key}.AMP: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+        if fast == "off":
+            return cls((), amp)
+        if fast == "auto":
+            if amp == "off" and computes_bf16(device):
+                amp = "bf16"
+            return cls(() if exported else ("fold", "channels_last"), amp)
+        ways = tuple(fast.split("+"))
+        if len(set(ways)) != len(ways) or not set(ways) <= set(WAYS):
+            raise ValueError(f"{key}.FAST: expected off, auto, or some of {', '.join(WAYS)} joined by +, got {fast!r}.")
+        _refuse(ways, device, exported, key)
+        return cls(ways, amp)
+
+    def __str__(self) -> str:
+        """Names everything that is done."""
+        return "+".join(self.ways + ((self.amp,) if self.amp != "off" else ())) or "as it is"
+
+
+def _refuse(ways: tuple[str, ...], device: torch.device, exported: bool, key: str) -> None:
+    if exported:
+        raise ValueError(
+            f"{key}.FAST: expected off or auto for a teacher of {key}.EXPORTED, got {'+'.join(ways)!r}: a file runs as "
+            "it was written."
+        )
+    cuda = [way for way in ways if way in NEEDS_CUDA]
+    if cuda and device.type != "cuda":
+        raise ValueError(f"{key}.FAST: {cuda[0]!r} needs a CUDA device, got MODEL.DEVICE {device.type}. Leave it out.")
+    if "graphs" in ways and set(ways) & {"compile", "stream"}:
+        raise ValueError(f"{key}.FAST: expected graphs without compile, which it contains, and without stream.")
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16; without them it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def make_fast(model: DenseModel, plan: Plan, example: Callable[[], Tensor]) -> None:
+    """Changes a frozen network in place, for good: it is never trained or saved again.
+
+    Args:
+        model: with its weights loaded, in evaluation mode.
+        plan: what to do; "stream" is the caller's.
+        example: makes normalised images [1, 3, H, W] of the size to come, to find out what follows what.
+    """
+    if "fold" in plan.ways:
+        logger.info("Teacher: %d batch norms folded into their convolutions.", fold_batch_norm(model, example()))
+    # Never back to another layout: the network's own config may ask for channels-last too.
+    model.accelerate(channels_last="channels_last" in plan.ways)
+    if plan.amp != "off" and not isinstance(model, ExportedSegmentor):
+        store_as(model, AMP_DTYPES[plan.amp])
+    if "compile" in plan.ways:
+        model.accelerate(compiled=True)
+    if "graphs" in plan.ways:
+        model.accelerate(compiled=True, mode="reduce-overhead")
+
+
+def store_as(model: nn.Module, dtype: torch.dtype) -> None:
+    """Stores the weights of convolutions and linear layers as autocast would convert them on each call, in place.
+
+    The scores keep their bits: the conversion is done once instead of in every forward pass.
+    """
+    for module in model.modules():
+        if isinstance(module, _ConvNd | nn.Linear):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+
+
+@torch.no_grad()
+def fold_batch_norm(model: DenseModel, images: Tensor) -> int:
+    """Folds batch norms into the convolutions that they follow, in place.
+
+    Which norm follows which convolution is watched while the network runs, so it works for any module, whatever its
+    names. The network is put back as it was if its scores are not the same afterwards.
+
+    Args:
+        model: in evaluation mode.
+        images: [N, 3, H, W] to run it on.
+
+    Returns:
+        How many were folded; 0 where nothing was found or the scores differed (with a warning).
+    """
+    before = model.predict(images).logits
+    pairs = _norm_of_convolution(model, images)
+    undo = [(conv, norm, conv.weight, conv.bias) for conv, norm in pairs.items()]
+    places = {child: (parent, name) for parent in model.modules() for name, child in parent.named_children()}
+    for conv, norm, *_ in undo:
+        statistics: Any = [getattr(norm, name) for name in ("running_mean", "running_var", "eps", "weight", "bias")]
+        folded = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+        conv.weight, conv.bias = (nn.Parameter(p.detach(), requires_grad=False) for p in folded)
+        parent, name = places[norm]
+        setattr(parent, name, nn.Identity())
+    apart = float((model.predict(images).logits - before).abs().max() / before.std().clamp_min(1e-12))
+    if apart <= FOLD_TOLERANCE:
+        return len(pairs)
+    for conv, norm, weight, bias in undo:
+        conv.weight, conv.bias = weight, bias
+        setattr(*places[norm], norm)
+    logger.warning("Teacher: batch norms are not folded: its scores would differ by %.1g of their deviation.", apart)
+    return 0
+
+
+def _norm_of_convolution(model: DenseModel, images: Tensor) -> dict[nn.Conv2d, nn.Module]:
+    """Runs the network and returns the norm behind every convolution that feeds one, and always the same one."""
+    made: dict[int, tuple[nn.Module, Tensor, int]] = {}
+    calls: Counter[nn.Module] = Counter()
+    seen: dict[nn.Module, list[nn.Module | None]] = {}
+
+    def after_convolution(conv: nn.Module, _: object, out: Tensor) -> None:
+        calls[conv] += 1
+        made[id(out)] = (conv, out, out._version)  # held, so that its id stays its own
+
+    def before_norm(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        conv, out, version = made.get(id(args[0]), (None, args[0], -1))
+        seen.setdefault(norm, []).append(conv if out._version == version else None)
+
+    handles = []
+    for module in model.modules():
+        if type(module) is nn.Conv2d and module.padding_mode == "zeros":
+            handles.append(module.register_forward_hook(after_convolution))
+        elif _is_batch_norm(module):
+            handles.append(module.register_forward_pre_hook(before_norm))
+    try:
+        model.predict(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    users = Counter(conv for convs in seen.values() for conv in set(convs))
+    alone = {norm: conv for norm, convs in seen.items() for conv in convs[:1] if len(set(convs)) == 1}
+    return {
+        cast(nn.Conv2d, conv): norm
+        for norm, conv in alone.items()
+        if conv is not None and users[conv] == 1 and calls[conv] == len(seen[norm])
+    }
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    """Torch's batch norms, and Detectron2's frozen one; not those that compute statistics of their own."""
+    known = ("running_mean", "running_var", "weight", "bias")
+    return "eps" in vars(module) and all(isinstance(getattr(module, name, None), Tensor) for name in known)

@@ -1,0 +1,244 @@
+"""A teacher's logits on disk: recorded once along the training stream, then read instead of asking the network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from detectron2.config import CfgNode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bpkd.config import teacher_nodes, teacher_shares
+from bpkd.modeling.pixels import file_names
+from bpkd.modeling.teacher import Answer, Taps, load_teacher_cfg
+from bpkd.structures import SegOutput
+
+FORMATS = ("bf16", "uint8")
+LOGITS, INDEX = "logits.bin", "index.json"
+# What decides which pixels a sample has, as far as the config says it; the samples' own checksums tell the rest.
+STREAM = (
+    "SEED", "DATASETS.TRAIN", "INPUT.FORMAT", "INPUT.RESIZE_BOX", "INPUT.SCALE_RANGE", "INPUT.CROP_SIZE",
+    "INPUT.CROP_MAX_CLASS_SHARE", "INPUT.FLIP_PROB", "INPUT.PHOTOMETRIC",
+)  # fmt: skip
+CHECKSUM = 4  # bytes
+ADVICE = "Record it with this config (tools/cache_teacher.py), or leave TEACHER.CACHE empty."
+
+
+def encode(logits: Tensor, kind: str) -> NDArray[np.uint8]:
+    """Returns float32 logits [N, K, h, w] as N rows of bytes.
+
+    "bf16": an error of at most 2^-8 of each logit, none where the teacher computed in bf16. "uint8": 256 levels between
+    the smallest and the largest logit of each image and class; at most a 510th of that range.
+
+    Raises:
+        ValueError: a logit is not finite.
+    """
+    if not logits.isfinite().all():
+        raise ValueError("Teacher: expected finite logits to record, got NaN or infinity. Try TEACHER.AMP bf16 or off.")
+    logits = logits.cpu()
+    if kind == "bf16":
+        return logits.bfloat16().contiguous().view(torch.uint8).flatten(1).numpy()
+    low, high = logits.amin((2, 3), keepdim=True), logits.amax((2, 3), keepdim=True)
+    step = (high - low) / 255
+    levels = ((logits - low) / step.where(step > 0, 1.0)).round().clamp_(0, 255).to(torch.uint8)
+    scale = torch.cat([low, step], 1).flatten(1).contiguous()
+    return torch.cat([scale.view(torch.uint8), levels.flatten(1)], 1).numpy()
+
+
+def decode(rows: NDArray[np.uint8], kind: str, shape: Sequence[int]) -> Tensor:
+    """Returns what `encode` was given, up to its error; ``shape`` is (K, h, w)."""
+    count, (classes, height, width) = len(rows), shape
+    if kind == "bf16":
+        return torch.from_numpy(rows).view(torch.bfloat16).reshape(count, classes, height, width).float()
+    head = 2 * classes * 4
+    scale = torch.from_numpy(rows[:, :head].copy()).view(torch.float32).reshape(count, 2 * classes, 1, 1)
+    levels = torch.from_numpy(rows[:, head:]).reshape(count, classes, height, width)
+    return torch.addcmul(scale[:, :classes], levels.float(), scale[:, classes:])
+
+
+def checksum(item: Mapping[str, Any]) -> int:
+    """Returns a number of 32 bits that another image or label map would hardly have."""
+    label = item["sem_seg"].to(torch.uint8).contiguous().numpy()
+    return zlib.crc32(label, zlib.crc32(item["image"].contiguous().numpy()))
+
+
+def rows_of(batch: Sequence[Mapping[str, Any]], logits: Tensor, kind: str) -> NDArray[np.uint8]:
+    """Returns what is stored of a batch, a row for each sample: its checksum, then its logits."""
+    sums = np.array([checksum(item) for item in batch], np.uint32)[:, None].view(np.uint8)
+    return np.concatenate([sums, encode(logits, kind)], 1)
+
+
+class CacheFolder:
+    """The folder of a cache: samples 0..count-1 of the stream in rows of equal size, and what they are."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Names the folder; it need not exist."""
+        self.path = Path(path)
+        self.index: dict[str, Any] = {}
+
+    def read(self, of: Mapping[str, Any]) -> CacheFolder:
+        """Reads what it says about itself.
+
+        Args:
+            of: what it should have been recorded for (`recorded_for`).
+
+        Raises:
+            FileNotFoundError: there is no cache.
+            ValueError: it is damaged, or was recorded for something else; the message names the keys.
+        """
+        if not (self.path / INDEX).is_file():
+            raise FileNotFoundError(
+                f"TEACHER.CACHE: expected a recorded folder, found no {self.path / INDEX}. {ADVICE}"
+            )
+        try:
+            self.index = json.loads((self.path / INDEX).read_text())
+            there, count, bytes_there = self.index["of"], self.index["count"], (self.path / LOGITS).stat().st_size
+            whole = self.index["format"] in FORMATS and bytes_there >= count * self.row_bytes
+        except (ValueError, KeyError, OSError) as error:
+            raise ValueError(f"TEACHER.CACHE {self.path}: it cannot be read ({error}). {ADVICE}") from error
+        if not whole:
+            raise ValueError(f"TEACHER.CACHE {self.path}: {LOGITS} is shorter than {INDEX} says. {ADVICE}")
+        keys = sorted({*of, *there})
+        changed = [f"{k}: {there.get(k)!r} there, {of.get(k)!r} here" for k in keys if there.get(k) != of.get(k)]
+        if changed:
+            raise ValueError(f"TEACHER.CACHE {self.path}: it was recorded for others ({'; '.join(changed)}). {ADVICE}")
+        return self
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample."""
+        classes, height, width = self.index["shape"]
+        values = classes * height * width
+        return CHECKSUM + (2 * values if self.index["format"] == "bf16" else values + 8 * classes)
+
+    def write(self, index: Mapping[str, Any]) -> None:
+        """Replaces what the folder says about itself, whole or not at all."""
+        self.index = dict(index)
+        part = self.path / (INDEX + ".tmp")
+        part.write_text(json.dumps(self.index, indent=1) + "\n")
+        part.replace(self.path / INDEX)
+
+    def rows(self) -> NDArray[np.uint8]:
+        """Returns the samples as [count, row_bytes], read from the disk when they are looked at."""
+        shape = (self.index["count"], self.row_bytes)
+        return np.memmap(self.path / LOGITS, np.uint8, "r", shape=shape)
+
+
+class CachedTeacher:
+    """Answers from a recorded folder; like `FrozenTeacher` a plain object, but there is no network.
+
+    Each sample's image and labels are compared with those that were recorded, by their checksum.
+    """
+
+    no_features = "a recorded teacher (TEACHER.CACHE) has logits alone"
+
+    def __init__(self, path: str | Path, *, of: Mapping[str, Any], samples: int) -> None:
+        """Opens a folder.
+
+        Args:
+            path: the folder.
+            of: what it should have been recorded for.
+            samples: how many the training will ask for.
+
+        Raises:
+            FileNotFoundError: there is no cache.
+            ValueError: it is damaged, of something else, or too short.
+        """
+        self.folder = CacheFolder(path).read(of)
+        count = self.folder.index["count"]
+        if count < samples:
+            raise ValueError(
+                f"TEACHER.CACHE {path}: expected {samples} samples (SOLVER.MAX_ITER x ACCUMULATE x IMS_PER_BATCH), got "
+                f"{count}. Record more (tools/cache_teacher.py), or let them come again: DATALOADER.REPEAT {count}."
+            )
+        self._rows = self.folder.rows()
+
+    def feature_channels(self) -> dict[str, int]:
+        """Returns nothing: there are no features."""
+        return {}
+
+    def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> SegOutput:
+        """Reads the answer; the arguments are those of `FrozenTeacher`.
+
+        Raises:
+            ValueError: a sample is not the one that was recorded.
+        """
+        rows = self._rows[[item["position"] for item in batch]]
+        stored = rows[:, :CHECKSUM].copy().view(np.uint32)[:, 0]
+        for item, name, want in zip(batch, file_names(batch), stored, strict=True):
+            if checksum(item) != want:
+                raise ValueError(
+                    f"TEACHER.CACHE {self.folder.path}: sample {item['position']} ({name}) is not the one that was "
+                    f"recorded: data, augmentation or a library has changed since. {ADVICE}"
+                )
+        index = self.folder.index
+        logits = decode(np.ascontiguousarray(rows[:, CHECKSUM:]), index["format"], index["shape"])
+        return SegOutput(logits.to(device, non_blocking=True))
+
+    def ask(
+        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device, *, taps: Taps = None
+    ) -> Answer:
+        """Reads the answer at once and returns it when it is called; ``taps`` can name nothing."""
+        output = self(batch, size, device)
+        return lambda: output
+
+
+def samples_needed(cfg: CfgNode) -> int:
+    """Returns how many samples of the stream a training looks at."""
+    count = cfg.SOLVER.MAX_ITER * cfg.SOLVER.ACCUMULATE * cfg.SOLVER.IMS_PER_BATCH
+    return min(count, cfg.DATALOADER.REPEAT or count)
+
+
+def recorded_for(cfg: CfgNode) -> dict[str, Any]:
+    """Returns what a cache depends on: the stream's settings and the teachers, files by their contents.
+
+    Batch size, number of processes and iterations are not among them: a sample depends on seed and position alone.
+    """
+    flat = {key: _plain(_get(cfg, key)) for key in (*STREAM, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "TEACHER.COMBINE")}
+    for (key, node), share in zip(teacher_nodes(cfg).items(), teacher_shares(cfg), strict=True):
+        if not share:
+            continue
+        flat[f"{key} share"] = share
+        flat |= {f"{key}.{name}": _plain(node[name]) for name in ("CLASS_MAP", "AMP", "FAST")}
+        flat |= {f"{key}.{name}": _digest(node[name], f"{key}.{name}") for name in ("WEIGHTS", "EXPORTED")}
+        own = load_teacher_cfg(cfg, node, key) if node.CONFIG_FILE else None
+        flat[f"{key}.CONFIG_FILE"] = _network(own) if own is not None else ""
+    return flat
+
+
+def _network(cfg: CfgNode) -> str:
+    model = yaml.safe_load(cfg.MODEL.dump())
+    for place in ("DEVICE", "WEIGHTS"):
+        model.pop(place)
+    return hashlib.sha256(json.dumps([model, cfg.INPUT.FORMAT], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest(path: str, key: str) -> str:
+    if not path:
+        return ""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{key}: expected a file, got {path!r}. It tells whether TEACHER.CACHE is its own.")
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg

@@ -1,0 +1,246 @@
+"""What `tools/benchmark.py` times: each part is a dict of calls that are compared with the first named `against`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_distillers import BASE, freeze, make_batch, pair, step, steps
+from detectron2.data import DatasetCatalog
+from mmseg_networks import build_mmseg, build_ours, lively_state, mmseg_logits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bpkd.config import read_config
+from bpkd.data import build_train_loader, register_datasets
+from bpkd.export.student import Scores
+from bpkd.modeling.fast import Plan, make_fast
+from bpkd.modeling.inference import predict_logits
+from bpkd.modeling.teacher import FrozenTeacher
+from bpkd.modeling.teacher_cache import LOGITS, CachedTeacher, CacheFolder, rows_of
+
+ROOT = Path(__file__).resolve().parents[1]
+LOADING, RIVAL, RECORDED = "data loading", "mmsegmentation", "BPKD, recorded teacher"
+GRAPH, PLAIN = "graph recorded", "no_grad, float32"
+WHOLE, SLIDE = "whole image", "sliding window"
+Calls = dict[str, Callable[[], object]]
+# The pair whose networks mmsegmentation has too, under its names.
+NETWORK_PAIR = ROOT / "projects" / "BPKD" / "configs" / "cityscapes" / "pspnet_r18__pspnet_r101.yaml"
+NETWORKS = ("pspnet_r18", "pspnet_r101")
+
+
+def step_calls(args: argparse.Namespace) -> Calls:
+    """The training step alone, with a teacher, with each distiller, BPKD from recorded logits; and loading its images.
+
+    Loading is there only where the config's training set is.
+    """
+    calls: Calls = dict(steps(args))
+    cfg, student, teacher = pair(args)
+    batch = make_batch(args, student.num_classes)
+    with tempfile.TemporaryDirectory() as folder:  # stays mapped after it is gone
+        calls[RECORDED] = step("BPKD", cfg, student, recorded(teacher, batch, folder), batch)
+    return calls | loading_call(args)
+
+
+def recorded(teacher: FrozenTeacher, batch: list[dict[str, Any]], path: str) -> CachedTeacher:
+    """The teacher's answer to the batch as TEACHER.CACHE would read it."""
+    for position, item in enumerate(batch):
+        item["position"] = position
+    size = (int(batch[0]["image"].shape[1]), int(batch[0]["image"].shape[2]))
+    logits = teacher(batch, size, teacher.model.device).logits
+    folder = CacheFolder(path)
+    (folder.path / LOGITS).write_bytes(rows_of(batch, logits, "uint8").tobytes())
+    folder.write({"of": {}, "format": "uint8", "shape": list(logits.shape[1:]), "count": len(batch)})
+    return CachedTeacher(path, of={}, samples=len(batch))
+
+
+def loading_call(args: argparse.Namespace) -> Calls:
+    """The next batch of the config's training set, loaded and augmented in this process; nothing without its files."""
+    cfg = read_config(args.config_file, ["MODEL.DEVICE", "cpu", "SOLVER.IMS_PER_BATCH", args.batch, *args.opts])
+    cfg.DATALOADER.NUM_WORKERS, cfg.INPUT.CROP_SIZE = 0, [args.size, args.size]
+    register_datasets(cfg)
+    try:
+        found = all(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+    except (OSError, ValueError):
+        found = False
+    if not found:
+        return {}
+    batches = iter(build_train_loader(cfg))
+    return {LOADING: lambda: next(batches)}
+
+
+def teacher_calls(args: argparse.Namespace) -> Calls:
+    """The teacher's forward pass, from plain to fast; `FrozenTeacher` runs in inference mode."""
+    cfg, _, first = plain_pair(args)
+    network, size, device = first.model, (args.size, args.size), torch.device(args.device)
+    network.load_state_dict(lively_state(network))
+    batch = make_batch(args, network.num_classes)
+    plain = unchanged_layout(network)
+    recording = copy.deepcopy(plain).requires_grad_(True)
+    calls: Calls = {
+        GRAPH: lambda: recording.scores(recording.images(batch, size)).logits,
+        PLAIN: lambda: torch.no_grad()(plain.scores)(plain.images(batch, size)).logits,
+    }
+    forms = [("inference_mode", "off", "off"), ("channels_last", "channels_last", "off"), ("fold", "fold", "off"),
+             ("fold+channels_last", "fold+channels_last", "off"), ("bf16", "off", "bf16"),
+             ("fold+channels_last+bf16", "fold+channels_last", "bf16")]  # fmt: skip
+    if args.compile:
+        forms.append(("fold+channels_last+compile+bf16", "fold+channels_last+compile", "bf16"))
+    for name, fast, amp in forms:
+        teacher = freeze(copy.deepcopy(plain), fast, amp, args)
+        calls[name] = lambda teacher=teacher: teacher(batch, size, device).logits
+    return calls
+
+
+def plain_pair(args: argparse.Namespace) -> tuple[Any, nn.Module, FrozenTeacher]:
+    """The pair with a teacher in float32, whatever the config says."""
+    opts = [*args.opts, "TEACHER.FAST", "off", "TEACHER.AMP", "off"]
+    return pair(argparse.Namespace(**{**vars(args), "opts": opts}))
+
+
+def unchanged_layout(network: Any) -> Any:
+    """A copy with its weights in PyTorch's own layout, whatever its config says."""
+    copied = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    copied._memory_format = torch.contiguous_format
+    return copied
+
+
+def rival_calls(args: argparse.Namespace) -> Calls:
+    """Our whole step beside mmsegmentation's modules in a plain loop in mmrazor's form."""
+    args = argparse.Namespace(**{**vars(args), "config_file": str(NETWORK_PAIR)})
+    cfg, student, plain = plain_pair(args)
+    batch = make_batch(args, student.num_classes)
+    quick = freeze(copy.deepcopy(plain.model), "auto", "off", args)
+    calls: Calls = {RIVAL: plain_loop(args, batch, student.num_classes)} if args.rival else {}
+    variants: list[tuple[str, FrozenTeacher]] = [("TEACHER.FAST off", plain), ("TEACHER.FAST auto", quick)]
+    for name, teacher in variants:
+        calls[f"BPKD, {name}"] = step("BPKD", cfg, student, teacher, batch)
+    return calls
+
+
+def plain_loop(args: argparse.Namespace, batch: list[dict[str, Tensor]], classes: int) -> Callable[[], None]:
+    """A float32 teacher's logits without gradient, cross entropy of both heads, channel-wise distillation, SGD.
+
+    Images are normalised beforehand, and the teacher's own losses, which mmrazor computes too, are left out.
+    """
+    student, teacher = (build_mmseg(name, classes).to(args.device) for name in NETWORKS)
+    student.train()
+    teacher.eval().requires_grad_(False)
+    images = torch.stack([item["image"] for item in batch]).to(args.device).sub(120.0).div(57.0)
+    labels = torch.stack([item["sem_seg"] for item in batch]).to(args.device).long()
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-2, momentum=0.9, weight_decay=5e-4)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        decode, aux = mmseg_logits(student, images)
+        with torch.no_grad():
+            target, _ = mmseg_logits(teacher, images)
+        loss = cross_entropy(decode, labels) + 3.0 * channel_wise(decode, target)
+        if aux is not None:
+            loss = loss + 0.4 * cross_entropy(aux, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """At label size, the mean over all pixels, ignored ones too: mmsegmentation's default, in PyTorch's own words."""
+    up = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    return F.cross_entropy(up, labels, ignore_index=255, reduction="none").mean()
+
+
+def channel_wise(student: Tensor, teacher: Tensor) -> Tensor:
+    """The ChannelWiseDivergence of mmrazor at temperature 1, step by step as its docstring defines it."""
+    n, c = student.shape[:2]
+    target, log_target = (f(teacher.flatten(2), 2) for f in (F.softmax, F.log_softmax))
+    return (target * log_target - target * F.log_softmax(student.flatten(2), 2)).sum() / (n * c)
+
+
+def inference_calls(args: argparse.Namespace) -> Calls:
+    """The student's logits: eager, compiled, exported, as fast as a teacher; and mmsegmentation's same network."""
+    ours = build_ours(NETWORKS[0], args.classes, device=args.device).eval().requires_grad_(False)
+    ours.drop_auxiliary()
+    state = lively_state(ours)
+    ours.load_state_dict(state)
+    images = torch.randn(args.images, 3, *args.image_size, generator=torch.Generator().manual_seed(0)).to(args.device)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    calls: Calls = {}
+    if args.rival:
+        theirs = rival_network(state, args)
+        calls[RIVAL] = _quiet(lambda: mmseg_logits(theirs, images)[0])
+    calls["eager"] = _quiet(lambda: ours.predict(images).logits)
+    program = torch.export.export(Scores(ours), (images,)).module()
+    calls["exported (torch.export)"] = _quiet(lambda: program(images))
+    if args.compile:
+        compiled = torch.compile(Scores(ours))
+        calls["compiled"] = _quiet(lambda: compiled(images))
+    plan = Plan.choose("auto", "off", torch.device(args.device))
+    quick = copy.deepcopy(ours)
+    make_fast(quick, plan, lambda: images[:1])
+    dtype, half = torch.bfloat16, plan.amp == "bf16"
+
+    def fast() -> Tensor:
+        with torch.autocast(torch.device(args.device).type, dtype, enabled=half, cache_enabled=False):
+            return quick.predict(channels_last).logits
+
+    calls[str(plan)] = _quiet(fast)
+    return calls
+
+
+def slide_calls(args: argparse.Namespace) -> Calls:
+    """Sliding windows over one image, one and several at a time, at the image's size."""
+    ours = build_ours(NETWORKS[0], args.classes, device=args.device).eval().requires_grad_(False)
+    ours.drop_auxiliary()
+    state = lively_state(ours)
+    ours.load_state_dict(state)
+    size, (crop, stride) = tuple(args.image_size), windows(args)
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(args.device)
+    calls: Calls = {}
+    if args.rival:
+        theirs = rival_network(state, args)
+        theirs.test_cfg.update(mode="slide", crop_size=crop, stride=stride)
+        calls[RIVAL] = _quiet(lambda: theirs.slide_inference(image, [{"img_shape": size}]))
+    for count in (1, 4):
+        options: dict[str, Any] = {"mode": "slide", "crop": crop, "stride": stride, "windows": count}
+        calls[f"{count} at a time"] = _quiet(
+            lambda options=options: predict_logits(lambda x: ours.predict(x).logits, image, size, **options)
+        )
+    return calls
+
+
+def windows(args: argparse.Namespace) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Windows of half the image's sides, a third of a side apart."""
+    height, width = args.image_size
+    return (height // 2, width // 2), (height // 3, width // 3)
+
+
+def rival_network(state: dict[str, Tensor], args: argparse.Namespace) -> nn.Module:
+    """The student of mmsegmentation with the same weights; its auxiliary head keeps its own."""
+    theirs = build_mmseg(NETWORKS[0], args.classes).to(args.device).eval().requires_grad_(False)
+    theirs.load_state_dict({**theirs.state_dict(), **state})
+    return theirs
+
+
+def _quiet(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return call()
+
+    return run
+
+
+# Name -> the calls, what ratios are to, whether the calls return scores that must agree, images per call.
+PARTS: dict[str, tuple[Callable[[argparse.Namespace], Calls], str, bool, str]] = {
+    "training step": (step_calls, BASE, False, "batch"),
+    "teacher": (teacher_calls, PLAIN, True, "batch"),
+    "mmrazor's form": (rival_calls, RIVAL, False, "batch"),
+    WHOLE: (inference_calls, RIVAL, True, "images"),
+    SLIDE: (slide_calls, RIVAL, True, ""),
+}
