@@ -68,7 +68,6 @@ class PositionSampler(Sampler[list[int]]):
 class TrainStream(Dataset[dict[str, Any]]):
     """The training stream: position p is item p mod n of epoch p // n's permutation, augmented from (seed, p).
 
-
     With ``repeat`` the first so many samples come again and again.
     """
 
