@@ -90,9 +90,9 @@ def test_the_stream_comes_again(tiny: Path) -> None:  # noqa: F811
 
 
 def test_training_from_a_recording_equals_training_with_the_teacher(
-    tiny: Path,
+    tiny: Path,  # noqa: F811
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A teacher in bf16 is stored without loss: the same weights to the last bit, and no teacher is loaded."""
     record_teacher(config(tiny, *BF16), tmp_path / "recorded", kind="bf16")
@@ -162,10 +162,10 @@ def test_a_recording_goes_on_and_grows(tiny: Path, tmp_path: Path, recorded: Pat
     ],
 )
 def test_a_recording_of_another_config_is_refused(
-    tiny: Path,
+    tiny: Path,  # noqa: F811
     recorded: Path,
     opts: tuple[str, ...],
-    key: str,  # noqa: F811
+    key: str,
 ) -> None:
     with pytest.raises(ValueError, match=f"TEACHER.CACHE .*it was recorded for others .*{key}.*Record it"):
         cached(tiny, recorded, *opts)
@@ -233,9 +233,9 @@ def test_several_teachers_are_recorded_as_one_or_refused(tiny: Path, tmp_path: P
 
 
 def test_tool_says_what_it_recorded_or_why_not(
-    tiny: Path,
+    tiny: Path,  # noqa: F811
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     start = ["--config-file", str(tiny / "pair.yaml"), "--samples", "4"]
     assert tool.main([*start, str(tmp_path / "a"), "SOLVER.IMS_PER_BATCH", "2"]) == 0
