@@ -306,7 +306,8 @@ def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     end = time.monotonic() + 120
-    while not (tmp_path / "metrics.json").exists() and time.monotonic() < end:
+    metrics = tmp_path / "metrics.json"  # opened before the run listens to signals, written to after
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)

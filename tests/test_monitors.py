@@ -90,6 +90,7 @@ def test_norms_are_those_of_the_gradients() -> None:
 
     class Model:
         gradient_probe: Any = None
+        task_terms = ("loss_ce",)
 
     monitor = GradientMonitor(Model(), limit=3.0, patience=1)
     with EventStorage(0) as storage:
