@@ -41,6 +41,7 @@ def test_all_start_from_one_student_and_each_moves_its_own(monkeypatch: pytest.M
         config_file=str(tool.PAIR), methods=["KD", "SKDS"], size=32, batch=2, device="cpu", opts=[]
     )
     steps = tool.steps(args)
+    assert {t.model.student.train_size for t in seen} == {(32, 32)}  # not the config's crop
     first = [t.model.student.state_dict() for t in seen]
     before = {k: v.clone() for k, v in first[0].items()}
     assert all(torch.equal(v, state[k]) for state in first for k, v in before.items())

@@ -64,7 +64,8 @@ def make_batch(args: argparse.Namespace, num_classes: int) -> list[dict[str, Ten
 
 def pair(args: argparse.Namespace) -> tuple[CfgNode, nn.Module, FrozenTeacher]:
     """The config and its two networks, weights random: a teacher's answer takes its time whatever it has learned."""
-    cfg = read_config(args.config_file, ["MODEL.DEVICE", args.device, *args.opts])
+    size = ["INPUT.CROP_SIZE", [args.size, args.size]]  # what training images are padded to
+    cfg = read_config(args.config_file, ["MODEL.DEVICE", args.device, *size, *args.opts])
     teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, ["MODEL.DEVICE", args.device, *cfg.TEACHER.OPTS])
     torch.manual_seed(0)
     student, teacher = build_student(cfg), build_student(teacher_cfg)

@@ -7,6 +7,7 @@ import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -205,7 +206,7 @@ def slide_calls(args: argparse.Namespace) -> Calls:
     calls: Calls = {}
     if args.rival:
         theirs = rival_network(state, args)
-        theirs.test_cfg.update(mode="slide", crop_size=crop, stride=stride)
+        theirs.test_cfg = SimpleNamespace(mode="slide", crop_size=crop, stride=stride)
         calls[RIVAL] = _quiet(lambda: theirs.slide_inference(image, [{"img_shape": size}]))
     for count in (1, 4):
         options: dict[str, Any] = {"mode": "slide", "crop": crop, "stride": stride, "windows": count}
@@ -221,7 +222,7 @@ def windows(args: argparse.Namespace) -> tuple[tuple[int, int], tuple[int, int]]
     return (height // 2, width // 2), (height // 3, width // 3)
 
 
-def rival_network(state: dict[str, Tensor], args: argparse.Namespace) -> nn.Module:
+def rival_network(state: dict[str, Tensor], args: argparse.Namespace) -> Any:
     """The student of mmsegmentation with the same weights; its auxiliary head keeps its own."""
     theirs = build_mmseg(NETWORKS[0], args.classes).to(args.device).eval().requires_grad_(False)
     theirs.load_state_dict({**theirs.state_dict(), **state})
