@@ -105,3 +105,10 @@ def test_suffixes_pair_cityscapes_names(folders: list[str], capsys: pytest.Captu
     suffixes = ["--pred-suffix", "_pred.png", "--gt-suffix", "_gtFine_labelTrainIds.png"]
     assert main([*folders, "--num-classes", "4", "--json", *suffixes]) == 0
     assert strict(capsys.readouterr().out)["protocol"]["num_images"] == 3
+
+
+def test_labels_that_are_all_ignored_are_an_error(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for path in Path(folders[1]).rglob("*.png"):
+        Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
+    assert main([*folders, "--num-classes", "5"]) == 1
+    assert "no pixel counts: every label in" in capsys.readouterr().err

@@ -288,3 +288,13 @@ def test_more_than_255_classes() -> None:
     assert a["trimap"][3]["mIoU"] == pytest.approx(b["trimap"][3]["mIoU"])
     assert a["boundary_F"][3]["mF"] == pytest.approx(b["boundary_F"][3]["mF"])
     assert a["boundary_IoU"] == pytest.approx(b["boundary_IoU"])
+
+
+def test_unsigned_ids_of_16_bits_count_and_bad_settings_are_refused() -> None:
+    ids = np.array([[0, 1], [1, 300]], np.uint16)
+    metrics = SegmentationMetrics(301)
+    metrics.update(ids, ids)
+    assert metrics.compute()["mIoU"] == 100
+    for wrong in ({"num_classes": 0}, {"num_classes": 2, "boundary_ratio": -1.0}):
+        with pytest.raises(ValueError, match="num_classes of 1 or more and a positive boundary_ratio"):
+            SegmentationMetrics(**wrong)

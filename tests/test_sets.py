@@ -21,7 +21,7 @@ from PIL import Image
 
 from bpkd.config import get_bpkd_cfg
 from bpkd.data import DatasetError, check_dataset, register_datasets, survey_dataset
-from bpkd.data.files import read_label
+from bpkd.data.files import read_image, read_label
 from bpkd.data.prepare import prepare
 from bpkd.data.sets import ade20k, cityscapes, pascal_context
 from bpkd.data.sheet import contact_sheet
@@ -215,10 +215,10 @@ def test_masks_with_a_palette_are_indices(tmp_path: Path) -> None:
     [
         (ADE, r"expected .*/ADEChallengeData2016/images \(Detectron2's layout\) or .*/ade/ADEChallengeData2016/images "
               r"\(mmsegmentation's layout\), got neither\. DATASETS\.ROOT"),
-        (CITY, r"expected .*/cityscapes/leftImg8bit \(Detectron2's and mmsegmentation's layout\), got neither"),
+        (CITY, r"expected .*/cityscapes/leftImg8bit \(Detectron2's and mmsegmentation's layout\), got nothing there"),
         (CONTEXT, r"expected .*/VOCdevkit/VOC2010/JPEGImages \(Detectron2's and mmsegmentation's layout\) or "
                   r".*/VOC2010/JPEGImages \(flat layout\), got neither"),
-        ("coco_2017", r"expected a COCO JSON at .*/coco/annotations/instances_val2017\.json, got none"),
+        ("coco_2017", r"expected .*/coco/annotations \(Detectron2's and mmdetection's layout\), got nothing there"),
     ],
 )  # fmt: skip
 def test_a_wrong_root_names_the_places(tmp_path: Path, name: str, message: str) -> None:
@@ -268,6 +268,28 @@ def reduce_all(base: Path) -> None:
         save_mask(path, np.asarray(Image.open(path)) - np.uint8(1))
 
 
+def zero_all(base: Path) -> None:
+    for path in base.rglob("annotations/training/*.png"):
+        save_mask(path, np.zeros_like(np.asarray(Image.open(path))))
+
+
+def train_ids_as_label_ids(base: Path) -> None:
+    for path in base.rglob("*" + cityscapes.LABEL):
+        table = np.full(256, 255, np.uint8)
+        table[list(cityscapes.LABEL_IDS)] = list(cityscapes.LABEL_IDS.values())
+        save_mask(path, table[np.asarray(Image.open(path))])
+
+
+def remove(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 def shared_lists(base: Path) -> None:
     lists = base / pascal_context.LISTS
     (lists / "val.txt").write_text((lists / "val.txt").read_text() + "2008_000000\n")
@@ -300,6 +322,13 @@ PITFALLS = [
     (CONTEXT, lambda b: save_mask(first(b / "SegmentationClassContext"), np.zeros((9, 9), np.uint8)),
      r"image 40x56, mask 9x9: sizes differ"),
     ("coco_2017", lambda b: halve(b / "train2017"), r"2 of 3 images are unusable:\n  .*\.jpg: missing"),
+    (ADE, zero_all, r"every pixel of the 4 masks is ignored: they hold the values \[0\] alone"),
+    (ADE, lambda b: remove(b / "annotations/training"), r"none of the 4 masks is there, expected .*00000001\.png"),
+    (CITY, train_ids_as_label_ids, r"labelIds\.png hold the value 255, which labelIds \(0\.\.33\) do not: these"),
+    ("coco_2017", lambda b: rewrite(b / "annotations/instances_train2017.json", annotations=[]),
+     r"none of the 3 images has an object: expected annotations in .*instances_train2017\.json"),
+    ("coco_2017", lambda b: rewrite(b / "annotations/instances_train2017.json", categories=[{"id": 1, "name": "cell"}]),
+     r"expected COCO's 80 categories, got 1, the first \[\(1, 'cell'\)\]\. Your own objects belong into"),
     ("coco_2017", rename_images, r"3 of the 3 images are not in .*train2017; the first is .*val2017/000000000009\.jpg"),
 ]  # fmt: skip
 
@@ -313,6 +342,42 @@ def test_a_pitfall_gives_its_message(tmp_path: Path, name: str, damage: Any, mes
     register(tmp_path)
     with pytest.raises(DatasetError, match=message):
         check_dataset(f"{name}_train", subset=True)
+
+
+def test_an_archive_in_a_folder_of_its_own_and_a_folder_of_folders(tmp_path: Path) -> None:
+    base = write_cityscapes(tmp_path)
+    (base / "leftImg8bit_trainvaltest").mkdir()
+    (base / "leftImg8bit").rename(base / "leftImg8bit_trainvaltest/leftImg8bit")
+    register(tmp_path)
+    with pytest.raises(DatasetError, match=r"one level too deep: .*leftImg8bit_trainvaltest/leftImg8bit\."):
+        check_dataset(f"{CITY}_train")
+    (tmp_path / "ADEChallengeData2016/images/training/a").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"expected images .*training/\*\.jpg, got none\. It holds folders .*\(a\)"):
+        check_dataset(f"{ADE}_train")
+
+
+def test_cityscapes_train_ids_are_known_without_255_too() -> None:
+    values = np.zeros(256, np.int64)
+    values[7:19] = 5
+    items = [{"file_name": f"aachen_{i}.png"} for i in range(10)]
+    assert "nothing above 18 in 10 images" in cityscapes._audit("train", True, items, values)[0]
+    assert not cityscapes._audit("train", False, items, values)
+    values[26] = 1
+    assert not cityscapes._audit("train", True, items, values)
+
+
+def test_own_objects_need_the_same_categories_in_both_files(tmp_path: Path) -> None:
+    base = write_coco(tmp_path)
+    files = {s: f"annotations/instances_{s}2017.json" for s in ("train", "val")}
+    folder = {"NAME": "own", "ROOT": str(base), "TRAIN_JSON": files["train"], "VAL_JSON": files["val"]}
+    register(tmp_path, COCO_FOLDER={**folder, "TRAIN_IMAGES": "train2017", "VAL_IMAGES": "val2017"})
+    assert check_dataset("own_train") == 3
+    categories = json.loads((base / files["val"]).read_text())["categories"]
+    categories[0]["name"], categories[1]["name"] = categories[1]["name"], categories[0]["name"]
+    rewrite(base / files["val"], categories=categories)
+    for split in ("train", "val"):
+        with pytest.raises(DatasetError, match="each would call its classes by the other's names"):
+            check_dataset(f"own_{split}")
 
 
 def test_swapped_lists_of_pascal_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +504,7 @@ def test_what_needs_no_preparation_says_so(tmp_path: Path, name: str, write: Any
     before = sorted(tmp_path.rglob("*"))
     assert "nothing to prepare" in prepare(name, tmp_path, 0)
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(DatasetError, match="got neither"):
+    with pytest.raises(DatasetError, match="got (neither|nothing there)"):
         prepare(name, tmp_path / "elsewhere", 0)
 
 
@@ -482,7 +547,7 @@ def test_the_check_tool_counts_and_draws(tmp_path: Path, capsys: Any, name: str,
     for sheet in ("sheet.png", f"sheet_{name}_val.png"):
         picture = cv2.imread(str(tmp_path / sheet))
         assert picture.shape[1] == 640
-        assert picture.shape[0] in (3 * 240, 4 * 240)
+        assert picture.shape[0] > 3 * 200  # a row per pair
 
 
 def test_the_sheet_shows_the_classes_colours(tmp_path: Path) -> None:
@@ -491,8 +556,10 @@ def test_the_sheet_shows_the_classes_colours(tmp_path: Path) -> None:
     register(tmp_path)
     items, meta = DatasetCatalog.get(f"{CITY}_train"), MetadataCatalog.get(f"{CITY}_train")
     sheet = contact_sheet(items, meta, 1)
-    assert sheet.shape == (240, 640, 3)
-    assert (sheet[:, 330:] == (142, 0, 0)).all()  # a car's blue, in BGR
+    height, width = read_image(items[0]).shape[:2]
+    drawn = round(320 * height / width)
+    assert sheet.shape == (18 + drawn + 18, 640, 3)  # name, pair, legend
+    assert (sheet[18 : 18 + drawn, 330:] == (142, 0, 0)).all()  # a car's blue, in BGR
 
 
 def test_the_preparation_tool(tmp_path: Path, capsys: Any) -> None:

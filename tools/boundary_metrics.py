@@ -60,6 +60,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, dict[st
         whole.merge_state([single])
         if args.per_image:
             images[name] = single.compute()
+    if not whole.counts.any():
+        raise ValueError(f"no pixel counts: every label in {args.labels} is --ignore {args.ignore}.")
     return whole.compute(), images
 
 

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from bpkd.config import read_config
 from bpkd.data import Survey, register_datasets, survey_dataset
 from bpkd.data.sheet import contact_sheet
-from bpkd.engine.launch import check_data_sets
+from bpkd.engine.launch import check_classes, check_data_sets
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +35,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    try:
+        check_classes(cfg)
+    except ValueError as error:  # the data may be right all the same
+        print(f"note: this config cannot train on it: {error}")
     failed, output = False, Path(args.output)
     names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     for name in names:

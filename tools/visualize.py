@@ -83,7 +83,7 @@ def draw(args: argparse.Namespace, networks: dict[str, Predictor], name: str, fi
         Image.fromarray(ids.astype(np.uint8)).save(path)
     path = args.output / f"{name}_predictions.png"
     if label is None:
-        side_by_side(image, found, path, colors=first.colors)
+        side_by_side(image, found, path, colors=first.colors, class_names=first.class_names)
         return
     row = {"image": image.transpose(2, 0, 1), "label": label, "predictions": found}
     panels([row], list(found), path, colors=first.colors, class_names=first.class_names, width=args.width)

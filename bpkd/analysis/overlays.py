@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from bpkd.analysis.plots import WRONG_EDGE, Image, colored, dimmed, finish, pyplot
+from bpkd.analysis.plots import WRONG_EDGE, Image, colored, dimmed, finish, pyplot, swatch
 from bpkd.functional import class_edge_mask, edge_band
 
 BODY = (40, 110, 200)
@@ -92,7 +92,12 @@ def edge_levels(
 
 
 def side_by_side(
-    image: Image, predictions: Mapping[str, NDArray[Any]], path: Path, *, colors: Sequence[Sequence[int]]
+    image: Image,
+    predictions: Mapping[str, NDArray[Any]],
+    path: Path,
+    *,
+    colors: Sequence[Sequence[int]],
+    class_names: Sequence[str],
 ) -> None:
     """Draws an image and predictions of it, without any label.
 
@@ -101,12 +106,16 @@ def side_by_side(
         predictions: name -> [H, W] ids.
         path: PNG to write.
         colors: RGB per class.
+        class_names: for the legend, which shows the classes that occur.
     """
     figure, grid = _grid(1, 1 + len(predictions), image.shape[:2])
     shown = {"image": image, **{name: colored(ids, colors) for name, ids in predictions.items()}}
     for axes, (name, picture) in zip(grid[0], shown.items(), strict=True):
         axes.imshow(picture)
         axes.set_title(name, fontsize=9)
+    seen = sorted({int(c) for ids in predictions.values() for c in np.unique(ids)})
+    handles = [swatch(colors[c], class_names[c]) for c in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     finish(figure, path)
 
 

@@ -199,9 +199,9 @@ def panels(
         axes.set_title(title, fontsize=11)
     maps = [m for row in rows for m in (row["label"], *row["predictions"].values())]
     seen = sorted({int(c) for m in maps for c in np.unique(m)} - {ignore_index})
-    handles = [_swatch(colors[c], class_names[c]) for c in seen]
-    handles += [_swatch(WRONG_EDGE, f"wrong, within {width} px of an edge"), _swatch(WRONG_BODY, "wrong elsewhere")]
-    handles += [_swatch(BAND, f"within {width} px of an edge")]
+    handles = [swatch(colors[c], class_names[c]) for c in seen]
+    handles += [swatch(WRONG_EDGE, f"wrong, within {width} px of an edge"), swatch(WRONG_BODY, "wrong elsewhere")]
+    handles += [swatch(BAND, f"within {width} px of an edge")]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, 2 + count), frameon=False, fontsize=9)
     finish(figure, path)
 
@@ -239,7 +239,8 @@ def fitted(image: Any, size: Sequence[int]) -> Image:
     return np.ascontiguousarray(x.permute(1, 2, 0).numpy())
 
 
-def _swatch(color: Sequence[int], label: str) -> Any:
+def swatch(color: Sequence[int], label: str) -> Any:
+    """Returns a legend's entry of a colour."""
     from matplotlib.patches import Patch
 
     red, green, blue = (v / 255 for v in color)

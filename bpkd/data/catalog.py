@@ -76,6 +76,7 @@ def _register_coco_folder(node: CfgNode, root: Path) -> None:
                 name=f"{node.NAME}_{split.lower()}",
                 json=base / node[f"{split}_JSON"],
                 images=base / node[f"{split}_IMAGES"],
+                others=[base / node[f"{other}_JSON"] for other in ("TRAIN", "VAL") if other != split],
             )
         )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from .files import DatasetError, check_values, read_image, read_raw_label
+from .files import IGNORE, DatasetError, check_values, read_image, read_raw_label
 
 logger = logging.getLogger(__name__)
 SHOWN = 20
@@ -105,6 +105,14 @@ def survey_dataset(
     if not items:
         raise DatasetError(f"{name}: no image found. Check DATASETS.ROOT and the folder names.")
     meta = MetadataCatalog.get(name)
+    for key, what in (("file_name", "images"), ("sem_seg_file_name", "masks")):
+        if key in items[0] and "procedural" not in items[0] and not any(os.path.isfile(i[key]) for i in items):
+            if elsewhere := _in_another_folder(items):
+                raise DatasetError(f"{name}: {elsewhere[0]}")
+            raise DatasetError(
+                f"{name}: none of the {len(items)} {what} is there, expected {items[0][key]} and so on. Their archive "
+                "was not unpacked, or to another place."
+            )
     table = meta.get("label_table")
     survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table)
 
@@ -150,7 +158,20 @@ def _faults_of_the_whole(name: str, items: list[dict[str, Any]], values: NDArray
             )
     if meta.get("audit"):
         faults += meta.audit(items, values)
+    faults += _unlabelled(meta, items, values)
     return faults + _in_another_folder(items)
+
+
+def _unlabelled(meta: Any, items: list[dict[str, Any]], values: NDArray[np.int64]) -> list[str]:
+    """Finds a split whose every pixel is ignored, or that has no object: it would train on nothing."""
+    table = meta.get("label_table")
+    if not table and not any(item.get("annotations") for item in items):
+        return [f"none of the {len(items)} images has an object: expected annotations in {meta.get('json_file')}."]
+    ids = np.asarray(table) if table else np.empty(0)
+    if table and values.any() and not values[ids != IGNORE].any() and not meta.get("labels_withheld"):
+        found = np.flatnonzero(values).tolist()
+        return [f"every pixel of the {len(items)} masks is ignored: they hold the values {found} alone."]
+    return []
 
 
 def _in_another_folder(items: list[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_length
 
-from .files import read_image, read_label
+from .files import IGNORE, read_image, read_label
 
-WIDTH, HEIGHT = 640, 240
+WIDTH, CAPTION, COLUMNS = 320, 18, 4
 SHARE = 0.6
 
 
@@ -25,23 +26,50 @@ def contact_sheet(items: Sequence[dict[str, Any]], metadata: Any, count: int) ->
         count: pairs, taken at even distances: neighbours are often of one scene.
 
     Returns:
-        [rows x 240, 640, 3] BGR: per row an image and the same with its labels in the classes' colours.
+        [H, 640, 3] BGR: per row an image's name, the image, and the same with its labels in the classes' colours; below
+        them the names of the classes that occur.
     """
     chosen = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
-    rows = [_row(items[i], metadata) for i in chosen]
-    return np.concatenate(rows)
+    seen: set[int] = set()
+    rows = [_row(items[i], metadata, seen) for i in chosen]
+    return np.concatenate([*rows, *_legend(sorted(seen), metadata)])
 
 
-def _row(item: dict[str, Any], metadata: Any) -> NDArray[Any]:
+def _row(item: dict[str, Any], metadata: Any, seen: set[int]) -> NDArray[Any]:
     image = read_image(item)
-    labels = _labels(item, metadata) if metadata.get("label_table") else _objects(item, image, metadata)
-    return cv2.resize(np.concatenate([image, labels], 1), (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    if metadata.get("label_table"):
+        ids = read_label(item, metadata.label_table)
+        seen |= set(np.unique(ids).tolist())
+        labels = _palette(metadata)[ids]
+    else:
+        labels = _objects(item, image, metadata)
+    both = np.concatenate([image, labels], 1)
+    height = max(1, round(WIDTH * image.shape[0] / image.shape[1]))
+    caption = np.full((CAPTION, 2 * WIDTH, 3), 255, np.uint8)
+    _write(caption, Path(item["file_name"]).name, 4)
+    return np.concatenate([caption, cv2.resize(both, (2 * WIDTH, height), interpolation=cv2.INTER_AREA)])
 
 
-def _labels(item: dict[str, Any], metadata: Any) -> NDArray[Any]:
+def _palette(metadata: Any) -> NDArray[np.uint8]:
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(metadata.stuff_colors)] = np.array(metadata.stuff_colors)[:, ::-1]
-    return colors[read_label(item, metadata.label_table)]
+    return colors
+
+
+def _legend(ids: Sequence[int], metadata: Any) -> list[NDArray[np.uint8]]:
+    lines = []
+    for first in range(0, len(ids), COLUMNS):
+        line = np.full((CAPTION, 2 * WIDTH, 3), 255, np.uint8)
+        for column, index in enumerate(ids[first : first + COLUMNS]):
+            left = 2 * WIDTH // COLUMNS * column
+            line[3:-3, left + 4 : left + 16] = _palette(metadata)[index]
+            _write(line, "(ignored)" if index == IGNORE else f"{index} {metadata.stuff_classes[index]}"[:20], left + 20)
+        lines.append(line)
+    return lines
+
+
+def _write(line: NDArray[np.uint8], text: str, left: int) -> None:
+    cv2.putText(line, text, (left, CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def _objects(item: dict[str, Any], image: NDArray[Any], metadata: Any) -> NDArray[Any]:

@@ -82,7 +82,12 @@ class CityscapesEvaluator(DatasetEvaluator):
             os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, name)
             Image.fromarray(pred).save(path)
-            self.official.evaluatePair(path, str(labels), self.matrix, self.instances, {}, self.official.args)
+            try:
+                self.official.evaluatePair(path, str(labels), self.matrix, self.instances, {}, self.official.args)
+            except SystemExit as stop:  # its way to say that an id is unknown
+                raise ValueError(
+                    f"{labels}: cityscapesscripts refuses it (its message stands above): expected labelIds 0..33."
+                ) from stop
 
     def evaluate(self) -> dict[str, Any] | None:
         """Sums all processes' counts and computes the figures, in percent; None on all but the main process.

@@ -62,8 +62,13 @@ class SegmentationMetrics:
             device: of the state; images are counted where they are.
 
         Raises:
-            ValueError: ``absent`` is unknown, or a width or tolerance is not positive.
+            ValueError: ``absent`` is unknown, or ``num_classes``, ``boundary_ratio``, a width or a tolerance is not
+                positive.
         """
+        if num_classes < 1 or boundary_ratio <= 0:
+            raise ValueError(
+                f"expected num_classes of 1 or more and a positive boundary_ratio, got {num_classes}, {boundary_ratio}."
+            )
         if absent not in ABSENT:
             raise ValueError(f"absent: expected one of {ABSENT}, got {absent!r}.")
         for name, values in (("widths", widths), ("tolerances", tolerances)):
@@ -113,7 +118,7 @@ class SegmentationMetrics:
 
     def _checked(self, pred: Labels, target: Labels) -> tuple[Tensor, Tensor, Tensor]:
         """Returns prediction, label (0 where ignored) and the valid pixels, [N, H, W]."""
-        p, t = (torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x) for x in (pred, target))
+        p, t = (x if isinstance(x, Tensor) else torch.as_tensor(_counted(np.asarray(x))) for x in (pred, target))
         if p.shape != t.shape or p.ndim not in (2, 3):
             raise ValueError(
                 f"expected prediction and label of one shape [H, W] or [N, H, W], got {tuple(p.shape)} and "
@@ -251,3 +256,8 @@ def _percent(value: Tensor) -> float:
 
 def _percents(values: Tensor) -> list[float]:
     return [100.0 * float(v) for v in values]
+
+
+def _counted(ids: NDArray[Any]) -> NDArray[Any]:
+    """Returns ids in a type that torch can count with: it has few functions for unsigned ones of more than 8 bits."""
+    return ids.astype(np.int64) if ids.dtype.kind == "u" and ids.dtype.itemsize > 1 else ids

@@ -46,6 +46,12 @@ class InstanceSet:
     json: Path
     images: Path
     published: tuple[int, int] | None = None
+    check: Callable[[], None] = lambda: None
+    """Makes sure that the data set is where it is looked for."""
+
+    others: Sequence[Path] = ()
+    """JSON files of its other splits, which must have the same categories."""
+
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -95,8 +101,12 @@ class Place:
         inside = ""
         if (self.root / self.mark).exists():
             inside = f" {self.root} is the data set's own folder: give the one above it, and keep the folder's name."
+        deeper = (next((self.root / path).glob(f"*/{self.mark}"), None) for path in self.layouts.values())
+        if nested := next(filter(None, deeper), None):
+            inside += f" It lies one level too deep: {nested}."
         raise DatasetError(
-            f"{self.title}: expected {expected}, got neither. DATASETS.ROOT (or DETECTRON2_DATASETS) is the folder "
+            f"{self.title}: expected {expected}, got {'neither' if len(owners) > 1 else 'nothing there'}. "
+            "DATASETS.ROOT (or DETECTRON2_DATASETS) is the folder "
             f"that holds the data sets.{inside}{self.hint(self.root)}"
         )
 
@@ -112,10 +122,18 @@ def folder_pairs(images: Path, masks: Path, suffixes: tuple[str, str], depth: st
 
     Returns:
         Dataset dicts, sorted by name.
+
+    Raises:
+        DatasetError: there is none.
     """
     found: set[str] = set()
     for folder, suffix in zip((images, masks), suffixes, strict=True):
-        found |= {str(p.relative_to(folder))[: -len(suffix)] for p in folder.glob(depth + suffix)}
+        files = (p for p in folder.glob(depth + suffix) if not p.name.startswith("."))
+        found |= {str(p.relative_to(folder))[: -len(suffix)] for p in files}
+    if not found:
+        inner = sorted(p.name for p in images.glob("*") if p.is_dir())[:3] if depth == "*" else []
+        hint = f" It holds folders instead ({', '.join(inner)}): another release?" if inner else ""
+        raise DatasetError(f"expected images {images / (depth + suffixes[0])}, got none.{hint}")
     return [pair(images / (stem + suffixes[0]), masks / (stem + suffixes[1]), stem) for stem in sorted(found)]
 
 

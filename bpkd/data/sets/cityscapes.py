@@ -17,6 +17,8 @@ CLASSES = tuple(c["name"] for c in CITYSCAPES_CATEGORIES)
 COLORS = tuple(c["color"] for c in CITYSCAPES_CATEGORIES)
 LABEL_IDS = {**dict.fromkeys(range(34), IGNORE), **{c["id"]: c["trainId"] for c in CITYSCAPES_CATEGORIES}}
 IMAGE, LABEL, TRAIN_LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+# labelIds that no trainId is: 19..33. They hold cars, vegetation and sky, so no few images lack them all.
+LOWEST, HIGHEST, ENOUGH = 7, 19, 10
 PUBLISHED = {"train": 2_975, "val": 500, "test": 1_525}
 CITIES = {
     "train": (
@@ -54,8 +56,8 @@ def _split(where: Place, split: str) -> SemanticSet:
         ids={} if drawn else LABEL_IDS,
         evaluator="cityscapes_sem_seg",
         published=(PUBLISHED[split], PUBLISHED[split]),
-        audit=partial(_audit, split),
-        more={"image_dir": str(images), "gt_dir": str(masks)},
+        audit=partial(_audit, split, not drawn),
+        more={"labels_withheld": split == "test", "image_dir": str(images), "gt_dir": str(masks)},
     )
 
 
@@ -65,5 +67,14 @@ def _items(where: Place, split: str, label: str) -> Items:
     return folder_pairs(images, masks, (IMAGE, label), depth="*/*")
 
 
-def _audit(split: str, items: Items, values: NDArray[np.int64]) -> list[str]:
-    return misplaced(items, {s: tuple(f"{city}_" for city in cities) for s, cities in CITIES.items()}, split)
+def _audit(split: str, label_ids: bool, items: Items, values: NDArray[np.int64]) -> list[str]:
+    """Finds swapped splits, and trainIds under the name of labelIds: many are ids of other classes."""
+    faults = misplaced(items, {s: tuple(f"{city}_" for city in cities) for s, cities in CITIES.items()}, split)
+    low = len(items) >= ENOUGH and values[LOWEST:HIGHEST].any() and not values[HIGHEST:].any()
+    if label_ids and (values[IGNORE] or low):
+        got = f"the value {IGNORE}" if values[IGNORE] else f"nothing above {HIGHEST - 1} in {len(items)} images"
+        faults.append(
+            f"the files *{LABEL} hold {got}, which labelIds (0..33) do not: these are trainIds. Name them "
+            f"*{TRAIN_LABEL}, and put the download's labelIds in their place."
+        )
+    return faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def coco_sets(root: Path) -> list[InstanceSet]:
             name=f"coco_2017_{split}",
             json=folder / "annotations" / f"instances_{split}2017.json",
             images=folder / f"{split}2017",
+            check=place(root).check,
             published=(count, count),
             more=_get_builtin_metadata("coco"),
         )
@@ -42,6 +44,7 @@ def instance_items(spec: InstanceSet) -> list[dict[str, Any]]:
     Raises:
         DatasetError: the file or the image folder is missing, or the file is no COCO file.
     """
+    spec.check()
     for path, what in ((spec.json, "COCO JSON"), (spec.images, "folder of images")):
         if not path.exists():
             raise DatasetError(
@@ -51,5 +54,31 @@ def instance_items(spec: InstanceSet) -> list[dict[str, Any]]:
     try:
         items: list[dict[str, Any]] = load_coco_json(str(spec.json), str(spec.images), spec.name)
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{spec.name}: {spec.json} cannot be read as a COCO file ({error}).") from error
+        raise DatasetError(f"{spec.name}: {_fault(spec, error)}") from error
+    for other in spec.others:
+        if other.is_file() and (mine := categories(spec.json)) != (theirs := categories(other)):
+            raise DatasetError(
+                f"{spec.name}: {spec.json} has the categories {mine}, {other} has {theirs}: expected the same, or each "
+                "would call its classes by the other's names."
+            )
     return items
+
+
+def categories(path: Path) -> dict[int, str] | None:
+    """Returns a COCO file's category names by id; None where it has none."""
+    try:
+        return {c["id"]: c["name"] for c in json.loads(path.read_text())["categories"]}
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _fault(spec: InstanceSet, error: Exception) -> str:
+    wanted, have = spec.more.get("thing_classes"), categories(spec.json)
+    if not have:
+        return f"{spec.json} cannot be read as a COCO file ({error}): expected images, annotations, categories."
+    if wanted and have != dict(zip(spec.more["thing_dataset_id_to_contiguous_id"], wanted, strict=True)):
+        return (
+            f"{spec.json}: expected COCO's {len(wanted)} categories, got {len(have)}, the first "
+            f"{sorted(have.items())[:3]}. Your own objects belong into DATASETS.COCO_FOLDER."
+        )
+    return f"{spec.json} cannot be read as a COCO file ({error})."

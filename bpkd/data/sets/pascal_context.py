@@ -143,6 +143,11 @@ def paint(image: dict[str, Any], annotations: Sequence[dict[str, Any]]) -> NDArr
     mask = np.zeros((image["height"], image["width"]), np.uint8)
     for annotation in annotations:
         runs = annotation["segmentation"]
+        if not isinstance(runs, dict):
+            raise DatasetError(
+                f"{image['file_name']}: annotation {annotation['id']}: expected a run-length mask (size, counts), got "
+                f"a {type(runs).__name__}. trainval_merged.json holds run lengths."
+            )
         if isinstance(runs["counts"], list):
             runs = run_length.frPyObjects(runs, *runs["size"])
         region = run_length.decode(runs).astype(bool)
