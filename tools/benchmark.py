@@ -7,6 +7,8 @@ where it was installed (`--peer-path SITE`, docs/benchmarks.md). `--tables bench
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import resource
@@ -88,6 +90,8 @@ def peaks(rows: list[Row], argv: list[str]) -> list[Row]:
 def own_peak(part: str, variant: str, args: argparse.Namespace) -> float:
     """What two calls of one variant need at most beyond what was there before, in MiB; for a process of its own."""
     call = PARTS[part][0](args)[variant]
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what building has freed would be used again, unseen
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building
     call()
