@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 from bpkd.analysis.report import Record, display_name, summarise
+from bpkd.analysis.task import task_of
 
 Spread = tuple[float, float]
 """Mean and standard deviation over a method's runs; nan where there are too few."""
@@ -18,22 +19,23 @@ def class_scores(records: Sequence[Record], figure: str) -> dict[str, dict[str, 
 
     Args:
         records: complete runs; those without the figure are left out.
-        figure: "IoU", or a key of ``record["per_class"]`` such as "trimap_w3".
+        figure: "IoU", "AP" or "boundary_AP", or a key of ``record["per_class"]`` such as "trimap_w3".
 
     Returns:
         {method: {class: (mean, deviation)}}, methods in the order of the comparison table, classes in that of the
         data set.
     """
-    order = [s.method for s in summarise(records, ["mIoU"])]
+    order = [s.method for s in summarise(records, [task_of(records).score])]
     found = {m: [c for r in records if r["method"] == m and (c := _of_classes(r, figure))] for m in order}
     return {m: {name: _spread([r.get(name) for r in runs]) for name in runs[0]} for m, runs in found.items() if runs}
 
 
 def _of_classes(record: Record, figure: str) -> Mapping[str, float | None]:
-    if figure != "IoU":
-        found: Mapping[str, float | None] = record.get("per_class", {}).get(figure, {})
-        return found
-    return {k.removeprefix("IoU-"): v for k, v in record["metrics"].items() if k.startswith("IoU-")}
+    apart: Mapping[str, Mapping[str, float | None]] = record.get("per_class", {})
+    if figure in apart:
+        return apart[figure]
+    prefix = f"{figure}-"
+    return {k.removeprefix(prefix): v for k, v in record["metrics"].items() if k.startswith(prefix)}
 
 
 def _spread(values: Sequence[float | None]) -> Spread:
@@ -69,10 +71,8 @@ def class_figures(records: Sequence[Record], width: int) -> dict[str, tuple[str,
         records: complete runs.
         width: half-width of the trimap band.
     """
-    found = {
-        "classes_iou": ("IoU per class", class_scores(records, "IoU")),
-        "classes_trimap": (f"Trimap IoU per class (w={width})", class_scores(records, f"trimap_w{width}")),
-    }
+    wanted = task_of(records, width).per_class.items()
+    found = {name: (title, class_scores(records, figure)) for name, (title, figure) in wanted}
     return {name: (title, scores) for name, (title, scores) in found.items() if scores}
 
 

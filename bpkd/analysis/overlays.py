@@ -82,7 +82,7 @@ def edge_levels(
     masks = [band.astype(np.float32), *level_masks(labels, kernel_size, strides, **rules)]
     titles = [f"edge, k = {kernel_size}: {100 * band.mean():.0f} % of the pixels"]
     titles += [f"edge at 1/{s}, strongest class" for s in strides]
-    figure, grid = _grid(2, len(masks), labels.shape)
+    figure, grid = picture_grid(2, len(masks), labels.shape)
     for above, below, mask, title in zip(*grid, masks, titles, strict=True):
         above.imshow(tinted(image, mask, WRONG_EDGE))
         above.set_title(title, fontsize=9)
@@ -108,7 +108,7 @@ def side_by_side(
         colors: RGB per class.
         class_names: for the legend, which shows the classes that occur.
     """
-    figure, grid = _grid(1, 1 + len(predictions), image.shape[:2])
+    figure, grid = picture_grid(1, 1 + len(predictions), image.shape[:2])
     shown = {"image": image, **{name: colored(ids, colors) for name, ids in predictions.items()}}
     for axes, (name, picture) in zip(grid[0], shown.items(), strict=True):
         axes.imshow(picture)
@@ -119,7 +119,8 @@ def side_by_side(
     finish(figure, path)
 
 
-def _grid(rows: int, columns: int, size: Sequence[int]) -> tuple[Any, Any]:
+def picture_grid(rows: int, columns: int, size: Sequence[int]) -> tuple[Any, Any]:
+    """Returns a figure and its axes [rows, columns] without frames, for pictures of ``size`` (height, width)."""
     height = 3.6 * size[0] / size[1] + 0.3
     figure, grid = pyplot().subplots(
         rows, columns, figsize=(3.6 * columns, rows * height), squeeze=False, layout="constrained"

@@ -26,6 +26,9 @@ WRONG_EDGE = (255, 0, 60)
 WRONG_BODY = (255, 190, 0)
 BAND = (60, 90, 160)
 VAL_MIOU = "sem_seg/mIoU"
+VAL_AP = "segm/AP"
+# The task's own loss in metrics.json, of label maps or of instances: (keys that are added, words).
+TASK_LOSSES = ((("loss_ce",), "cross entropy"), (("loss_category", "loss_mask"), "category and mask loss"))
 Image = NDArray[np.uint8]
 
 
@@ -48,25 +51,25 @@ def finish(figure: Any, path: Path) -> None:
 
 def training_rows(folder: Path) -> list[dict[str, float]]:
     """Reads a run's metrics.json: one dict per logged iteration, the later one where a resume repeated it."""
-    return _rows(folder, "loss_ce")
+    return _rows(folder, *(keys[0] for keys, _ in TASK_LOSSES))
 
 
 def evaluation_rows(folder: Path) -> list[dict[str, float]]:
     """Reads the evaluations in a run's metrics.json, like ``training_rows``."""
-    return _rows(folder, VAL_MIOU)
+    return _rows(folder, VAL_MIOU, VAL_AP)
 
 
-def _rows(folder: Path, key: str) -> list[dict[str, float]]:
+def _rows(folder: Path, *keys: str) -> list[dict[str, float]]:
     path = folder / "metrics.json"
     lines = path.read_text().splitlines() if path.is_file() else []
     # A run that was cut off may have left half a line.
     whole = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("}"))
-    rows = {row["iteration"]: row for row in whole if key in row}
+    rows = {row["iteration"]: row for row in whole if not row.keys().isdisjoint(keys)}
     return [rows[i] for i in sorted(rows)]
 
 
 def curves(folders: Mapping[str, Path], path: Path) -> None:
-    """Draws over iterations the task loss, each run's distillation terms, and mIoU where it was measured on the way.
+    """Draws over iterations the task loss, each run's distillation terms, and mIoU or AP where it was measured.
 
     Args:
         folders: method -> run folder.
@@ -74,27 +77,29 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
     """
     scores = {m: evaluation_rows(folder) for m, folder in folders.items()}
     measured = any(len(rows) > 1 for rows in scores.values())
-    count = 2 + measured
+    count, named = 2 + measured, TASK_LOSSES[0]
     figure, axes = pyplot().subplots(1, count, figsize=(5.2 * count, 3.8), layout="constrained")
     for method, folder in folders.items():
         rows = training_rows(folder)
         x = [r["iteration"] for r in rows]
         color = COLORS.get(method)
-        axes[0].plot(x, [r["loss_ce"] for r in rows], label=display_name(method), color=color)
-        for style, name in zip(("-", "--", ":"), _terms(rows), strict=False):
+        named = next((found for found in TASK_LOSSES if rows and found[0][0] in rows[0]), named)
+        axes[0].plot(x, [sum(r[k] for k in named[0]) for r in rows], label=display_name(method), color=color)
+        for style, name in zip(("-", "--", ":", "-."), _terms(rows), strict=False):
             term = name.removeprefix("loss_kd_")
             words = display_name(method)
             label = words if term == method.removesuffix(EQUAL_TIME).lower() else f"{words} {term}"
             axes[1].plot(x, [r.get(name, float("nan")) for r in rows], style, color=color, label=label)
         if measured:
             x = [r["iteration"] for r in scores[method]]
-            axes[2].plot(x, [r[VAL_MIOU] for r in scores[method]], "o-", ms=4, color=color, label=display_name(method))
-    _style(axes[0], "cross entropy", "iteration", "loss")
+            y = [r[VAL_MIOU] if VAL_MIOU in r else r[VAL_AP] for r in scores[method]]
+            axes[2].plot(x, y, "o-", ms=4, color=color, label=display_name(method))
+    _style(axes[0], named[1], "iteration", "loss")
     _style(axes[1], "distillation terms (weighted)", "iteration", "loss")
     if axes[1].lines:
         axes[1].set_yscale("log")
     if measured:
-        _style(axes[2], "validation", "iteration", "mIoU in %")
+        _style(axes[2], "validation", "iteration", "mIoU in %" if named is TASK_LOSSES[0] else "mask AP in %")
     finish(figure, path)
 
 

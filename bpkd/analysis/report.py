@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from bpkd.analysis.task import task_of
+
 Record = Mapping[str, Any]
 
 ALONE = "none"
@@ -59,41 +61,29 @@ def _value(record: Record, name: str) -> float:
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float]:
-    return mean(values), stdev(values) if len(values) > 1 else float("nan")
-
-
-def columns(trimap_width: int) -> list[tuple[str, str, int]]:
-    """Returns (title, metric, decimals) of the comparison table."""
-    return [
-        ("mIoU", "mIoU", 2),
-        ("mAcc", "mAcc", 2),
-        (f"Trimap mIoU (w={trimap_width})", f"trimap_w{trimap_width}", 2),
-        ("Boundary IoU", "boundary_IoU", 2),
-        ("params M", "params_m", 2),
-        ("FLOPs G", "flops_g", 2),
-        ("s / iteration", "seconds_per_iteration", 3),
-        ("peak memory MB", "peak_memory_mb", 0),
-    ]
+    average = mean(values)  # nan where a run did not measure it, of which stdev knows nothing
+    return average, stdev(values) if len(values) > 1 and average == average else float("nan")
 
 
 def table_rows(records: Sequence[Record], *, trimap_width: int) -> tuple[list[str], list[list[str]]]:
     """Makes the cells of the comparison table.
 
     Args:
-        records: complete runs.
+        records: complete runs, all of label maps or all of instances.
         trimap_width: half-width of the trimap column, one that was measured.
 
     Returns:
         (header, rows). Scores are mean ± standard deviation over seeds where there are several.
     """
-    shape = [c for c in columns(trimap_width) if c[1] not in LATER or any(r.get(c[1]) for r in records)]
+    task = task_of(records, trimap_width)
+    shape = [c for c in task.columns if c[1] not in LATER or any(r.get(c[1]) for r in records)]
     rows = summarise(records, [metric for _, metric, _ in shape])
-    teacher = next((r.values["mIoU"][0] for r in rows if r.method == TEACHER), float("nan"))
-    header = ["method", "seeds", *(title for title, _, _ in shape), "share of teacher's mIoU"]
+    teacher = next((r.values[task.score][0] for r in rows if r.method == TEACHER), float("nan"))
+    header = ["method", "seeds", *(title for title, _, _ in shape), f"share of teacher's {task.score}"]
     lines = []
     for row in rows:
         cells = [_cell(*_shown(metric, *row.values[metric]), digits) for _, metric, digits in shape]
-        share = 100 * row.values["mIoU"][0] / teacher
+        share = 100 * row.values[task.score][0] / teacher if teacher else float("nan")
         lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
     return header, lines
 
@@ -198,9 +188,14 @@ def provenance(records: Sequence[Record]) -> str:
     students = [r for r in records if r["method"] != TEACHER and not r["method"].endswith(EQUAL_TIME)] or records
     return (
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
-        f"{', '.join(dict.fromkeys(r['versions']['torch'] for r in records))}; commit {commits}. FLOPs of one 512x512 "
+        f"{', '.join(dict.fromkeys(r['versions']['torch'] for r in records))}; commit {commits}. FLOPs of one {_size(first)} "
         "image; s / iteration is the median step." + _longer(records) + _memory(records)
     )
+
+
+def _size(record: Record) -> str:
+    """Returns the size that FLOPs are of; older records have 512 and do not say so."""
+    return "x".join(map(str, record.get("flops_size", (512, 512))))
 
 
 def _machine(record: Record) -> str:

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from bpkd.analysis.report import Record, markdown, provenance, table, verdicts
 from bpkd.analysis.significance import HEADER, explanation, paired_tests
+from bpkd.analysis.task import task_of
 
 
 def report_text(records: Sequence[Record], *, trimap_width: int, margin: float = 0.5) -> str:
     """Returns a data set's report in Markdown.
 
-    Table, verdicts on mIoU and on the trimap, the paired tests of both, and where the figures come from.
+    Table, verdicts on mIoU and on the trimap (of instances: on mask AP and Boundary AP), the paired tests of both, and where the figures come from.
 
     Args:
         records: complete runs on one data set.
         trimap_width: half-width of the trimap column.
         margin: the smallest gain that would matter, in percentage points.
     """
-    figures = ("mIoU", f"trimap_w{trimap_width}")
+    figures = task_of(records, trimap_width).tested
     lines = [table(records, trimap_width=trimap_width)[0], ""]
     lines += [f"- {line}" for metric in figures for line in verdicts(records, metric)]
     return "\n".join([*lines, "", *_tests(records, figures, margin), provenance(records)])

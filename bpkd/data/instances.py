@@ -165,6 +165,17 @@ def _instances(objects: Sequence[dict[str, Any]], size: tuple[int, int], *, crop
     return filter_empty_instances(instances)
 
 
+def label_masks(item: dict[str, Any]) -> NDArray[np.bool_]:
+    """Returns bool [n, height, width]: the masks of a dataset dict's objects at its own size, without crowds."""
+    size = (int(item["height"]), int(item["width"]))
+    objects = [one for one in item["annotations"] if not one.get("iscrowd", 0)]
+    if not objects:
+        return np.zeros((0, *size), bool)
+    instances = annotations_to_instances(copy.deepcopy(objects), size, mask_format="bitmask")
+    masks: NDArray[np.bool_] = instances.gt_masks.tensor.numpy()
+    return masks
+
+
 class InstanceTestMapper:
     """Reads and resizes a test image."""
 

@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 
 from bpkd.analysis.classes import class_figures, class_rows
+from bpkd.analysis.instances import instance_layers
 from bpkd.analysis.page import Figure, Picture, Table, write_page
 from bpkd.analysis.plots import colored, errors, fitted
 from bpkd.analysis.report import display_name, provenance, run_rows, table_rows, verdicts
 from bpkd.analysis.significance import HEADER, explanation, paired_tests
+from bpkd.analysis.task import task_of
 
 FIGURES = {
     "trimap": "mIoU inside the trimap band",
     "edge_body": "Edge and body",
     "classes_trimap": "Classes, near edges",
     "classes_iou": "Classes",
+    "classes_boundary": "Classes, Boundary AP",
+    "classes_ap": "Classes, mask AP",
     "curves": "Training",
     "panels": "Predictions, edge bands and errors",
+    "instances": "Instances",
 }
 
 
@@ -37,16 +42,17 @@ def comparison_page(
 
     Args:
         records: complete runs.
-        pictures: per picture ``name``, ``image`` [3, h, w], ``label`` [H, W] and ``predictions`` {method: [H, W]}.
+        pictures: per picture ``name``, ``image`` [3, h, w], ``label`` [H, W] and ``predictions`` {method: [H, W]}, or of
+            instances what ``instance_layers`` takes.
         folder: of the report.
-        classes: names and RGB, in the order of the ids.
+        classes: names and RGB, in the order of the ids; none where colours are instances.
         trimap_width: half-width of the trimap figures and of the red error band.
         margin: the smallest gain that would matter, in percentage points.
 
     Returns:
         The file's size in bytes.
     """
-    figures = ("mIoU", f"trimap_w{trimap_width}")
+    figures = task_of(records, trimap_width).tested
     tests = paired_tests(records, figures, margin=margin)
     notes = {"In short": [line for figure in figures for line in verdicts(records, figure)]}
     if any(t.seeds > 1 for t in tests):
@@ -73,6 +79,9 @@ def _tables(records: Sequence[Mapping[str, Any]], tests: Sequence[Sequence[str]]
 
 
 def _picture(row: Mapping[str, Any], colors: Sequence[Sequence[int]], width: int) -> Picture:
+    if "truth" in row:
+        image, *others = instance_layers(row).items()
+        return Picture(row["name"], image[1], dict(others))
     label = row["label"]
     image = fitted(row["image"], label.shape)
     layers = {"ground truth": colored(label, colors)}

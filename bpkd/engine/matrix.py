@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bpkd.analysis.task import task_of
+
 from .machine import Machine
 
 
@@ -156,9 +158,11 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], say: Ca
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise JobFailedError(f"{job.name} ended with status {process.returncode}; the end of {log}:\n{tail}")
     done.add(job.name)
-    miou = record["metrics"].get("mIoU", float("nan"))
+    task = task_of([record])
+    score = record["metrics"].get(task.score)
+    reached = f"{task.score} {float('nan') if score is None else score:.2f}"
     trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
-    say(f"{job.name}: mIoU {miou:.2f} {f'of {job.evaluates}' if job.evaluates else trained}")
+    say(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
 
 
 def _progress(running: Iterable[Job]) -> str:

@@ -7,13 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 
 from bpkd.convert import load_strict
 from bpkd.data import build_test_loader
-from bpkd.modeling import build_dense, build_teacher_model
+from bpkd.data.files import read_image
+from bpkd.data.instances import label_masks
+from bpkd.modeling import build_instance_teacher_model, build_student, build_teacher_model, predicts_instances
 
 from .launch import load_config
 from .matrix import Job
+
+# Category scores of instances that are drawn.
+SHOWN_SCORE = 0.3
 
 
 def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
@@ -24,14 +31,22 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
         indices: positions in the test set.
 
     Returns:
-        One dict per image: its ``name``, ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers.
+        One dict per image: its ``name``, ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers; of
+        instances ``truth``, ``prediction`` bool [n, H, W], those that score ``SHOWN_SCORE``, the best first.
     """
     cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
-    model = build_teacher_model(cfg) if job.evaluates else build_dense(cfg)
-    if not job.evaluates:
+    objects = predicts_instances(cfg)
+    if job.evaluates:
+        model = build_instance_teacher_model(cfg) if objects else build_teacher_model(cfg)
+    else:
+        model = build_student(cfg)
         load_strict(model, str(job.weights))
     model.eval()
-    wanted, rows = set(indices), []
+    return (_instances if objects else _label_maps)(cfg, model, set(indices))
+
+
+def _label_maps(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
+    rows = []
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, batch in enumerate(loader):
         if i not in wanted:
@@ -49,6 +64,26 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
     return rows
 
 
+def _instances(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
+    rows, items = [], DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
+    for i, (item, batch) in enumerate(zip(items, loader, strict=True)):
+        if i not in wanted:
+            continue
+        with torch.inference_mode():
+            found = model(batch)[0]["instances"].to("cpu")
+        image = read_image(item)[..., ::-1].transpose(2, 0, 1)
+        rows.append(
+            {
+                "name": str(item["image_id"]),
+                "image": np.ascontiguousarray(image),
+                "truth": label_masks(item),
+                "prediction": found.pred_masks[found.scores >= SHOWN_SCORE].numpy(),
+            }
+        )
+    return rows
+
+
 def collect_pictures(jobs: Mapping[str, Job], indices: Sequence[int]) -> list[dict[str, Any]]:
     """Runs one complete job per method on the same test images.
 
@@ -57,7 +92,8 @@ def collect_pictures(jobs: Mapping[str, Job], indices: Sequence[int]) -> list[di
         indices: positions in the test set; those beyond its end are left out.
 
     Returns:
-        One dict per image: ``name``, ``image`` [3, h, w] uint8, ``label`` [H, W] and ``predictions`` {method: [H, W]}.
+        One dict per image: ``name``, ``image`` [3, h, w] uint8, ``label`` [H, W] and ``predictions`` {method: [H, W]};
+        of instances ``truth`` and the predictions are [n, H, W].
 
     Raises:
         ValueError: the test set has none of these positions.

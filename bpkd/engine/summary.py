@@ -11,10 +11,12 @@ from detectron2.data import MetadataCatalog
 from bpkd.analysis import plots
 from bpkd.analysis.bars import bars
 from bpkd.analysis.classes import class_figures, class_rows, edge_and_body, trimap_curves
+from bpkd.analysis.instances import instance_panels
 from bpkd.analysis.records import write_records
 from bpkd.analysis.report import csv_text, markdown, run_rows, table
 from bpkd.analysis.significance import HEADER, paired_tests
 from bpkd.analysis.statement import report_text
+from bpkd.analysis.task import task_of
 from bpkd.engine.compare import TEACHER
 from bpkd.engine.html import comparison_page
 from bpkd.engine.launch import load_config
@@ -66,16 +68,19 @@ def write_report(
     first = first_of_each_method(jobs)
     plots.curves({m: j.output for m, j in first.items() if not j.evaluates}, folder / "curves.png")
     pictures, classes = collect_pictures(first, images), _classes(first)
-    names, colors = zip(*classes, strict=True)
-    panels = folder / "panels.png"
-    plots.panels(pictures, list(first), panels, colors=colors, class_names=names, width=trimap_width)
+    if classes:
+        names, colors = zip(*classes, strict=True)
+        options: dict[str, Any] = {"colors": colors, "class_names": names, "width": trimap_width}
+        plots.panels(pictures, list(first), folder / "panels.png", **options)
+    else:
+        instance_panels(pictures, folder / "instances.png")
     size = comparison_page(records, pictures, folder, classes=classes, trimap_width=trimap_width, margin=margin)
     say(f"report.html: {size / 1e6:.1f} MB")
     return body
 
 
 def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int, margin: float) -> str:
-    """Writes ``table``, ``classes_iou`` and ``classes_trimap`` as Markdown and CSV, and ``tests.csv``.
+    """Writes ``table`` and ``classes_...`` (see ``Task.per_class``) as Markdown and CSV, and ``tests.csv``.
 
     ``table.md`` ends with the list of runs.
 
@@ -96,17 +101,20 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
         (folder / f"{name}.csv").write_text(csv_text(header, rows))
         parts.append(f"{title}\n\n{markdown(header, rows)}")
         (folder / f"{name}.md").write_text(parts[-1] + "\n")
-    tests = paired_tests(records, ("mIoU", f"trimap_w{trimap_width}"), margin=margin)
+    tests = paired_tests(records, task_of(records, trimap_width).tested, margin=margin)
     (folder / "tests.csv").write_text(csv_text(HEADER, [t.row() for t in tests]))
     (folder / "table.md").write_text("\n\n".join([*parts, f"Runs\n\n{markdown(*run_rows(records))}"]) + "\n")
     return body
 
 
 def draw_figures(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int) -> None:
-    """Draws what records alone tell: trimap curves, bars per class, edge against body."""
-    plots.trimap_curves(trimap_curves(records), folder / "trimap.png")
+    """Draws what records alone tell: bars per class, and of label maps trimap curves and edge against body."""
+    unit = f"{'AP' if task_of(records).instances else 'IoU'} in %"
     for name, (title, scores) in class_figures(records, trimap_width).items():
-        bars(scores, folder / f"{name}.png", title=title)
+        bars(scores, folder / f"{name}.png", title=title, unit=unit)
+    if task_of(records).instances:
+        return
+    plots.trimap_curves(trimap_curves(records), folder / "trimap.png")
     parts = edge_and_body(records, trimap_width)
     if parts:
         title = f"within {trimap_width} px of an edge, and elsewhere"
@@ -125,7 +133,7 @@ def first_of_each_method(jobs: Sequence[Job]) -> dict[str, Job]:
 
 
 def _classes(jobs: Mapping[str, Job]) -> list[tuple[str, tuple[int, int, int]]]:
-    """Returns names and colours of the test set's classes."""
+    """Returns names and colours of the test set's classes; none of objects, which are coloured one by one."""
     job = next(iter(jobs.values()))
     meta = MetadataCatalog.get(load_config(job.config_file, list(job.opts)).DATASETS.TEST[0])
-    return list(zip(meta.stuff_classes, meta.stuff_colors, strict=True))
+    return list(zip(meta.get("stuff_classes", ()), meta.get("stuff_colors", ()), strict=True))

@@ -1,0 +1,94 @@
+"""Which figures a comparison shows and tests: those of label maps, or those of instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Column = tuple[str, str, int]
+"""(title, metric, decimals) of a table's column."""
+
+COST_COLUMNS: tuple[Column, ...] = (
+    ("params M", "params_m", 2),
+    ("FLOPs G", "flops_g", 2),
+    ("s / iteration", "seconds_per_iteration", 3),
+    ("peak memory MB", "peak_memory_mb", 0),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of network, as its records show it."""
+
+    instances: bool
+    score: str
+    """The figure that methods are ordered and judged by."""
+
+    edge: str
+    """The same figure near edges."""
+
+    columns: tuple[Column, ...]
+    """Scores, then costs."""
+
+    per_class: Mapping[str, tuple[str, str]]
+    """File name -> (title, figure that is there per class)."""
+
+    @property
+    def tested(self) -> tuple[str, str]:
+        """The figures that are judged and tested."""
+        return self.score, self.edge
+
+
+INSTANCES = Task(
+    instances=True,
+    score="AP",
+    edge="boundary_AP",
+    columns=(
+        ("mask AP", "AP", 2),
+        *((name, name, 2) for name in ("AP50", "AP75", "APs", "APm", "APl")),
+        ("Boundary AP", "boundary_AP", 2),
+        ("box AP", "bbox_AP", 2),
+        *COST_COLUMNS,
+    ),
+    per_class={
+        "classes_ap": ("Mask AP per class", "AP"),
+        "classes_boundary": ("Boundary AP per class", "boundary_AP"),
+    },
+)
+
+
+def label_maps(trimap_width: int) -> Task:
+    """Returns the figures of networks for label maps, edges by the trimap band of this half-width."""
+    return Task(
+        instances=False,
+        score="mIoU",
+        edge=f"trimap_w{trimap_width}",
+        columns=(
+            ("mIoU", "mIoU", 2),
+            ("mAcc", "mAcc", 2),
+            (f"Trimap mIoU (w={trimap_width})", f"trimap_w{trimap_width}", 2),
+            ("Boundary IoU", "boundary_IoU", 2),
+            *COST_COLUMNS,
+        ),
+        per_class={
+            "classes_iou": ("IoU per class", "IoU"),
+            "classes_trimap": (f"Trimap IoU per class (w={trimap_width})", f"trimap_w{trimap_width}"),
+        },
+    )
+
+
+def task_of(records: Iterable[Mapping[str, Any]], trimap_width: int = 3) -> Task:
+    """Tells from what records measured which kind of network they are of.
+
+    Args:
+        records: complete runs.
+        trimap_width: half-width of the band, of label maps.
+
+    Raises:
+        ValueError: some are of instances and others are not.
+    """
+    found = {"AP" in r["metrics"] and "mIoU" not in r["metrics"] for r in records}
+    if len(found) > 1:
+        raise ValueError("expected records of one task, got mask AP in some and not in others. Compare them apart.")
+    return INSTANCES if True in found else label_maps(trimap_width)
