@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,12 +50,12 @@ def to_torchscript(
     """
     _require(model, "trace")
 
-    def write(scores: Scores, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
+    def write(scores: nn.Module, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
         traced = torch.jit.trace(scores, example, check_trace=False)
         torch.jit.save(traced, part, _extra_files={INFO_FILE: ExportedInfo.of_model(model, classes).dump()})
         return torch.jit.load(part, map_location=example.device)
 
-    return _export(model, path, size, write, sizes=[size, _other(size)])
+    return checked(Scores(model), path, write, batches=_batches(size, _other(size)))
 
 
 def to_exported_program(
@@ -86,7 +87,7 @@ def to_exported_program(
     dims = {d: torch.export.Dim(name, min=low, max=high) for d, (name, low, high) in limits.items()}
     info = {INFO_FILE: ExportedInfo.of_model(model, classes).dump()}
 
-    def write(scores: Scores, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
+    def write(scores: nn.Module, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
         try:
             program = torch.export.export(scores, (example,), dynamic_shapes=(dims,))
         except Exception as error:  # torch.export's errors have no common type
@@ -95,8 +96,8 @@ def to_exported_program(
         torch.export.save(program, part, extra_files=info)
         return torch.export.load(part).module()
 
-    sizes = [size, _other(size) if any_size else size]
-    return _export(model, path, size, write, sizes=sizes, part=path + ".tmp.pt2")
+    batches = _batches(size, _other(size) if any_size else size)
+    return checked(Scores(model), path, write, batches=batches, part=path + ".tmp.pt2")
 
 
 def to_onnx(model: DenseModel, path: str, size: tuple[int, int] = (512, 512), *, any_size: bool = False) -> float:
@@ -116,25 +117,41 @@ def to_onnx(model: DenseModel, path: str, size: tuple[int, int] = (512, 512), *,
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
     _require(model, "onnx_any_size" if any_size else "onnx")
+    limits = {0: ("images", 1, 64), 2: ("height", 64, 4096), 3: ("width", 64, 4096)}
+    dims = {d: torch.export.Dim(name, min=low, max=high) for d, (name, low, high) in limits.items()}
+
+    def write(scores: nn.Module, example: Tensor, part: str) -> Callable[[Tensor], list[Tensor]]:
+        return onnx_session(scores, example, part, ["logits"], dynamic_shapes=(dims,) if any_size else None)
+
+    return checked(Scores(model), path, write, batches=_batches(size, _other(size)) if any_size else [(1, *size)])
+
+
+def onnx_session(
+    network: nn.Module, example: Tensor, part: str, names: Sequence[str], *, dynamic_shapes: Any = None
+) -> Callable[[Tensor], list[Tensor]]:
+    """Writes an ONNX file and returns it as a function from images to its outputs.
+
+    Args:
+        network: from images to a tensor, or to tuples of them.
+        example: images.
+        part: file to write.
+        names: of the outputs, in their order.
+        dynamic_shapes: of torch.onnx.export.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+    """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter is built on it)
     except ImportError as error:
         raise ImportError(f"{error}. ONNX files need the packages onnx, onnxscript and onnxruntime.") from error
-    limits = {0: ("images", 1, 64), 2: ("height", 64, 4096), 3: ("width", 64, 4096)}
-    dims = {d: torch.export.Dim(name, min=low, max=high) for d, (name, low, high) in limits.items()}
-
-    def write(scores: Scores, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
-        shapes = (dims,) if any_size else None
-        program = torch.onnx.export(
-            scores, (example,), input_names=["image"], output_names=["logits"], dynamic_shapes=shapes, verbose=False
-        )
-        assert program is not None  # only the old exporter returns nothing
-        program.save(part)
-        session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
-        return lambda image: torch.from_numpy(session.run(None, {"image": image.cpu().numpy()})[0])
-
-    return _export(model, path, size, write, sizes=[size, _other(size)] if any_size else [size])
+    shapes: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "verbose": False}
+    program = torch.onnx.export(network, (example,), input_names=["image"], output_names=list(names), **shapes)
+    assert program is not None  # only the old exporter returns nothing
+    program.save(part)
+    session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+    return lambda image: [torch.from_numpy(x) for x in session.run(None, {"image": image.cpu().numpy()})]
 
 
 def _require(model: DenseModel, capability: str) -> None:
@@ -150,28 +167,47 @@ def _other(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] + 33, size[1] + 17
 
 
+def _batches(size: tuple[int, int], other: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """A file for any batch is checked with two numbers of images."""
+    return [(2, *size), (1, *other)]
+
+
 @torch.no_grad()
-def _export(
-    model: DenseModel,
+def checked(
+    network: nn.Module,
     path: str,
-    size: tuple[int, int],
-    write: Callable[[Scores, Tensor, str], Callable[[Tensor], Tensor]],
+    write: Callable[[nn.Module, Tensor, str], Callable[[Tensor], Any]],
     *,
-    sizes: list[tuple[int, int]],
+    batches: Sequence[tuple[int, int, int]],
     part: str = "",
 ) -> float:
-    """Writes beside ``path`` (to ``part``), compares, and only then gives the file its name."""
+    """Writes beside ``path`` (to ``part``), compares, and only then gives the file its name.
+
+    Args:
+        network: from normalised images to a tensor, or to tuples of them; its ``model`` keeps its mode.
+        path: file to write.
+        write: makes the file of network and example, and returns what it computes.
+        batches: (images, height, width) to compare with; the first is the example.
+        part: name of the file until it is complete.
+
+    Returns:
+        The largest difference of an output, in standard deviations of the network's.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: the file computes something else.
+    """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{path}: expected a file in a folder that exists. Make {folder} first.")
+    model: Any = network.model
     was_training, part = model.training, part or path + ".tmp"
-    scores, generator = Scores(model).eval(), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    network.eval()
     try:
-        counts = (1,) if len(sizes) == 1 else (2, 1)  # a file for any batch is checked with two numbers of images
-        batches = zip(counts, sizes, strict=True)
-        images = [torch.randn(n, 3, *s, generator=generator).to(model.device) for n, s in batches]
-        run = write(scores, images[0], part)
-        worst = max(_difference(scores(image), run(image)) for image in images)
+        images = [torch.randn(n, 3, *size, generator=generator).to(model.device) for n, *size in batches]
+        run = write(network, images[0], part)
+        worst = max(_difference(network(image), run(image)) for image in images)
         if not worst <= TOLERANCE:
             raise ValueError(f"{path}: the file's scores differ from the network's by {worst:.2g} of their deviation.")
         os.replace(part, path)
@@ -182,5 +218,10 @@ def _export(
     return worst
 
 
-def _difference(wanted: Tensor, got: Tensor) -> float:
-    return float((wanted.cpu() - got.cpu()).abs().max() / wanted.std())
+def _difference(wanted: Any, got: Any) -> float:
+    pairs = list(zip(_flat(wanted), _flat(got), strict=True))
+    return max(float((a.cpu() - b.cpu()).abs().max() / a.std()) for a, b in pairs)
+
+
+def _flat(outputs: Any) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else [x for part in outputs for x in _flat(part)]

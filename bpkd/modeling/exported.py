@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.pixels import check_format
+from bpkd.modeling.solov2 import SOLOv2
 from bpkd.structures import SegOutput
 
 # Name, inside an exported file, of what it says about itself.
@@ -37,7 +38,7 @@ class ExportedInfo:
     classes: tuple[str, ...] | None = None
 
     @classmethod
-    def of_model(cls, model: DenseModel, classes: Sequence[str] | None = None) -> ExportedInfo:
+    def of_model(cls, model: DenseModel | SOLOv2, classes: Sequence[str] | None = None) -> ExportedInfo:
         """Describes a network; ``classes`` are the names of its classes, where they are known."""
         mean, std = (tuple(x.flatten().tolist()) for x in (model.pixel_mean, model.pixel_std))
         return cls(model.num_classes, mean, std, model.input_format, tuple(classes) if classes else None)

@@ -40,18 +40,28 @@ def matrix_nms(
     Raises:
         ValueError: the kernel is unknown.
     """
+    check_kernel(kernel)
+    return decayed(masks, labels, scores, kernel == "gaussian", sigma)
+
+
+def check_kernel(kernel: str) -> None:
+    """Raises ValueError for a kernel that is unknown."""
     if kernel not in KERNELS:
         raise ValueError(f"MODEL.SOLOV2.NMS_KERNEL: expected one of {', '.join(KERNELS)}, got {kernel!r}.")
-    if not len(masks):
+
+
+def decayed(masks: Tensor, labels: Tensor, scores: Tensor, gaussian: bool, sigma: float) -> Tensor:
+    """`matrix_nms` as TorchScript takes it: without keywords and messages."""
+    if len(masks) == 0:
         return scores
     flat = masks.flatten(1).float()
     overlap = flat @ flat.T
     area = overlap.diagonal()
     iou = overlap / (area[:, None] + area[None] - overlap).clamp(min=1)
     iou = (iou * (labels[:, None] == labels[None])).triu(1)
-    covered = iou.max(0).values[:, None]  # of row i by a better one: it weakens what row i suppresses
-    if kernel == "gaussian":
-        return scores * torch.exp(-sigma * (iou**2 - covered**2)).min(0).values
+    covered = iou.amax(0)[:, None]  # of row i by a better one: it weakens what row i suppresses
+    if gaussian:
+        return scores * torch.exp(-sigma * (iou**2 - covered**2)).amin(0)
     # A mask that another one covers whole suppresses nothing.
     ratio = (1 - iou) / (1 - covered)
-    return scores * ratio.nan_to_num(nan=1.0, posinf=float("inf")).min(0).values
+    return scores * ratio.nan_to_num(nan=1.0, posinf=float("inf")).amin(0)

@@ -1,28 +1,30 @@
 """From raw outputs to instances of one image, in bounded memory.
 
 Source: Wang et al., "SOLOv2", NeurIPS 2020, section 3.3; mmdetection 3.3.0 for the order of the steps.
+
+`read_off` and `full_masks`, and what they call, are also compiled by TorchScript (`bpkd.export`): plain lists, no keywords
+with defaults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
 from bpkd.structures import SOLOv2Outputs
 
-from .heads import resize
-from .nms import matrix_nms, point_nms
+from .nms import check_kernel, decayed, point_nms
 
 # Pixels of float masks that are held at once.
 PIXELS = 32_000_000
 
 
-@dataclass(frozen=True)
-class Detection:
+class Detection(NamedTuple):
     """How instances are read off; the keys are those of cfg.MODEL.SOLOV2 and cfg.TEST.DETECTIONS_PER_IMAGE."""
 
     score_threshold: float = 0.1
@@ -41,18 +43,6 @@ class Detection:
     """Scores after Matrix NMS of at least this are kept."""
 
     max_per_image: int = 100
-
-
-@dataclass(frozen=True)
-class _Found:
-    kernels: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: Tensor
-    """[n, h, w] bool at stride 4."""
-
-    def __getitem__(self, index: Tensor) -> _Found:
-        return _Found(self.kernels[index], self.scores[index], self.labels[index], self.masks[index])
 
 
 def detect(
@@ -77,60 +67,98 @@ def detect(
     Returns:
         Instances with ``pred_masks`` bool [n, height, width], ``scores`` float [n] falling, ``pred_classes`` int64 [n]
         and ``pred_boxes``, tight around the masks.
+
+    Raises:
+        ValueError: the kernel of Matrix NMS is unknown.
     """
+    check_kernel(options.nms_kernel)
     features = outputs.mask_features[index].float()
-    found = _with_masks(_candidates(outputs, index, strides, options), features, options)
-    found = found[found.scores.argsort(descending=True, stable=True)[: options.nms_pre]]
-    scores = matrix_nms(found.masks, found.labels, found.scores, kernel=options.nms_kernel, sigma=options.nms_sigma)
-    order = scores.argsort(descending=True, stable=True)
-    order = order[scores[order] >= options.keep_threshold][: options.max_per_image]
-    masks = full_masks(found.kernels[order], features, content=content, size=size, threshold=options.mask_threshold)
+    logits, kernels = ([x[index] for x in maps] for maps in (outputs.category_logits, outputs.kernels))
+    own, scores, labels = read_off(logits, kernels, features, list(strides), options, PIXELS)
+    masks = full_masks(own, features, content, size, options.mask_threshold, PIXELS)
     result = Instances(size)
     result.pred_masks = masks
     result.pred_boxes = Boxes(BitMasks(masks).get_bounding_boxes().tensor.to(masks.device))
-    result.scores, result.pred_classes = scores[order], found.labels[order]
+    result.scores, result.pred_classes = scores, labels
     return result
 
 
+def read_off(
+    logits: list[Tensor], kernels: list[Tensor], features: Tensor, strides: list[int], options: Detection, pixels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Chooses the instances of one image: thresholds, point NMS, Matrix NMS.
+
+    Args:
+        logits: [K, S, S] per level.
+        kernels: [E, S, S] per level.
+        features: [E, h, w] at stride 4, float32.
+        strides: of the levels.
+        options: thresholds and limits.
+        pixels: of float masks that are held at once.
+
+    Returns:
+        Kernels [n, E], scores [n], falling, and classes [n].
+    """
+    own, scores, labels, least = _candidates(logits, kernels, strides, options)
+    own, scores, labels, masks = _with_masks(own, scores, labels, least, features, options, pixels)
+    order = scores.argsort(stable=True, descending=True)[: options.nms_pre]
+    own, scores, labels, masks = own[order], scores[order], labels[order], masks[order]
+    scores = decayed(masks, labels, scores, options.nms_kernel == "gaussian", options.nms_sigma)
+    order = scores.argsort(stable=True, descending=True)
+    order = order[scores[order] >= options.keep_threshold][: options.max_per_image]
+    return own[order], scores[order], labels[order]
+
+
 def _candidates(
-    outputs: SOLOv2Outputs, index: int, strides: Sequence[int], options: Detection
+    logits: list[Tensor], kernels: list[Tensor], strides: list[int], options: Detection
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Kernels [n, E], scores, labels and the smallest areas of what scores above the threshold."""
-    kernels, scores, labels, least = [], [], [], []
-    for logits, own, stride in zip(outputs.category_logits, outputs.kernels, strides, strict=True):
-        maps = point_nms(logits[index : index + 1].float().sigmoid())[0].flatten(1).T  # [S * S, K]
-        cell, label = (maps > options.score_threshold).nonzero(as_tuple=True)
-        kernels.append(own[index].float().flatten(1).T[cell])
+    own: list[Tensor] = []
+    scores: list[Tensor] = []
+    labels: list[Tensor] = []
+    least: list[Tensor] = []
+    for i in range(len(logits)):
+        maps = point_nms(logits[i][None].float().sigmoid())[0].flatten(1).t()  # [S * S, K]
+        cell, label = (maps > options.score_threshold).nonzero().unbind(1)
+        own.append(kernels[i].float().flatten(1).t()[cell])
         scores.append(maps[cell, label])
         labels.append(label)
-        least.append(torch.full_like(label, stride))
-    rows = [torch.cat(part) for part in (kernels, scores, labels, least)]
-    if options.max_candidates and len(rows[1]) > options.max_candidates:
-        best = rows[1].argsort(descending=True, stable=True)[: options.max_candidates].sort().values
-        rows = [part[best] for part in rows]
-    return rows[0], rows[1], rows[2], rows[3]
+        least.append(torch.full_like(label, strides[i]))
+    rows = torch.cat(own), torch.cat(scores), torch.cat(labels), torch.cat(least)
+    if options.max_candidates > 0 and len(rows[1]) > options.max_candidates:
+        best = rows[1].argsort(stable=True, descending=True)[: options.max_candidates].sort()[0]
+        return rows[0][best], rows[1][best], rows[2][best], rows[3][best]
+    return rows
 
 
-def _with_masks(rows: tuple[Tensor, Tensor, Tensor, Tensor], features: Tensor, options: Detection) -> _Found:
-    """Computes masks in chunks; drops small ones and multiplies scores by how sure the masks are."""
+def _with_masks(
+    own: Tensor, scores: Tensor, labels: Tensor, least: Tensor, features: Tensor, options: Detection, pixels: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Computes masks [n, h, w] in chunks; drops small ones and multiplies scores by how sure the masks are."""
     flat = features.flatten(1)
-    parts = []
-    for kernels, scores, labels, least in zip(*(part.split(_chunk(flat.shape[1])) for part in rows), strict=True):
-        soft = (kernels @ flat).sigmoid()
+    step = max(1, pixels // flat.shape[1])
+    masks = [torch.zeros(0, features.shape[1], features.shape[2], dtype=torch.bool, device=features.device)]
+    kept = [torch.zeros(0, dtype=torch.int64, device=features.device)]
+    sure = [scores[:0]]
+    for first in range(0, len(own), step):
+        soft = (own[first : first + step] @ flat).sigmoid()
         binary = soft > options.mask_threshold
         area = binary.sum(1)
-        keep = area > least
-        sure = (soft * binary).sum(1)[keep] / area[keep]
-        masks = binary[keep].view(-1, *features.shape[-2:])
-        parts.append(_Found(kernels[keep], scores[keep] * sure, labels[keep], masks))
-    if not parts:
-        return _Found(*rows[:3], torch.zeros(0, *features.shape[-2:], dtype=torch.bool, device=features.device))
-    fields = ("kernels", "scores", "labels", "masks")
-    return _Found(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+        keep = area > least[first : first + step]
+        sure.append((soft * binary).sum(1)[keep] / area[keep])
+        masks.append(binary[keep].view(-1, features.shape[1], features.shape[2]))
+        kept.append(first + keep.nonzero()[:, 0])
+    index = torch.cat(kept)
+    return own[index], scores[index] * torch.cat(sure), labels[index], torch.cat(masks)
 
 
 def full_masks(
-    kernels: Tensor, features: Tensor, *, content: tuple[int, int], size: tuple[int, int], threshold: float = 0.5
+    kernels: Tensor,
+    features: Tensor,
+    content: tuple[int, int],
+    size: tuple[int, int],
+    threshold: float = 0.5,
+    pixels: int = PIXELS,
 ) -> Tensor:
     """Computes masks at the image's original size, a few at a time.
 
@@ -140,19 +168,18 @@ def full_masks(
         content: (height, width) of the image on the canvas.
         size: original (height, width).
         threshold: of the soft masks.
+        pixels: of float masks that are held at once.
 
     Returns:
         bool [n, height, width].
     """
-    height, width = features.shape[-2:]
-    masks = torch.zeros(len(kernels), *size, dtype=torch.bool, device=features.device)
-    step = _chunk(max(16 * height * width, size[0] * size[1]))
+    height, width = features.shape[1], features.shape[2]
+    masks = torch.zeros(len(kernels), size[0], size[1], dtype=torch.bool, device=features.device)
+    step = max(1, pixels // max(16 * height * width, size[0] * size[1]))
     for first in range(0, len(kernels), step):
         soft = (kernels[first : first + step] @ features.flatten(1)).sigmoid().view(1, -1, height, width)
-        canvas = resize(soft, (4 * height, 4 * width))[..., : content[0], : content[1]]
-        masks[first : first + step] = resize(canvas, size)[0] > threshold
+        canvas = F.interpolate(soft, [4 * height, 4 * width], mode="bilinear", align_corners=False)
+        whole = canvas[:, :, : content[0], : content[1]]
+        whole = F.interpolate(whole, [size[0], size[1]], mode="bilinear", align_corners=False)
+        masks[first : first + step] = whole[0] > threshold
     return masks
-
-
-def _chunk(pixels: int) -> int:
-    return max(1, PIXELS // pixels)
