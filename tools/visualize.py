@@ -9,6 +9,10 @@ Per image: NAME_edges.png (with labels), NAME_predictions.png (with weights; wit
 --width pixels of an edge) and NAME_<run>_ids.png (class ids). A checkpoint's config is config.yaml beside it, else
 --config-file; KEY VALUE pairs at the end change it. Labels have the mask values of the data set, or any ids without
 weights.
+
+Objects: --labels is a file in COCO's format, and --images the folder that it names its images in. NAME_edges.png shows the
+edges of the objects that the first network learns at each level, without weights those of all; NAME_predictions.png
+every network's masks that score at least --score, coloured by the object they lie on.
 """
 
 from __future__ import annotations
@@ -16,14 +20,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
+from bpkd.analysis.instances import instance_edge_levels, instance_panels
 from bpkd.analysis.overlays import edge_levels, side_by_side
 from bpkd.analysis.plots import panels
 from bpkd.data.files import read_image, read_label, read_raw_label
-from bpkd.engine.predict import IMAGE_SUFFIXES, Predictor, list_images
+from bpkd.data.instances import label_masks
+from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
 from bpkd.metrics.folders import pair_files
 
 
@@ -31,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="image, or folder of images")
-    parser.add_argument("--labels", type=Path, help="label map, or folder with one of the same name per image")
+    parser.add_argument("--labels", type=Path, help="label map, folder with one of the same name per image, or COCO's JSON")
     parser.add_argument("--image-suffix", default="", help="end of the images' names, where it is no extension")
     parser.add_argument("--label-suffix", default="", help="the same of the labels")
     parser.add_argument("--weights", nargs="+", default=[], help="checkpoints to compare")
@@ -42,6 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--strides", type=int, nargs="+", default=[4, 8, 16], help="levels to pool edges to")
     parser.add_argument("--ignore-index", type=int, default=255, help="without weights: label that does not count")
     parser.add_argument("--ignore-mode", choices=("opaque", "transparent"), default="opaque")
+    parser.add_argument("--score", type=float, default=0.3, help="of instances that are drawn (default 0.3)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config changes")
     args = parser.parse_args(argv)
     if not args.labels and not args.weights:
@@ -51,16 +60,67 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def load(args: argparse.Namespace) -> dict[str, Predictor]:
-    """Returns the networks by name: their runs' folders, counted where two are the same."""
+def load(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the networks by name: their runs' folders, counted where two are the same.
+
+    Raises:
+        ValueError: some are for instances and others are not.
+    """
     configs = args.config_file or [""]
     configs = configs * len(args.weights) if len(configs) == 1 else configs
-    networks: dict[str, Predictor] = {}
+    networks: dict[str, Predictor | InstancePredictor] = {}
     for weights, config in zip(args.weights, configs, strict=True):
-        network = Predictor(weights, config, args.opts)
+        network = predictor(weights, config, args.opts)
         name = network.name if network.name not in networks else f"{network.name}_{len(networks) + 1}"
         networks[name] = network
+    if len({type(n) for n in networks.values()}) > 1:
+        raise ValueError("--weights: expected networks of one task, got some for instances and some for label maps.")
     return networks
+
+
+def of_objects(args: argparse.Namespace, networks: dict[str, Any]) -> bool:
+    """Whether instances are drawn.
+
+    Raises:
+        ValueError: networks and labels do not fit.
+    """
+    named = args.labels is not None and args.labels.suffix == ".json"
+    objects = isinstance(next(iter(networks.values()), None), InstancePredictor)
+    if networks and args.labels and named != objects:
+        wanted, got = ("COCO's JSON", "label maps") if objects else ("label maps", "COCO's JSON")
+        raise ValueError(f"--labels: expected {wanted} for these --weights, got {got}.")
+    return named or objects
+
+
+def draw_objects(args: argparse.Namespace, networks: dict[str, InstancePredictor]) -> int:
+    """Draws every image with objects; returns how many there were."""
+    items = load_coco_json(str(args.labels), str(args.images)) if args.labels else None
+    if items is None:
+        items = [{"file_name": str(p)} for p in list_images(args.images)]
+    for item in items:
+        name = Path(item["file_name"]).stem
+        image = np.ascontiguousarray(read_image(item)[..., ::-1])
+        row = {"image": image.transpose(2, 0, 1), "predictions": {}}
+        if args.labels:
+            item["annotations"] = [{**one, "category_id": 0} for one in item["annotations"]]  # of no matter here
+            row["truth"] = label_masks(item)
+            draw_levels(args, networks, item, name)
+        if networks:
+            row["predictions"] = {key: network(item["file_name"], args.score) for key, network in networks.items()}
+            instance_panels([row], args.output / f"{name}_predictions.png")
+    return len(items)
+
+
+def draw_levels(args: argparse.Namespace, networks: dict[str, InstancePredictor], item: Any, name: str) -> None:
+    """Draws the edges of an image's objects."""
+    if networks:
+        image, levels, canvas = next(iter(networks.values())).levels(item)
+    else:
+        image, masks, step = np.ascontiguousarray(read_image(item)[..., ::-1]), label_masks(item), max(args.strides)
+        canvas = tuple(-(-side // step) * step for side in image.shape[:2])
+        levels = [(f"edge at 1/{s}", masks, (canvas[0] // s, canvas[1] // s)) for s in args.strides]
+    options = {"canvas": canvas, "kernel_size": args.kernel_size, "iterations": 1}
+    instance_edge_levels(image, levels, args.output / f"{name}_edges.png", **options)
 
 
 def draw(args: argparse.Namespace, networks: dict[str, Predictor], name: str, files: dict[str, str]) -> None:
@@ -94,6 +154,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
         networks = load(args)
+        if of_objects(args, networks):
+            count = draw_objects(args, networks)
+            print(f"wrote {count} image{'s' * (count != 1)} to {args.output}")
+            return 0
         images = list_images(args.images)
         files = {p.stem if args.images.is_file() else p.relative_to(args.images).with_suffix("").as_posix():
                  {"file_name": str(p)} for p in images}  # fmt: skip

@@ -165,14 +165,21 @@ def _instances(objects: Sequence[dict[str, Any]], size: tuple[int, int], *, crop
     return filter_empty_instances(instances)
 
 
+def instances_at(item: dict[str, Any], short: int, longest: int) -> Instances:
+    """Returns a dataset dict's objects without crowds, as a test image of these sides shows them (0: its own size)."""
+    transform = shortest_side(int(item["height"]), int(item["width"]), short, longest)
+    size = (transform.new_h, transform.new_w)
+    chain = T.TransformList([transform])
+    objects = [one for one in item["annotations"] if not one.get("iscrowd", 0)]
+    return _instances([transform_instance_annotations(copy.deepcopy(o), chain, size) for o in objects], size, cropped=False)
+
+
 def label_masks(item: dict[str, Any]) -> NDArray[np.bool_]:
     """Returns bool [n, height, width]: the masks of a dataset dict's objects at its own size, without crowds."""
-    size = (int(item["height"]), int(item["width"]))
-    objects = [one for one in item["annotations"] if not one.get("iscrowd", 0)]
-    if not objects:
-        return np.zeros((0, *size), bool)
-    instances = annotations_to_instances(copy.deepcopy(objects), size, mask_format="bitmask")
-    masks: NDArray[np.bool_] = instances.gt_masks.tensor.numpy()
+    found = instances_at(item, 0, 0)
+    if not found.get_fields() or not len(found):  # without fields it has no length
+        return np.zeros((0, *found.image_size), bool)
+    masks: NDArray[np.bool_] = found.gt_masks.tensor.numpy()
     return masks
 
 

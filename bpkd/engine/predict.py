@@ -1,4 +1,4 @@
-"""A checkpoint as a function from image file to label map."""
+"""A checkpoint as a function from image file to label map, or to masks of instances."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
@@ -15,12 +16,41 @@ from bpkd.convert import load_strict
 from bpkd.data.augment import fitted_size, resize
 from bpkd.data.catalog import spread_colors
 from bpkd.data.files import read_image
+from bpkd.data.instances import InstanceTestMapper, instances_at
 from bpkd.data.mapper import as_tensor
-from bpkd.modeling import build_dense, predicts_instances
+from bpkd.modeling import SOLOv2, build_dense, build_student, predicts_instances
 
 from .launch import load_config
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+Size = tuple[int, int]
+
+
+def predictor(weights: str, config_file: str = "", opts: Sequence[str] = ()) -> Predictor | InstancePredictor:
+    """Builds a network and loads its weights.
+
+    Args:
+        weights: checkpoint of a student.
+        config_file: that it was trained with; empty: ``config.yaml`` beside the weights, where a run leaves it.
+        opts: KEY VALUE pairs that change the config.
+
+    Raises:
+        FileNotFoundError: there are no weights, or no config.
+        ValueError: config and weights do not fit.
+    """
+    cfg = _config(weights, config_file, opts)
+    return (InstancePredictor if predicts_instances(cfg) else Predictor)(weights, config_file, opts)
+
+
+def _config(weights: str, config_file: str, opts: Sequence[str]) -> CfgNode:
+    path = Path(weights)
+    if not path.is_file():
+        raise FileNotFoundError(f"--weights: {weights}: no such file.")
+    config = Path(config_file) if config_file else path.with_name("config.yaml")
+    if not config.is_file():
+        raise FileNotFoundError(f"{config}: no such file. Name the config of {weights} with --config-file.")
+    return load_config(str(config), opts)
 
 
 class Predictor:
@@ -34,28 +64,16 @@ class Predictor:
     """
 
     def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:
-        """Builds the network and loads its weights.
-
-        Args:
-            weights: checkpoint of a student.
-            config_file: that it was trained with; empty: ``config.yaml`` beside the weights, where a run leaves it.
-            opts: KEY VALUE pairs that change the config.
+        """Builds the network and loads its weights; arguments and errors as ``predictor``.
 
         Raises:
-            FileNotFoundError: there are no weights, or no config.
-            ValueError: config and weights do not fit.
             TypeError: the network yields instances, not label maps.
         """
-        path = Path(weights)
-        if not path.is_file():
-            raise FileNotFoundError(f"--weights: {weights}: no such file.")
-        config = Path(config_file) if config_file else path.with_name("config.yaml")
-        if not config.is_file():
-            raise FileNotFoundError(f"{config}: no such file. Name the config of {weights} with --config-file.")
-        self.cfg = load_config(str(config), opts)
+        self.cfg = _config(weights, config_file, opts)
         if predicts_instances(self.cfg):
-            raise TypeError(f"{config}: expected a network for label maps, got {self.cfg.MODEL.META_ARCHITECTURE}.")
-        self.name = path.resolve().parent.name
+            name = self.cfg.MODEL.META_ARCHITECTURE
+            raise TypeError(f"{config_file or weights}: expected a network for label maps, got {name}.")
+        self.name = Path(weights).resolve().parent.name
         data = (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)[0]
         meta = MetadataCatalog.get(data)
         self.class_names = list(meta.stuff_classes)
@@ -82,6 +100,68 @@ class Predictor:
             (output,) = self.model([{**item, "image": as_tensor(pixels, fmt), "image_format": fmt}])
             ids: NDArray[np.int64] = output["sem_seg"].argmax(0).cpu().numpy()
         return ids
+
+
+class InstancePredictor:
+    """A network for instances with the test protocol of its config.
+
+    Attributes:
+        name: of the run, for titles and file names.
+    """
+
+    def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:
+        """Builds the network and loads its weights; arguments and errors as ``predictor``.
+
+        Raises:
+            TypeError: the network yields label maps.
+        """
+        self.cfg = _config(weights, config_file, opts)
+        model = build_student(self.cfg)
+        if not isinstance(model, SOLOv2):
+            raise TypeError(f"{config_file or weights}: expected a network for instances, got {type(model).__name__}.")
+        self.name, self.model = Path(weights).resolve().parent.name, model
+        load_strict(model, weights)
+        model.eval()
+
+    def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
+        """Returns the masks [n, H, W] of an image file at its own size that score at least so much, the best first.
+
+        Raises:
+            DatasetError: the file cannot be read as an image.
+        """
+        with torch.inference_mode():
+            (output,) = self.model([self._item(image)])
+        found = output["instances"]
+        masks: NDArray[np.bool_] = found.pred_masks[found.scores >= score].cpu().numpy()
+        return masks
+
+    def levels(self, item: dict[str, Any]) -> tuple[NDArray[np.uint8], list[tuple[str, NDArray[np.bool_], Size]], Size]:
+        """Says which labelled instances the network learns at each level, at the size it is tested with.
+
+        Args:
+            item: dataset dict with ``file_name``, ``height``, ``width`` and ``annotations``.
+
+        Returns:
+            The image RGB [h, w, 3]; (title, masks [n, h, w], (S, S)) per level; and the padded size.
+        """
+        seen, node = self._item(item["file_name"]), self.cfg.INPUT
+        instances = instances_at(item, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)
+        shape = self.model.preprocess([seen]).tensor.shape
+        canvas = (int(shape[-2]), int(shape[-1]))
+        found = self.model.assign([instances], canvas)
+        masks: NDArray[np.bool_] = found.full_masks[0].cpu().numpy()
+        levels = []
+        for level, grid in zip(found.levels, self.model.assigner.num_grids, strict=True):
+            own = masks[level.instance.unique().cpu().numpy()]
+            levels.append((f"{grid} x {grid}: {len(own)} instances", own, (grid, grid)))
+        pixels = seen["image"].numpy().transpose(1, 2, 0)
+        rgb = pixels if node.FORMAT == "RGB" else pixels[..., ::-1]
+        return np.ascontiguousarray(rgb), levels, canvas
+
+    def _item(self, image: str | Path) -> dict[str, Any]:
+        node = self.cfg.INPUT
+        item = {"file_name": str(image)}
+        return InstanceTestMapper(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)(item)
 
 
 def list_images(path: Path) -> list[Path]:

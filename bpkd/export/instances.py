@@ -40,15 +40,16 @@ class Reader(nn.Module):
         """Takes the levels' strides, and thresholds and limits."""
         super().__init__()
         check_kernel(options.nms_kernel)
-        self.strides, self.options, self.pixels = list(strides), options, PIXELS
+        # As a plain tuple: TorchScript does not take a NamedTuple as attribute.
+        self.strides, self.options, self.pixels = list(strides), tuple(options), PIXELS
 
     def forward(self, logits: list[Tensor], kernels: list[Tensor], features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns scores [n], falling, classes [n] and masks bool [n, H, W]."""
-        maps = features[0].float()
+        options, maps = Detection(*self.options), features[0].float()
         first = [x[0] for x in logits]
-        own, scores, labels = read_off(first, [x[0] for x in kernels], maps, self.strides, self.options, self.pixels)
+        own, scores, labels = read_off(first, [x[0] for x in kernels], maps, self.strides, options, self.pixels)
         size = (4 * maps.shape[1], 4 * maps.shape[2])
-        return scores, labels, full_masks(own, maps, size, size, self.options.mask_threshold, self.pixels)
+        return scores, labels, full_masks(own, maps, size, size, options.mask_threshold, self.pixels)
 
 
 class Instances(nn.Module):
