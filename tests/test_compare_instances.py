@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 PAIR = """
 _BASE_: net.yaml
 MODEL: {{META_ARCHITECTURE: InstanceDistiller}}
-DISTILL: {{STUDENT: SOLOv2, METHOD: BPKD, BPKD: {{PRESET: instances, KERNEL_SIZE: 3}}, INSTANCE: {{INPUT: same_ranges}}}}
+DISTILL: {{STUDENT: SOLOv2, METHOD: BPKD, BPKD: {{PRESET: instances}}, INSTANCE: {{INPUT: same_ranges}}}}
 TEACHER: {{CONFIG_FILE: {root}/net.yaml, OPTS: [SEED, 7]}}
 """
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "boundary_AP", "bbox_AP")
@@ -148,7 +148,11 @@ def test_a_mask_has_the_colour_of_the_object_it_lies_on(tmp_path: Path) -> None:
     assert numbered(masks, truth) == [1, 0, 4, 5]  # the third shares an object that is taken
     assert numbered(masks, truth[:0]) == [0, 1, 2, 3]
     assert numbered(masks[:0], truth) == []
-    row = {"image": np.full((3, 20, 30), 100, np.uint8), "truth": truth, "predictions": {"none": masks[:1], "BPKD": masks}}
+    row = {
+        "image": np.full((3, 20, 30), 100, np.uint8),
+        "truth": truth,
+        "predictions": {"none": masks[:1], "BPKD": masks},
+    }
     layers = instance_layers(row)
     assert list(layers) == ["image", "ground truth", "student alone", "BPKD"]
     color = instance_color(1)

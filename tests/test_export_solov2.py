@@ -36,10 +36,14 @@ def test_the_raw_heads_of_any_size(files: list[str], tmp_path: Path, capsys: pyt
     assert tool().main([str(tmp_path / "net.ts"), *files]) == 0
     assert "its scores differ from the network's by at most" in capsys.readouterr().out
     extra = {"bpkd.json": ""}
-    logits, kernels, features = torch.jit.load(tmp_path / "net.ts", _extra_files=extra)(images := torch.randn(3, 3, 96, 64))
+    logits, kernels, features = torch.jit.load(tmp_path / "net.ts", _extra_files=extra)(
+        images := torch.randn(3, 3, 96, 64)
+    )
     with torch.no_grad():
         wanted = network(tmp_path).raw_outputs(images)
-    torch.testing.assert_close((logits, kernels, features), (wanted.category_logits, wanted.kernels, wanted.mask_features))
+    torch.testing.assert_close(
+        (logits, kernels, features), (wanted.category_logits, wanted.kernels, wanted.mask_features)
+    )
     assert json.loads(extra["bpkd.json"])["num_classes"] == 4
 
 
@@ -56,8 +60,8 @@ def test_the_instances_of_an_image(files: list[str], tmp_path: Path) -> None:
         torch.testing.assert_close(scores, found.scores)
         assert torch.equal(labels, found.pred_classes)
         assert torch.equal(masks, found.pred_masks)
-    blank = torch.jit.load(tmp_path / "net.pt").reader([x[:1] - 50 for x in [torch.zeros(1, 4, 3, 3)] * 5],
-                                                       [torch.zeros(1, 32, 3, 3)] * 5, torch.zeros(1, 32, 16, 24))  # fmt: skip
+    maps = [torch.full((1, 4, 3, 3), -50.0)] * 5, [torch.zeros(1, 32, 3, 3)] * 5, torch.zeros(1, 32, 16, 24)
+    blank = torch.jit.load(tmp_path / "net.pt").reader(*maps)
     assert [tuple(x.shape) for x in blank] == [(0,), (0,), (0, 64, 96)]
 
 
@@ -65,7 +69,11 @@ def test_a_file_that_reads_other_instances_is_not_handed_out(tmp_path: Path, mon
     save_teacher(tmp_path, *OPTIONS)
     model = network(tmp_path)
     other = torch.jit.script(instances.Reader(model.strides, model.detection._replace(nms_sigma=9.0)))
-    monkeypatch.setattr(instances.torch.jit, "script", lambda m, own=torch.jit.script: other if isinstance(m, instances.Reader) else own(m))
+    monkeypatch.setattr(
+        instances.torch.jit,
+        "script",
+        lambda m, own=torch.jit.script: other if isinstance(m, instances.Reader) else own(m),
+    )
     with pytest.raises(ValueError, match="reads other instances off"):
         solov2_to_torchscript(model, str(tmp_path / "net.ts"), (64, 96), nms=True)
     assert not list(tmp_path.glob("net*"))

@@ -10,8 +10,8 @@ Per image: NAME_edges.png (with labels), NAME_predictions.png (with weights; wit
 --config-file; KEY VALUE pairs at the end change it. Labels have the mask values of the data set, or any ids without
 weights.
 
-Objects: --labels is a file in COCO's format, and --images the folder that it names its images in. NAME_edges.png shows the
-edges of the objects that the first network learns at each level, without weights those of all; NAME_predictions.png
+Objects: --labels is a file in COCO's format, and --images the folder that it names its images in. NAME_edges.png shows
+the edges of the objects that the first network learns at each level, without weights those of all; NAME_predictions.png
 every network's masks that score at least --score, coloured by the object they lie on.
 """
 
@@ -39,7 +39,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", required=True, type=Path, help="image, or folder of images")
-    parser.add_argument("--labels", type=Path, help="label map, folder with one of the same name per image, or COCO's JSON")
+    parser.add_argument(
+        "--labels", type=Path, help="label map, folder with one of the same name per image, or COCO's JSON"
+    )
     parser.add_argument("--image-suffix", default="", help="end of the images' names, where it is no extension")
     parser.add_argument("--label-suffix", default="", help="the same of the labels")
     parser.add_argument("--weights", nargs="+", default=[], help="checkpoints to compare")

@@ -82,12 +82,12 @@ def instance_layers(row: Mapping[str, Any]) -> dict[str, Image]:
     """Draws labels and predictions over one image.
 
     Args:
-        row: ``image`` [3, h, w] RGB of any size, ``predictions`` {method: [n, H, W] bool}, and ``truth`` [m, H, W] where
-            there are labels.
+        row: ``image`` [3, h, w] RGB of any size, ``predictions`` {method: [n, H, W] bool}, and ``truth`` [m, H, W]
+            where there are labels.
 
     Returns:
-        {label: [H, W, 3]}: "image", the ground truth if there is one, and every method by the name that tables have. A mask
-        has the colour of the labelled instance it lies on.
+        {label: [H, W, 3]}: "image", the ground truth if there is one, and every method by the name that tables have.
+        A mask has the colour of the labelled instance it lies on.
     """
     predictions, truth = row["predictions"], row.get("truth")
     size = next(m.shape[1:] for m in (truth, *predictions.values()) if m is not None)
@@ -117,7 +117,13 @@ def instance_panels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def instance_edge_levels(
-    image: Image, levels: Sequence[tuple[str, Masks, Size]], path: Path, *, canvas: Size, kernel_size: int, iterations: int
+    image: Image,
+    levels: Sequence[tuple[str, Masks, Size]],
+    path: Path,
+    *,
+    canvas: Size,
+    kernel_size: int,
+    iterations: int,
 ) -> None:
     """Draws over the image what BPKD calls edge (above) and body (below) of instances, a column per level.
 
@@ -135,7 +141,7 @@ def instance_edge_levels(
     ground[:height, :width] = image
     for above, below, (title, masks, size) in zip(*grid, levels, strict=True):
         (edges,) = instance_edges(torch.from_numpy(masks), kernel_size, canvas, [size], iterations=iterations)
-        weight = edges.amax(0).numpy() if len(masks) else np.zeros(size, np.float32)
+        weight: NDArray[np.float32] = edges.amax(0).numpy() if len(masks) else np.zeros(size, np.float32)
         for axes, share, color in ((above, weight, WRONG_EDGE), (below, 1 - weight, BODY)):
             axes.imshow(tinted(ground, share, color)[:height, :width])
         above.set_title(title, fontsize=9)

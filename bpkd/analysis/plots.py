@@ -28,7 +28,10 @@ BAND = (60, 90, 160)
 VAL_MIOU = "sem_seg/mIoU"
 VAL_AP = "segm/AP"
 # The task's own loss in metrics.json, of label maps or of instances: (keys that are added, words).
-TASK_LOSSES = ((("loss_ce",), "cross entropy"), (("loss_category", "loss_mask"), "category and mask loss"))
+TASK_LOSSES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("loss_ce",), "cross entropy"),
+    (("loss_category", "loss_mask"), "category and mask loss"),
+)
 Image = NDArray[np.uint8]
 
 

@@ -186,10 +186,12 @@ def provenance(records: Sequence[Record]) -> str:
     commits = ", ".join(sorted({r["commit"] for r in records}))
     teacher = next((r["iterations"] for r in records if r["method"] == TEACHER), None)
     students = [r for r in records if r["method"] != TEACHER and not r["method"].endswith(EQUAL_TIME)] or records
+    torches = ", ".join(dict.fromkeys(r["versions"]["torch"] for r in records))
     return (
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
-        f"{', '.join(dict.fromkeys(r['versions']['torch'] for r in records))}; commit {commits}. FLOPs of one {_size(first)} "
-        "image; s / iteration is the median step." + _longer(records) + _memory(records)
+        f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step."
+        + _longer(records)
+        + _memory(records)
     )
 
 

@@ -12,7 +12,8 @@ from bpkd.analysis.task import task_of
 def report_text(records: Sequence[Record], *, trimap_width: int, margin: float = 0.5) -> str:
     """Returns a data set's report in Markdown.
 
-    Table, verdicts on mIoU and on the trimap (of instances: on mask AP and Boundary AP), the paired tests of both, and where the figures come from.
+    Table, verdicts on mIoU and on the trimap (of instances: on mask AP and Boundary AP), the paired tests of both, and
+    where the figures come from.
 
     Args:
         records: complete runs on one data set.

@@ -171,7 +171,9 @@ def instances_at(item: dict[str, Any], short: int, longest: int) -> Instances:
     size = (transform.new_h, transform.new_w)
     chain = T.TransformList([transform])
     objects = [one for one in item["annotations"] if not one.get("iscrowd", 0)]
-    return _instances([transform_instance_annotations(copy.deepcopy(o), chain, size) for o in objects], size, cropped=False)
+    return _instances(
+        [transform_instance_annotations(copy.deepcopy(o), chain, size) for o in objects], size, cropped=False
+    )
 
 
 def label_masks(item: dict[str, Any]) -> NDArray[np.bool_]:

@@ -42,8 +42,8 @@ def comparison_page(
 
     Args:
         records: complete runs.
-        pictures: per picture ``name``, ``image`` [3, h, w], ``label`` [H, W] and ``predictions`` {method: [H, W]}, or of
-            instances what ``instance_layers`` takes.
+        pictures: per picture ``name``, ``image`` [3, h, w], ``label`` [H, W] and ``predictions`` {method: [H, W]}, or
+            of instances what ``instance_layers`` takes.
         folder: of the report.
         classes: names and RGB, in the order of the ids; none where colours are instances.
         trimap_width: half-width of the trimap figures and of the red error band.
@@ -80,8 +80,8 @@ def _tables(records: Sequence[Mapping[str, Any]], tests: Sequence[Sequence[str]]
 
 def _picture(row: Mapping[str, Any], colors: Sequence[Sequence[int]], width: int) -> Picture:
     if "truth" in row:
-        image, *others = instance_layers(row).items()
-        return Picture(row["name"], image[1], dict(others))
+        layers = instance_layers(row)
+        return Picture(row["name"], layers.pop("image"), layers)
     label = row["label"]
     image = fitted(row["image"], label.shape)
     layers = {"ground truth": colored(label, colors)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class RawHeads(nn.Module):
 
 
 class Reader(nn.Module):
-    """Raw heads of one image to its instances: thresholds, point NMS and Matrix NMS of the config. TorchScript takes it."""
+    """Raw heads of one image to its instances: thresholds, point NMS and Matrix NMS of the config."""
 
     def __init__(self, strides: Sequence[int], options: Detection) -> None:
         """Takes the levels' strides, and thresholds and limits."""
@@ -45,7 +46,7 @@ class Reader(nn.Module):
 
     def forward(self, logits: list[Tensor], kernels: list[Tensor], features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns scores [n], falling, classes [n] and masks bool [n, H, W]."""
-        options, maps = Detection(*self.options), features[0].float()
+        options, maps = Detection(*self.options), features[0].float()  # type: ignore[arg-type]
         first = [x[0] for x in logits]
         own, scores, labels = read_off(first, [x[0] for x in kernels], maps, self.strides, options, self.pixels)
         size = (4 * maps.shape[1], 4 * maps.shape[2])
@@ -139,7 +140,7 @@ def _other(model: SOLOv2, size: tuple[int, int]) -> tuple[int, int]:
     return size[0] + 2 * step, size[1] + step
 
 
-def _check_reading(model: SOLOv2, loaded: nn.Module, image: Tensor, path: str) -> None:
+def _check_reading(model: SOLOv2, loaded: Any, image: Tensor, path: str) -> None:
     """Compares the instances that are read off, with category logits raised until ``CHECKED`` of them are candidates.
 
     Raises:

@@ -2,8 +2,8 @@
 
 Source: Wang et al., "SOLOv2", NeurIPS 2020, section 3.3; mmdetection 3.3.0 for the order of the steps.
 
-`read_off` and `full_masks`, and what they call, are also compiled by TorchScript (`bpkd.export`): plain lists, no keywords
-with defaults.
+`read_off` and `full_masks`, and what they call, are also compiled by TorchScript (`bpkd.export`): plain lists, and no
+arguments by keyword alone.
 """
 
 from __future__ import annotations
