@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from bpkd.analysis.overlays import BODY, picture_grid, tinted
 from bpkd.analysis.plots import WRONG_EDGE, Image, finish, fitted
 from bpkd.analysis.report import display_name
-from bpkd.functional import instance_edges
-from bpkd.metrics.boundary import mask_boundary
+from bpkd.functional import edge_band, instance_edges
 
 Masks = NDArray[np.bool_]
 Size = tuple[int, int]
@@ -73,7 +72,8 @@ def outlined(image: Image, masks: Masks, numbers: Sequence[int] | None = None) -
     for number, mask in reversed(list(zip(numbers or range(len(masks)), masks, strict=True))):
         color = np.asarray(instance_color(number), np.float32)
         out[mask] = (1 - FILL) * out[mask] + FILL * color
-        out[mask_boundary(torch.from_numpy(mask), width).numpy()] = color
+        band = edge_band(torch.from_numpy(mask).to(torch.uint8), 2 * width + 1).numpy()
+        out[mask & band] = color
     drawn: Image = out.astype(np.uint8)
     return drawn
 
