@@ -68,6 +68,15 @@ class SOLOv2Outputs:
         """(height, width) of the padded images."""
         return 4 * int(self.mask_features.shape[-2]), 4 * int(self.mask_features.shape[-1])
 
+    def float(self) -> SOLOv2Outputs:
+        """Returns the same in float32."""
+        return SOLOv2Outputs(
+            tuple(x.float() for x in self.category_logits),
+            tuple(x.float() for x in self.kernels),
+            self.mask_features.float(),
+            tuple(x.float() for x in self.mask_towers),
+        )
+
 
 @dataclass(frozen=True)
 class LevelTargets:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bpkd.functional import channel_kd, class_edge_mask, native, paths, set_path, use_path
+from bpkd.functional import channel_kd, class_edge_mask, class_edges, native, paths, set_path, use_path
 
 REPO = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -60,6 +60,13 @@ def test_what_was_asked_for_and_cannot_run_falls_back_with_a_warning(caplog: pyt
         ("WARNING", "f on cpu runs the path eager (cpp was asked for, but not built)."),
         ("WARNING", "f on cpu runs the path cpp (compiled was asked for, but the function has no such path)."),
     ]
+
+
+def test_rows_come_only_from_the_path_that_has_them() -> None:
+    labels = torch.randint(0, 5, (1, 16, 16))
+    for path in ("eager", "compiled"):
+        with use_path(path):
+            assert isinstance(class_edges(labels, 5, 3, (4, 4)), torch.Tensor)
 
 
 def test_a_compiled_caller_meets_the_eager_form() -> None:

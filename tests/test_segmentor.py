@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,8 +40,10 @@ def test_normalisation_equals_openmmlabs() -> None:
     recipe = json.loads((GOLDEN / "recipe.json").read_text())["normalise"]
     image = np.random.default_rng(20).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     mean, std = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
-    stats = [torch.tensor(v).view(3, 1, 1) for v in (mean, std)]
-    got = normalised(torch.from_numpy(image).permute(2, 0, 1), *stats, swap=True)
+    stats = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+    network = SimpleNamespace(**dict(zip(("pixel_mean", "pixel_std"), stats, strict=True)), input_format="RGB")
+    network.source_format = "BGR"
+    (got,) = normalised([{"image": torch.from_numpy(image).permute(2, 0, 1)}], network)
     np.testing.assert_allclose(got.numpy(), recipe["output_chw"], atol=1e-5)
 
 

@@ -165,10 +165,11 @@ def _faults_of_the_whole(name: str, items: list[dict[str, Any]], values: NDArray
 def _unlabelled(meta: Any, items: list[dict[str, Any]], values: NDArray[np.int64]) -> list[str]:
     """Finds a split whose every pixel is ignored, or that has no object: it would train on nothing."""
     table = meta.get("label_table")
-    if not table and not any(item.get("annotations") for item in items):
+    if not table:
+        if any(item.get("annotations") for item in items):
+            return []
         return [f"none of the {len(items)} images has an object: expected annotations in {meta.get('json_file')}."]
-    ids = np.asarray(table) if table else np.empty(0)
-    if table and values.any() and not values[ids != IGNORE].any() and not meta.get("labels_withheld"):
+    if values.any() and not values[np.asarray(table) != IGNORE].any() and not meta.get("labels_withheld"):
         found = np.flatnonzero(values).tolist()
         return [f"every pixel of the {len(items)} masks is ignored: they hold the values {found} alone."]
     return []

@@ -131,11 +131,16 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _process(args: argparse.Namespace) -> None:
-    """Runs ``main`` and leaves the process group together: one that is left at exit may abort its process."""
     main(args)
     if comm.get_world_size() > 1:
-        comm.synchronize()
-        torch.distributed.destroy_process_group()
+        leave_group()
+
+
+def leave_group() -> None:
+    """Leaves the process group, all processes together; a group that lives until the exit may abort its process."""
+    comm.synchronize()
+    comm._get_global_gloo_group.cache_clear()  # it would keep the group
+    torch.distributed.destroy_process_group()
 
 
 def setup(cfg: CfgNode) -> None:

@@ -150,11 +150,7 @@ def class_edge_mask(
     """
     window = _window(labels, kernel_size, iterations=iterations, ignore_index=ignore_index, ignore_mode=ignore_mode)
     sizes = size if isinstance(size, list) else [size or (labels.shape[1], labels.shape[2])]
-    obstacles = {
-        "cpp": edge_rows.obstacle(labels, num_classes),
-        "compiled": edge_planes.obstacle(labels, num_classes, sizes),
-    }
-    path = paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "compiled"))
+    path = _path(labels, num_classes, sizes)
     if path == "cpp":
         found = [edge_rows.find_dense(labels, num_classes, s, window) for s in sizes]
         out = [mask for mask in found if mask is not None]
@@ -200,12 +196,19 @@ def class_edges(
     """
     rules = {"iterations": iterations, "ignore_index": ignore_index}
     window = _window(labels, kernel_size, **rules, ignore_mode=ignore_mode)
-    obstacles = {"cpp": edge_rows.obstacle(labels, num_classes)}
-    if paths.choose("class_edges", labels.device, obstacles, auto=("cpp",)) == "cpp":
+    if _path(labels, num_classes, [size]) == "cpp":
         rows = edge_rows.find_rows(labels, num_classes, size, window)
         if rows is not None:
             return rows
     return class_edge_mask(labels, num_classes, kernel_size, size, **rules, ignore_mode=ignore_mode)
+
+
+def _path(labels: Tensor, num_classes: int, sizes: list[tuple[int, int]]) -> str:
+    obstacles = {
+        "cpp": edge_rows.obstacle(labels, num_classes),
+        "compiled": edge_planes.obstacle(labels, num_classes, sizes),
+    }
+    return paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "compiled"))
 
 
 def _window(labels: Tensor, kernel_size: int, *, iterations: int, ignore_index: int, ignore_mode: str) -> Window:

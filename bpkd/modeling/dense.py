@@ -151,16 +151,8 @@ class DenseModel(nn.Module):
 
     def images(self, batch: Sequence[dict[str, Any]], size: tuple[int, int] | None = None) -> Tensor:
         """Returns the batch's images [N, 3, H, W]: colour order, normalisation, then padding with 0 to ``size``."""
-        rows = [
-            normalised(
-                item["image"],
-                self.pixel_mean,
-                self.pixel_std,
-                swap=item.get("image_format", self.source_format) != self.input_format,
-            )
-            for item in batch
-        ]
-        return stack_padded(rows, size, 0.0, file_names(batch)).contiguous(memory_format=self._memory_format)
+        padded = stack_padded(normalised(batch, self), size, 0.0, file_names(batch))
+        return padded.contiguous(memory_format=self._memory_format)
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Returns (images [N, 3, H, W], target [N, H, W] or None).

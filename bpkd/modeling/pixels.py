@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,10 +51,31 @@ def stack_padded(tensors: Sequence[Tensor], size: tuple[int, int] | None, value:
     return torch.stack(rows)
 
 
-def normalised(image: Tensor, mean: Tensor, std: Tensor, *, swap: bool) -> Tensor:
-    """Returns (image - mean) / std in float32, colour order reversed first if ``swap``."""
-    image = image.to(mean.device, non_blocking=True).float()
-    return ((image.flip(0) if swap else image) - mean) / std
+class Normalised(Protocol):
+    """A network that knows the colours it expects."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    input_format: str
+    source_format: str
+
+
+def normalised(batch: Sequence[dict[str, Any]], network: Normalised, key: str = "image") -> list[Tensor]:
+    """Returns every item's picture as the network expects it: its colour order, (pixel - mean) / std in float32.
+
+    Args:
+        batch: items with uint8 pictures [3, h, w]; their order is the item's ``image_format``, else the network's
+            ``source_format``.
+        network: whose colours count.
+        key: of the picture.
+    """
+    rows = []
+    for item in batch:
+        image = item[key].to(network.pixel_mean.device, non_blocking=True).float()
+        if item.get("image_format", network.source_format) != network.input_format:
+            image = image.flip(0)
+        rows.append((image - network.pixel_mean) / network.pixel_std)
+    return rows
 
 
 def file_names(batch: Sequence[dict[str, Any]]) -> list[str]:

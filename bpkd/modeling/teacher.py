@@ -152,11 +152,7 @@ def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "T
 
 
 def _own_network(cfg: CfgNode, node: CfgNode, key: str) -> tuple[DenseModel, Sequence[str] | None]:
-    if not node.WEIGHTS:
-        raise ValueError(
-            f"{key}.WEIGHTS: expected a checkpoint, got nothing. A teacher with random weights teaches noise: train "
-            f"one with {key}.CONFIG_FILE first and name its model_final.pth."
-        )
+    check_weights(node, key)
     teacher_cfg = load_teacher_cfg(cfg, node, key)
     with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
         model = build_dense(teacher_cfg)
@@ -219,7 +215,30 @@ def _match_classes(
             f"{key}.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the "
             "teacher's class t, or -1."
         )
-    if teacher_names is None or student_names is None:
+    advice = f"Give {key}.CLASS_MAP, or train the teacher on the same classes."
+    check_class_names(teacher_names, student_names, advice=advice)
+
+
+def check_weights(node: CfgNode, key: str = "TEACHER") -> None:
+    """Makes sure that a teacher has weights.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not node.WEIGHTS:
+        raise ValueError(
+            f"{key}.WEIGHTS: expected a checkpoint, got nothing. A teacher with random weights teaches noise: train "
+            f"one with {key}.CONFIG_FILE first and name its model_final.pth."
+        )
+
+
+def check_class_names(teacher_names: Sequence[str] | None, student_names: Sequence[str] | None, *, advice: str) -> None:
+    """Compares the class lists of teacher and student, where both are known.
+
+    Raises:
+        ValueError: they differ; the message names the differences and the advice.
+    """
+    if not teacher_names or not student_names:
         logger.warning("Class names of teacher or student are unknown: only their number was compared.")
         return
     different = [
@@ -230,8 +249,7 @@ def _match_classes(
     if different or len(teacher_names) != len(student_names):
         shown = ", ".join(different[:8]) or f"{len(teacher_names)} / {len(student_names)} names"
         raise ValueError(
-            f"Teacher and student: expected the same class list, got differences (teacher / student): {shown}. Give "
-            f"{key}.CLASS_MAP, or train the teacher on the same classes."
+            f"Teacher and student: expected the same class list, got differences (teacher / student): {shown}. {advice}"
         )
 
 

@@ -17,8 +17,8 @@ CLASSES = tuple(c["name"] for c in CITYSCAPES_CATEGORIES)
 COLORS = tuple(c["color"] for c in CITYSCAPES_CATEGORIES)
 LABEL_IDS = {**dict.fromkeys(range(34), IGNORE), **{c["id"]: c["trainId"] for c in CITYSCAPES_CATEGORIES}}
 IMAGE, LABEL, TRAIN_LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
-# labelIds that no trainId is: 19..33. They hold cars, vegetation and sky, so no few images lack them all.
-LOWEST, HIGHEST, ENOUGH = 7, 19, 10
+# The first labelId of a class; no trainId is 19 or more, where cars, vegetation and sky are.
+FIRST, ENOUGH = 7, 10
 PUBLISHED = {"train": 2_975, "val": 500, "test": 1_525}
 CITIES = {
     "train": (
@@ -70,9 +70,9 @@ def _items(where: Place, split: str, label: str) -> Items:
 def _audit(split: str, label_ids: bool, items: Items, values: NDArray[np.int64]) -> list[str]:
     """Finds swapped splits, and trainIds under the name of labelIds: many are ids of other classes."""
     faults = misplaced(items, {s: tuple(f"{city}_" for city in cities) for s, cities in CITIES.items()}, split)
-    low = len(items) >= ENOUGH and values[LOWEST:HIGHEST].any() and not values[HIGHEST:].any()
+    low = len(items) >= ENOUGH and values[FIRST : len(CLASSES)].any() and not values[len(CLASSES) :].any()
     if label_ids and (values[IGNORE] or low):
-        got = f"the value {IGNORE}" if values[IGNORE] else f"nothing above {HIGHEST - 1} in {len(items)} images"
+        got = f"the value {IGNORE}" if values[IGNORE] else f"nothing above {len(CLASSES) - 1} in {len(items)} images"
         faults.append(
             f"the files *{LABEL} hold {got}, which labelIds (0..33) do not: these are trainIds. Name them "
             f"*{TRAIN_LABEL}, and put the download's labelIds in their place."

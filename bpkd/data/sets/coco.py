@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
@@ -55,8 +56,10 @@ def instance_items(spec: InstanceSet) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = load_coco_json(str(spec.json), str(spec.images), spec.name)
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"{spec.name}: {_fault(spec, error)}") from error
+    meta = MetadataCatalog.get(spec.name)
+    mine = dict(zip(meta.thing_dataset_id_to_contiguous_id, meta.thing_classes, strict=True))
     for other in spec.others:
-        if other.is_file() and (mine := categories(spec.json)) != (theirs := categories(other)):
+        if other.is_file() and mine != (theirs := categories(other)):
             raise DatasetError(
                 f"{spec.name}: {spec.json} has the categories {mine}, {other} has {theirs}: expected the same, or each "
                 "would call its classes by the other's names."

@@ -153,16 +153,7 @@ class SOLOv2(nn.Module):
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> ImageList:
         """Returns the batch's images: colour order, normalisation, then padding with 0 to what the pyramid divides."""
-        rows = [
-            normalised(
-                item["image"],
-                self.pixel_mean,
-                self.pixel_std,
-                swap=item.get("image_format", self.source_format) != self.input_format,
-            )
-            for item in batch
-        ]
-        return ImageList.from_tensors(rows, self.backbone.size_divisibility)
+        return ImageList.from_tensors(normalised(batch, self), self.backbone.size_divisibility)
 
     def raw_outputs(self, images: Tensor) -> SOLOv2Outputs:
         """Maps normalised, padded images [N, 3, H, W] to what losses, distillers and `detect` read."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,14 +15,12 @@ from torch.nn import functional as F
 
 from bpkd.convert import load_strict
 from bpkd.modeling.pixels import file_names, normalised, stack_padded
-from bpkd.modeling.teacher import AMP_DTYPES, load_teacher_cfg
+from bpkd.modeling.teacher import AMP_DTYPES, check_class_names, check_weights, load_teacher_cfg
 from bpkd.structures import GridTargets, SOLOv2Outputs
 
 from .meta import SOLOv2
 from .targets import GridAssigner, ImageInstances
 from .terms import INPUTS
-
-logger = logging.getLogger(__name__)
 
 
 class FrozenSOLOv2:
@@ -74,12 +71,7 @@ class FrozenSOLOv2:
         pixels = self._images(batch, images, canvas)
         with torch.autocast(device.type, dtype=AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False):
             out = self.model.raw_outputs(pixels)
-        outputs = SOLOv2Outputs(
-            tuple(x.float() for x in out.category_logits),
-            tuple(x.float() for x in out.kernels),
-            out.mask_features.float(),
-            tuple(x.float() for x in out.mask_towers),
-        )
+        outputs = out.float()
         if self.inputs == "same_ranges":
             return outputs, targets
         zoom = math.sqrt(pixels.shape[-2] * pixels.shape[-1] / (canvas[0] * canvas[1]))
@@ -87,14 +79,14 @@ class FrozenSOLOv2:
 
     def _images(self, batch: Sequence[dict[str, Any]], images: ImageList, canvas: tuple[int, int]) -> Tensor:
         if self.inputs != "own_size":
-            return stack_padded([self._normalised(item, "image") for item in batch], canvas, 0.0, file_names(batch))
+            return stack_padded(normalised(batch, self.model), canvas, 0.0, file_names(batch))
         for item, name in zip(batch, file_names(batch), strict=True):
             if "teacher_image" not in item:
                 raise ValueError(
                     f"{name}: expected a 'teacher_image' for DISTILL.INSTANCE.INPUT own_size, got none. The mapper "
                     "has to return the same picture, flipped alike, at DISTILL.INSTANCE.TEACHER_SIZE."
                 )
-        rows = [self._normalised(item, "teacher_image") for item in batch]
+        rows = normalised(batch, self.model, "teacher_image")
         sizes = images.image_sizes
         wanted = max(row.shape[-2] / size[0] for row, size in zip(rows, sizes, strict=True))
         divisor = self.model.backbone.size_divisibility
@@ -105,11 +97,6 @@ class FrozenSOLOv2:
             for row, size in zip(rows, sizes, strict=True)
         ]
         return stack_padded(resized, (own[0], own[1]), 0.0, file_names(batch))
-
-    def _normalised(self, item: dict[str, Any], key: str) -> Tensor:
-        model = self.model
-        swap = item.get("image_format", model.source_format) != model.input_format
-        return normalised(item[key], model.pixel_mean, model.pixel_std, swap=swap)
 
     def _assign(self, targets: GridTargets, canvas: tuple[int, int], zoom: float) -> GridTargets:
         """Assigns by the teacher's own ranges, which count in its own pixels: ``zoom`` times the student's."""
@@ -157,11 +144,7 @@ def build_instance_teacher_model(cfg: CfgNode) -> SOLOv2:
             f"TEACHER.{semantic[0]}: expected nothing for InstanceDistiller, which knows one teacher, with the "
             f"student's classes, from CONFIG_FILE and WEIGHTS; got {node[semantic[0]]!r}."
         )
-    if not node.WEIGHTS:
-        raise ValueError(
-            "TEACHER.WEIGHTS: expected a checkpoint, got nothing. A teacher with random weights teaches noise: train "
-            "one with TEACHER.CONFIG_FILE first and name its model_final.pth."
-        )
+    check_weights(node)
     teacher_cfg = load_teacher_cfg(cfg)
     if teacher_cfg.MODEL.META_ARCHITECTURE not in ("SOLOv2", "InstanceDistiller"):
         raise ValueError(
@@ -196,16 +179,4 @@ def _check_fit(teacher: SOLOv2, student: SOLOv2, *, inputs: str) -> None:
 
 def _check_names(teacher_names: Sequence[str] | None, cfg: CfgNode) -> None:
     own = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") if cfg.DATASETS.TRAIN else None
-    if not teacher_names or not own:
-        logger.warning("Class names of teacher or student are unknown: only their number was compared.")
-        return
-    different = [
-        f"{i}: {a!r} / {b!r}"
-        for i, (a, b) in enumerate(zip(teacher_names, own, strict=False))
-        if a.strip().lower() != b.strip().lower()
-    ]
-    if different:
-        raise ValueError(
-            "Teacher and student: expected the same class list, got differences (teacher / student): "
-            f"{', '.join(different[:8])}. Train the teacher on the same classes."
-        )
+    check_class_names(teacher_names, own, advice="Train the teacher on the same classes.")

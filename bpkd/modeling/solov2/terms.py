@@ -117,7 +117,7 @@ class InstanceTerms(nn.Module):
         terms: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}
         with torch.autocast(student.mask_features.device.type, enabled=False):
-            student = _float32(student)
+            student = student.float()
             scene = self._scene(student, targets)
             for name, part in self.parts.items():
                 if name == "category":
@@ -163,12 +163,3 @@ class InstanceTerms(nn.Module):
             box_region=self.options.box_region,
             match=self.options.match,
         )
-
-
-def _float32(outputs: SOLOv2Outputs) -> SOLOv2Outputs:
-    return SOLOv2Outputs(
-        tuple(x.float() for x in outputs.category_logits),
-        tuple(x.float() for x in outputs.kernels),
-        outputs.mask_features.float(),
-        tuple(x.float() for x in outputs.mask_towers),
-    )
