@@ -267,6 +267,34 @@ def test_instances_nothing_predicted_and_part_of_the_set(tmp_path: Path) -> None
         judge.truth.loadRes(written)
 
 
+def test_images_with_more_objects_than_cocos_limit(tmp_path: Path) -> None:
+    masks = torch.zeros(150, 60, 80, dtype=torch.bool)
+    for i, mask in enumerate(masks):
+        mask[i // 15 * 6 : i // 15 * 6 + 4, i % 15 * 5 : i % 15 * 5 + 4] = True
+    labels = [
+        {"id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 16, "bbox": rle.toBbox(code).tolist(),
+         "segmentation": {"size": [60, 80], "counts": code["counts"].decode()}}
+        for i, code in enumerate(rle.encode(np.asfortranarray(m.numpy().astype(np.uint8))) for m in masks)
+    ]  # fmt: skip
+    image = {"id": 1, "file_name": "0.jpg", "height": 60, "width": 80}
+    path = tmp_path / "coco.json"
+    path.write_text(
+        json.dumps({"images": [image], "annotations": labels, "categories": [{"id": 1, "name": "cell"}], "info": {}})
+    )
+    found = Instances(
+        (60, 80), pred_masks=masks, scores=torch.linspace(1, 0.5, 150), pred_classes=torch.zeros(150, dtype=torch.long)
+    )
+    rows = [({"image_id": 1, "file_name": "0.jpg"}, {"instances": found})]
+    for limit, most in ((100, 100 * 67 / 101), (150, 100.0)):  # recalls 0, 0.01, .. 2/3 of COCO's 101
+        judge = InstanceEvaluator(
+            json_file=str(path), class_names=["cell"], backend="pycocotools", max_detections=limit
+        )
+        result = run(judge, rows)
+        assert [result[k]["AP"] for k in ("segm", "boundary", "bbox")] == pytest.approx([most] * 3)
+    with pytest.raises(ValueError, match="max_detections: expected at least 1, got 0"):
+        InstanceEvaluator(json_file=str(path), class_names=["cell"], max_detections=0)
+
+
 def test_instance_errors(tmp_path: Path) -> None:
     (item, output), path = write_coco(tmp_path / "coco.json", 1)[0], str(tmp_path / "coco.json")
     judge = InstanceEvaluator(json_file=path, class_names=THINGS)
@@ -323,7 +351,14 @@ def test_a_set_of_dicts_gets_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("SLIDE_WINDOWS", 0), ("SCALES", [1.0, 0.0]), ("SCALES", []), ("BOUNDARY_TOLERANCES", [0]), ("COCO_BACKEND", "x")],
+    [
+        ("SLIDE_WINDOWS", 0),
+        ("SCALES", [1.0, 0.0]),
+        ("SCALES", []),
+        ("BOUNDARY_TOLERANCES", [0]),
+        ("COCO_BACKEND", "x"),
+        ("COCO_MAX_DETECTIONS", 0),
+    ],
 )
 def test_wrong_test_settings_are_refused_at_the_start(key: str, value: Any) -> None:
     cfg = get_bpkd_cfg()

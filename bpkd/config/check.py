@@ -62,6 +62,8 @@ def _check_test(node: CfgNode) -> None:
             raise ValueError(f"TEST.{key}: expected positive pixels, got {list(node[key])}.")
     if node.SLIDE_WINDOWS < 1:
         raise ValueError(f"TEST.SLIDE_WINDOWS: expected at least 1, got {node.SLIDE_WINDOWS}.")
+    if node.COCO_MAX_DETECTIONS < 1:
+        raise ValueError(f"TEST.COCO_MAX_DETECTIONS: expected at least 1, got {node.COCO_MAX_DETECTIONS}.")
     if not node.SCALES or any(scale <= 0 for scale in node.SCALES):
         raise ValueError(f"TEST.SCALES: expected positive factors of the test size, got {list(node.SCALES)}.")
 

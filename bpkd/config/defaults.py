@@ -227,6 +227,8 @@ def _add_test(cfg: CN) -> None:
     # Instances' mask AP: "pycocotools", "faster-coco-eval" (the same figures, sooner), or "auto": the latter where it
     # is installed.
     cfg.TEST.COCO_BACKEND = "auto"
+    # Detections of an image that count in AP: 100 is COCO's. TEST.DETECTIONS_PER_IMAGE is what the network keeps.
+    cfg.TEST.COCO_MAX_DETECTIONS = 100
     # Boundary F: distances in pixels at which two contours still match.
     cfg.TEST.BOUNDARY_TOLERANCES = [3]
     # A class that is predicted but occurs in no label: "zero" counts it as IoU 0 (OpenMMLab), "skip" leaves it out

@@ -66,6 +66,7 @@ def _instances(cfg: CfgNode, name: str, output_dir: str | None) -> InstanceEvalu
         dataset_ids={i: category for category, i in ids.items()} if ids else None,
         boundary_ratio=cfg.TEST.BOUNDARY_RATIO,
         backend=cfg.TEST.COCO_BACKEND,
+        max_detections=cfg.TEST.COCO_MAX_DETECTIONS,
         output_dir=output_dir,
     )
 

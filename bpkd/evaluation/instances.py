@@ -24,8 +24,15 @@ from bpkd.metrics.boundary import boundary_width, mask_boundary
 logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "pycocotools", "faster-coco-eval")
-# The first six of COCO's twelve summary figures.
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# Of COCO's summary: where a figure stands in its table of precisions, as (overlaps, sizes).
+FIGURES = {
+    "AP": (slice(None), 0),
+    "AP50": (slice(0, 1), 0),
+    "AP75": (slice(5, 6), 0),
+    "APs": (slice(None), 1),
+    "APm": (slice(None), 2),
+    "APl": (slice(None), 3),
+}
 
 
 class BoundaryCOCOeval(COCOeval):
@@ -84,6 +91,7 @@ class InstanceEvaluator(DatasetEvaluator):
         dataset_ids: Mapping[int, int] | None = None,
         boundary_ratio: float = 0.02,
         backend: str = "auto",
+        max_detections: int = 100,
         output_dir: str | None = None,
     ) -> None:
         """Takes labels and classes.
@@ -95,13 +103,17 @@ class InstanceEvaluator(DatasetEvaluator):
             boundary_ratio: width of Boundary AP's boundary as a share of the image's diagonal.
             backend: of the mask AP: "pycocotools", "faster-coco-eval", or "auto": the latter where it is installed.
                 Boundary AP is always pycocotools'.
+            max_detections: detections of an image that count, of each class the highest-scoring ones. COCO's figures
+                are those at 100; images with more objects than that cannot reach full recall.
             output_dir: where ``coco_instances_results.json`` is written; None writes nothing.
 
         Raises:
-            ValueError: the backend is unknown, or the file has other categories.
+            ValueError: the backend is unknown, no detection may count, or the file has other categories.
             ImportError: the backend that was asked for is not installed.
         """
-        self.backend = pick_backend(backend)
+        if max_detections < 1:
+            raise ValueError(f"max_detections: expected at least 1, got {max_detections}.")
+        self.backend, self.max_detections = pick_backend(backend), max_detections
         self.class_names, self.boundary_ratio, self.output_dir = list(class_names), boundary_ratio, output_dir
         self.json_file = json_file
         with contextlib.redirect_stdout(io.StringIO()):
@@ -170,6 +182,8 @@ class InstanceEvaluator(DatasetEvaluator):
             os.makedirs(self.output_dir, exist_ok=True)
             with open(os.path.join(self.output_dir, "coco_instances_results.json"), "w") as f:
                 json.dump([_plain(r) for r in results], f)
+        if self.max_detections != 100:
+            logger.info("%d detections of an image count; COCO's own figures count 100.", self.max_detections)
         names = ("segm", "boundary", "bbox")
         return OrderedDict((name, self._figures(name, images, results)) for name in names)
 
@@ -178,15 +192,15 @@ class InstanceEvaluator(DatasetEvaluator):
             judge = self._judge(name, results)
             judge.params.imgIds = images
             judge.params.catIds = [self.ids[i] for i in range(len(self.ids))]
+            judge.params.maxDets = [self.max_detections]
             judge.evaluate()
             judge.accumulate()
-            judge.summarize()
-        figures = {k: _percent(v) for k, v in zip(FIGURES, judge.stats, strict=False)}
+        # [overlap, recall, category, size, detections]. Not COCO's own summary: it knows no limit but 100.
+        precision = judge.eval["precision"][..., 0]
+        figures = {key: _mean(precision[overlaps, :, :, size]) for key, (overlaps, size) in FIGURES.items()}
         order = {category: i for i, category in enumerate(judge.params.catIds)}
-        precision = judge.eval["precision"]  # [overlap, recall, category, size, detections]
         for i, class_name in enumerate(self.class_names):
-            values = precision[:, :, order[self.ids[i]], 0, -1]
-            figures[f"AP-{class_name}"] = 100 * float(values[values > -1].mean()) if (values > -1).any() else np.nan
+            figures[f"AP-{class_name}"] = _mean(precision[:, :, order[self.ids[i]], 0])
         return figures
 
     def _judge(self, name: str, results: list[dict[str, Any]]) -> Any:
@@ -237,5 +251,6 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: row[k] for k in ("image_id", "category_id", "score")}, "segmentation": encoded}
 
 
-def _percent(value: float) -> float:
-    return 100 * float(value) if value > -1 else float("nan")
+def _mean(precision: Any) -> float:
+    known = precision[precision > -1]  # -1: no label counts
+    return 100 * float(known.mean()) if known.size else float("nan")
