@@ -31,10 +31,11 @@ from .golden_solov2 import REPO
 from .miniatures import save_photo, write_coco
 
 SMALL = """
-_BASE_: {repo}/configs/nuclei/solov2_small.yaml
+_BASE_: {repo}/configs/nuclei/solov2_tiny.yaml
 DATASETS: {{ROOT: {root}, COCO_FOLDER: {{NAME: shapes, TRAIN_JSON: train.json, TRAIN_IMAGES: train, VAL_JSON: val.json,
   VAL_IMAGES: val}}, TRAIN: [shapes_train], TEST: [shapes_val]}}
 MODEL:
+  RESNETS: {{DEPTH: 18}}
   FPN: {{OUT_CHANNELS: 32}}
   SOLOV2: {{NUM_CLASSES: 2, CHANNELS: 32, NUM_CONVS: 1, MASK_CHANNELS: 32, KERNEL_CHANNELS: 32,
     NUM_GRIDS: [12, 10, 8, 6, 4], SCORE_THRESHOLD: 0.01}}

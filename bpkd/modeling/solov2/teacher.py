@@ -138,12 +138,14 @@ def build_instance_teacher_model(cfg: CfgNode) -> SOLOv2:
             only label maps know.
     """
     node = cfg.TEACHER
-    semantic = [key for key in ("EXPORTED", "CLASS_MAP", "OTHERS") if node[key]]
+    semantic = [key for key in ("EXPORTED", "CLASS_MAP", "OTHERS", "CACHE") if node[key]]
     if semantic:
         raise ValueError(
             f"TEACHER.{semantic[0]}: expected nothing for InstanceDistiller, which knows one teacher, with the "
             f"student's classes, from CONFIG_FILE and WEIGHTS; got {node[semantic[0]]!r}."
         )
+    if node.FAST != "off":
+        raise ValueError(f"TEACHER.FAST: expected off for InstanceDistiller, which has AMP alone, got {node.FAST!r}.")
     check_weights(node)
     teacher_cfg = load_teacher_cfg(cfg)
     if teacher_cfg.MODEL.META_ARCHITECTURE not in ("SOLOv2", "InstanceDistiller"):
