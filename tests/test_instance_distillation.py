@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,8 @@ def test_gradient_probe_measures_every_term(tmp_path: Path) -> None:
         (["MODEL.SOLOV2.NUM_GRIDS", [8, 8, 6, 4, 3]], "MODEL.SOLOV2.NUM_GRIDS: expected the same"),
         (["MODEL.SOLOV2.NUM_CLASSES", 3], "MODEL.SOLOV2.NUM_CLASSES: expected the same"),
         (["TEACHER.CLASS_MAP", [0, 1, 2, 3]], "TEACHER.CLASS_MAP: expected nothing for InstanceDistiller"),
+        (["TEACHER.CACHE", "logits"], "TEACHER.CACHE: expected nothing for InstanceDistiller"),
+        (["TEACHER.FAST", "auto"], "TEACHER.FAST: expected off for InstanceDistiller, which has AMP alone, got 'auto'"),
         (["TEACHER.WEIGHTS", ""], "TEACHER.WEIGHTS: expected a checkpoint"),
         (["MODEL.SOLOV2.MASK_CHANNELS", 64, NODE + "MASK_TERM", "mask_towers"], "expected towers of one width"),
     ],
@@ -301,8 +304,19 @@ def test_mistakes_are_named(opts: list[Any], message: str, tmp_path: Path) -> No
         wrapper(tmp_path, "CWD", *opts)
 
 
-def test_other_classes_are_refused(tmp_path: Path) -> None:
-    MetadataCatalog.get("kd_objects_train").set(thing_classes=["Cat ", "dog", "bird", "fish"])
+@pytest.mark.parametrize("read", [True, False])
+def test_other_classes_are_refused(read: bool, tmp_path: Path) -> None:
+    """Own data that nobody has read yet too."""
+    student = ["Cat ", "dog", "bird", "fish"]
+    MetadataCatalog.pop("kd_objects_train", None)
+    if read:
+        MetadataCatalog.get("kd_objects_train").set(thing_classes=student)
+    else:
+        file, ids = tmp_path / "coco.json", (4, 2, 9, 7)
+        order = sorted(range(4), key=lambda i: ids[i])
+        rows = [{"id": ids[i], "name": student[order.index(i)]} for i in range(4)]
+        file.write_text(json.dumps({"images": [], "annotations": [], "categories": rows}))
+        MetadataCatalog.get("kd_objects_train").set(json_file=str(file))
     teacher = save_teacher(tmp_path)
     data = torch.load(tmp_path / "teacher.pth", weights_only=True)
     for names, refused in ((["cat", "dog", "bird", "fish"], False), (["cat", "dog", "fish", "bird"], True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bpkd.convert import load_strict
+from bpkd.data.sets.coco import categories
 from bpkd.modeling.pixels import file_names, normalised, stack_padded
 from bpkd.modeling.teacher import AMP_DTYPES, check_class_names, check_weights, load_teacher_cfg
 from bpkd.structures import GridTargets, SOLOv2Outputs
@@ -180,5 +182,10 @@ def _check_fit(teacher: SOLOv2, student: SOLOv2, *, inputs: str) -> None:
 
 
 def _check_names(teacher_names: Sequence[str] | None, cfg: CfgNode) -> None:
-    own = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") if cfg.DATASETS.TRAIN else None
+    own = None
+    if cfg.DATASETS.TRAIN:
+        meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        own, file = meta.get("thing_classes"), Path(meta.get("json_file", ""))
+        if own is None and file.is_file():  # own data, which nobody has read yet
+            own = [name for _, name in sorted((categories(file) or {}).items())]
     check_class_names(teacher_names, own, advice="Train the teacher on the same classes.")
