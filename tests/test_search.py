@@ -19,10 +19,10 @@ TRIALS = "{KD: [{}, {WEIGHT: 3.0}], CWD: [{}, {WEIGHT: 2.0}]}"
 TEXT = f"config: {PAIR}\nopts: [SOLVER.MAX_ITER, 9]\ntrials: {TRIALS}\n"
 
 
-def finish(job: Job, miou: float) -> None:
+def finish(job: Job, score: float, *, names: tuple[str, str] = ("mIoU", "trimap_w3")) -> None:
     job.output.mkdir(parents=True, exist_ok=True)
     seed = int(job.name[-1])
-    metrics = {"mIoU": miou, "trimap_w3": miou / 2}
+    metrics = dict(zip(names, (score, score / 2), strict=True))
     facts: dict[str, Any] = dict.fromkeys(("dataset", "iterations", "commit", "versions", "hardware"), "x")
     facts["config"] = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts]).dump()
     (job.output / "run.json").write_text(json.dumps({"metrics": metrics, "seed": seed, **facts}))
@@ -70,6 +70,29 @@ def test_one_finalist_is_chosen_among_those_with_two_runs(tmp_path: Path, monkey
     rows = run_search(path, tmp_path / "out", finalists=1, opts=[], say=print)
     assert [row["candidate"] for row in rows if row["chosen"]] == [1, 1]
     assert [len(row["seeds"]) for row in rows] == [1, 2, 1, 2]
+
+
+def test_instances_are_judged_by_mask_ap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of another node goes by its full name."""
+    started: list[Job] = []
+
+    def run(jobs: list[Job], **_: Any) -> None:
+        started.extend(jobs)
+        for job in jobs:
+            finish(job, 20.0 + int(job.name.split("-")[1]), names=("AP", "boundary_AP"))
+
+    monkeypatch.setattr(search, "run_jobs", run)
+    pair = ROOT / "projects/BPKD/configs/nuclei/tiny__bpkd.yaml"
+    path = tmp_path / "search.yaml"
+    listed = "[{DISTILL.INSTANCE.MASK_WEIGHT: 1.0, WEIGHT: 1.0}, {DISTILL.INSTANCE.MASK_WEIGHT: 0.1, WEIGHT: 1.0}]"
+    path.write_text(f"config: {pair}\nopts: []\ntrials: {{CWD: {listed}}}\n")
+    rows = run_search(path, tmp_path / "out", finalists=1, opts=[], say=print)
+    assert [row["candidate"] for row in rows if row["chosen"]] == [1]
+    assert started[0].opts[4:] == ("DISTILL.INSTANCE.MASK_WEIGHT", "1.0", "DISTILL.CWD.WEIGHT", "1.0")
+    table = search_table(rows)
+    assert table.startswith("| method | settings | mask AP | Boundary AP | gradient of the terms / the task's |")
+    assert "| 21.00 / 21.00 | 10.50 / 10.50 |" in table
+    assert "| CWD | DISTILL.INSTANCE.MASK_WEIGHT | 1.0: 20.00 (1 runs); 0.1: 21.00 (1 runs) |" in main_effects(rows)
 
 
 @pytest.mark.parametrize(

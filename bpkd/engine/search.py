@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from bpkd.analysis.report import markdown
+from bpkd.analysis.task import INSTANCES, Task, label_maps, task_of
 from bpkd.modeling.distillation import check_method
 
 from .launch import load_config
@@ -25,7 +26,7 @@ RATIO = "gradient_ratio_kd_"
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: a distiller with some keys of its node changed."""
+    """One candidate: a distiller with some keys of its node changed, or of others by their full names."""
 
     method: str
     settings: tuple[tuple[str, Any], ...]
@@ -39,7 +40,7 @@ class Trial:
         """Returns the run of this candidate with a seed."""
         changes = ["SEED", str(seed), "DISTILL.METHOD", self.method, *opts]
         for key, value in self.settings:
-            changes += [f"DISTILL.{self.method}.{key}", str(value)]
+            changes += [key if "." in key else f"DISTILL.{self.method}.{key}", str(value)]
         name = f"{self.method}-{number}-seed{seed}"
         return Job(name, config_file, output / name, tuple(changes))
 
@@ -122,12 +123,13 @@ def run_search(
 def _score(job: Job) -> float:
     record = job.record
     assert record is not None  # run_jobs has raised otherwise
-    return float(record["metrics"]["mIoU"])
+    return float(record["metrics"][task_of([record]).score])
 
 
 def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[dict[str, Any]]:
-    """Returns a row per candidate; ``chosen`` marks each method's best mean mIoU among those that ran most often."""
+    """Returns a row per candidate; ``chosen`` marks each method's best mean score among those that ran most often."""
     found = []
+    task = task_of(r for _, jobs in runs.values() for r in (j.record for j in jobs) if r is not None)
     for (method, number), (trial, jobs) in runs.items():
         records = [r for r in (j.record for j in jobs) if r is not None]
         found.append(
@@ -138,22 +140,21 @@ def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[di
                 "text": trial.text,
                 "runs": [j.name for j in jobs],
                 "seeds": [r["seed"] for r in records],
-                "mIoU": [r["metrics"]["mIoU"] for r in records],
-                "trimap_w3": [r["metrics"]["trimap_w3"] for r in records],
+                **{key: [r["metrics"][key] for r in records] for key in task.tested},
                 "gradient_ratios": _ratios(jobs[0]),
                 **{k: records[0][k] for k in ("dataset", "iterations", "commit", "versions", "hardware")},
             }
         )
     for method in {row["method"] for row in found}:
         mine = [row for row in found if row["method"] == method]
-        best = max(mine, key=lambda row: (len(row["seeds"]), mean(row["mIoU"])))
+        best = max(mine, key=lambda row: (len(row["seeds"]), mean(row[task.score])))
         for row in mine:
             row["chosen"] = row is best
     return found
 
 
 def _ratios(job: Job) -> dict[str, float]:
-    """The terms' gradients at the logits over the cross entropy's, the median over the run."""
+    """The terms' gradients at what they compare over the task's, the median over the run."""
     found: dict[str, list[float]] = {}
     for line in (job.output / "metrics.json").read_text().splitlines():
         for name, value in json.loads(line).items():
@@ -164,24 +165,27 @@ def _ratios(job: Job) -> dict[str, float]:
 
 def search_table(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns the candidates as Markdown, the chosen ones in bold."""
-    lines = []
+    lines, task = [], _task(found)
     for row in found:
         name = f"**{row['text']}**" if row["chosen"] else row["text"]
-        scores = [" / ".join(f"{v:.2f}" for v in row[k]) for k in ("mIoU", "trimap_w3")]
+        scores = [" / ".join(f"{v:.2f}" for v in row[k]) for k in task.tested]
         ratios = ", ".join(f"{k} {v:.2g}" for k, v in row["gradient_ratios"].items())
         lines.append([row["method"], name, *scores, ratios])
-    return markdown(
-        ["method", "settings", "mIoU", "Trimap mIoU (w=3)", "gradient at the logits / cross entropy's"], lines
-    )
+    titles = [title for title, key, _ in task.columns if key in task.tested]
+    return markdown(["method", "settings", *titles, "gradient of the terms / the task's"], lines)
+
+
+def _task(found: Sequence[Mapping[str, Any]]) -> Task:
+    return INSTANCES if all(INSTANCES.score in row for row in found) else label_maps(3)
 
 
 def main_effects(found: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the mean mIoU of seed 0 at each level of each key as Markdown; "" where there is no such design.
+    """Returns the mean score of seed 0 at each level of each key as Markdown; "" where there is no such design.
 
     In an orthogonal array the levels of one key meet those of every other key equally often, so the means compare like
     with like. A table is returned for methods in which every candidate sets the same two or more keys.
     """
-    lines = []
+    lines, score = [], _task(found).score
     for method in dict.fromkeys(row["method"] for row in found):
         mine = [row for row in found if row["method"] == method]
         keys = list(mine[0]["settings"])
@@ -190,7 +194,7 @@ def main_effects(found: Sequence[Mapping[str, Any]]) -> str:
         for key in keys:
             levels: dict[Any, list[float]] = {}
             for row in mine:
-                levels.setdefault(row["settings"][key], []).append(row["mIoU"][0])
+                levels.setdefault(row["settings"][key], []).append(row[score][0])
             cells = [f"{level}: {mean(scores):.2f} ({len(scores)} runs)" for level, scores in levels.items()]
             lines.append([method, key, "; ".join(cells)])
-    return markdown(["method", "key", "mean mIoU at each level"], lines) if lines else ""
+    return markdown(["method", "key", f"mean {score} at each level"], lines) if lines else ""
