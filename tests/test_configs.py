@@ -125,7 +125,7 @@ class FakeObjects(FakeMetadata):
     thing_classes = ("a", "b")
 
 
-OBJECTS = ("coco", "nuclei")
+OBJECTS = ("coco", "nuclei", "procedural_objects")
 BUILT: dict[str, Any] = {}
 
 

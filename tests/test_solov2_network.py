@@ -184,7 +184,7 @@ def test_basic_blocks_cannot_be_deformable() -> None:
 
 FORWARDS = [
     ("light_r18", 7, (1, 3, 128, 160), 4, 8, 4),
-    pytest.param("x101_dcn", 8, (1, 3, 128, 128), 8, 16, 8, marks=pytest.mark.slow),
+    ("x101_dcn", 8, (1, 3, 128, 128), 8, 16, 8),
 ]
 
 

@@ -8,8 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from pycocotools import mask as rle
 
 from . import procedural
 from .files import IGNORE, DatasetError, label_table
@@ -27,17 +30,22 @@ def register_datasets(cfg: CfgNode) -> None:
     root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     for spec in (*published_sets(root), *_procedural(cfg.DATASETS.PROCEDURAL)):
         _register(spec)
+    _register_procedural_objects(cfg.DATASETS.PROCEDURAL)
     if cfg.DATASETS.FOLDER.NAME:
         _register_folder(cfg.DATASETS.FOLDER, root)
     if cfg.DATASETS.COCO_FOLDER.NAME:
         _register_coco_folder(cfg.DATASETS.COCO_FOLDER, root)
 
 
+def _fresh(name: str) -> Any:
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    return MetadataCatalog.get(name)
+
+
 def _register(spec: SemanticSet | InstanceSet) -> None:
-    if spec.name in DatasetCatalog.list():
-        DatasetCatalog.remove(spec.name)
-        MetadataCatalog.remove(spec.name)
-    metadata = MetadataCatalog.get(spec.name)
+    metadata = _fresh(spec.name)
     metadata.set(published=spec.published, **spec.more)
     if isinstance(spec, InstanceSet):
         DatasetCatalog.register(spec.name, partial(instance_items, spec))
@@ -54,6 +62,11 @@ def _register(spec: SemanticSet | InstanceSet) -> None:
     )
 
 
+def _scene_splits(node: CfgNode) -> tuple[tuple[str, int, int], ...]:
+    """(split, number of its first scene, number of scenes)."""
+    return (("train", 0, node.NUM_TRAIN), ("val", 1_000_000, node.NUM_VAL))
+
+
 def _procedural(node: CfgNode) -> list[SemanticSet]:
     height, width = node.SIZE
     return [
@@ -64,8 +77,20 @@ def _procedural(node: CfgNode) -> list[SemanticSet]:
             colors=procedural.COLORS,
             ids={},
         )
-        for split, count, first in (("train", node.NUM_TRAIN, 0), ("val", node.NUM_VAL, 1_000_000))
+        for split, first, count in _scene_splits(node)
     ]
+
+
+def _register_procedural_objects(node: CfgNode) -> None:
+    for split, first, count in _scene_splits(node):
+        metadata = _fresh(name := f"procedural_objects_{split}")
+        DatasetCatalog.register(name, partial(procedural_objects, node.SEED, first, count, *node.SIZE))
+        metadata.set(
+            thing_classes=list(procedural.CLASSES[procedural.POLE :]),
+            thing_colors=[tuple(c) for c in procedural.COLORS[procedural.POLE :]],
+            evaluator_type="coco",
+            published=None,
+        )
 
 
 def _register_coco_folder(node: CfgNode, root: Path) -> None:
@@ -133,6 +158,27 @@ def procedural_items(seed: int, first: int, count: int, height: int, width: int)
             "procedural": (seed, i, height, width),
         }
         for i in range(first, first + count)
+    ]
+
+
+def procedural_objects(seed: int, first: int, count: int, height: int, width: int) -> list[dict[str, Any]]:
+    """Lists the scenes of a split with their poles, fences and textured objects as run-length masks."""
+    return [
+        {**item, "image_id": number, "height": height, "width": width, "annotations": _drawn(item["procedural"])}
+        for number, item in enumerate(procedural_items(seed, first, count, height, width), start=first)
+    ]
+
+
+def _drawn(scene: tuple[int, int, int, int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "bbox": list(one.box),
+            "bbox_mode": BoxMode.XYXY_ABS,
+            "category_id": one.category - procedural.POLE,
+            "iscrowd": 0,
+            "segmentation": rle.encode(np.asfortranarray(one.mask.astype(np.uint8))),
+        }
+        for one in procedural.make_scene(*scene).instances
     ]
 
 

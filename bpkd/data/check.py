@@ -212,8 +212,8 @@ def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
 
 
 def _look_at_objects(item: dict[str, Any], mode: str) -> _Look:
-    name = item["file_name"]
-    if not os.path.isfile(name):
+    name, drawn = item["file_name"], "procedural" in item
+    if not drawn and not os.path.isfile(name):
         return _Look(f"{name}: missing")
     size: tuple[int, int] | None = None
     if mode == "full":
@@ -221,7 +221,7 @@ def _look_at_objects(item: dict[str, Any], mode: str) -> _Look:
             height, width = read_image(item).shape[:2]
         except DatasetError as error:
             return _Look(str(error))
-        if damage := _damage(name):
+        if damage := None if drawn else _damage(name):
             return _Look(damage)
         size = (height, width)
         if size != (item["height"], item["width"]):
