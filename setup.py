@@ -55,7 +55,7 @@ EXTENSIONS = [
     Extension(
         f"bpkd.functional.native._{level}",
         [f"{NATIVE}/{name}.cpp" for name in ("edges", "divergence", "segmentation")],
-        depends=[f"{NATIVE}/numbers.h"],
+        depends=[f"{NATIVE}/{name}.h" for name in ("numbers", "label_sets", "divergence")],
         extra_compile_args=[*FLAGS, *OPENMP, *flags],
         extra_link_args=OPENMP,
         language="c++",
