@@ -65,6 +65,19 @@ def test_edges_of_all_objects_without_weights(folder: Path) -> None:
     assert {plots.WRONG_EDGE, BODY} <= colors_of(out / "0_edges.png")
 
 
+def test_some_of_the_images_that_the_labels_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part, labels = folder / "part", ["--labels", str(folder / "val.json"), "--output", str(folder / "drawn")]
+    part.mkdir()
+    assert main(["--images", str(part), *labels]) == 1
+    assert "expected images that" in (told := capsys.readouterr().err)
+    assert "names (2, the first is 0.png), got none" in told
+    (folder / "val" / "1.png").rename(part / "1.png")
+    assert main(["--images", str(part), *labels]) == 0
+    assert [p.name for p in (folder / "drawn").iterdir()] == ["1_edges.png"]
+    assert main(["--images", str(folder / "val" / "0.png"), *labels]) == 0
+    assert {p.name for p in (folder / "drawn").iterdir()} == {"0_edges.png", "1_edges.png"}
+
+
 def test_levels_are_those_of_training(folder: Path) -> None:
     network = InstancePredictor(str(folder / "first" / "model_final.pth"))
     item = DatasetCatalog.get("shapes_val")[0]

@@ -10,7 +10,8 @@ Per image: NAME_edges.png (with labels), NAME_predictions.png (with weights; wit
 --config-file; KEY VALUE pairs at the end change it. Labels have the mask values of the data set, or any ids without
 weights.
 
-Objects: --labels is a file in COCO's format, and --images the folder that it names its images in. NAME_edges.png shows
+Objects: --labels is a file in COCO's format, and --images the folder that it names its images in, or a folder with some
+of them, or one of them. NAME_edges.png shows
 the edges of the objects that the first network learns at each level, without weights those of all; NAME_predictions.png
 every network's masks that score at least --score, coloured by the object they lie on.
 """
@@ -94,11 +95,27 @@ def of_objects(args: argparse.Namespace, networks: dict[str, Any]) -> bool:
     return named or objects
 
 
+def labelled(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns the dataset dicts of the images that are there.
+
+    Raises:
+        ValueError: none is.
+    """
+    folder = args.images.parent if args.images.is_file() else args.images
+    items: list[dict[str, Any]] = load_coco_json(str(args.labels), str(folder))
+    paths = [Path(item["file_name"]) for item in items]
+    wanted = {p for p in paths if p.is_file() and (folder == args.images or p.name == args.images.name)}
+    if not wanted:
+        first = f", the first is {paths[0].name}" if paths else ""
+        raise ValueError(
+            f"--images {args.images}: expected images that {args.labels} names ({len(paths)}{first}), got none."
+        )
+    return [item for item, path in zip(items, paths, strict=True) if path in wanted]
+
+
 def draw_objects(args: argparse.Namespace, networks: dict[str, InstancePredictor]) -> int:
     """Draws every image with objects; returns how many there were."""
-    items = load_coco_json(str(args.labels), str(args.images)) if args.labels else None
-    if items is None:
-        items = [{"file_name": str(p)} for p in list_images(args.images)]
+    items = labelled(args) if args.labels else [{"file_name": str(p)} for p in list_images(args.images)]
     for item in items:
         name = Path(item["file_name"]).stem
         image = np.ascontiguousarray(read_image(item)[..., ::-1])
