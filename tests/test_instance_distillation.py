@@ -283,7 +283,10 @@ def test_gradient_probe_measures_every_term(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (["DISTILL.METHOD", "IFVD"], "expected distillers of logits alone .* needs the feature 'decode'"),
+        (
+            ["DISTILL.METHOD", "IFVD"],
+            "expected distillers of logits alone .* got IFVD, which needs the feature 'decode'",
+        ),
         (["DISTILL.METHOD", "CIRKD"], "SOLOv2 is compared level by level, by KD, CWD"),
         (["DISTILL.METHOD", "SKDS"], "expected distillers of logits alone"),
         (["DISTILL.CWD.TAP", "decode"], "SOLOv2 is compared level by level"),
@@ -293,8 +296,12 @@ def test_gradient_probe_measures_every_term(tmp_path: Path) -> None:
         (["MODEL.SOLOV2.NUM_GRIDS", [8, 8, 6, 4, 3]], "MODEL.SOLOV2.NUM_GRIDS: expected the same"),
         (["MODEL.SOLOV2.NUM_CLASSES", 3], "MODEL.SOLOV2.NUM_CLASSES: expected the same"),
         (["TEACHER.CLASS_MAP", [0, 1, 2, 3]], "TEACHER.CLASS_MAP: expected nothing for InstanceDistiller"),
+        (
+            ["TEACHER.OPTS", ["MODEL.SOLOV2.NUM_CLASSES", "3"]],
+            "checkpoint has 4 classes, model has 3. Set MODEL.SOLOV2.NUM_CLASSES to 4",
+        ),
         (["TEACHER.CACHE", "logits"], "TEACHER.CACHE: expected nothing for InstanceDistiller"),
-        (["TEACHER.FAST", "auto"], "TEACHER.FAST: expected off for InstanceDistiller, which has AMP alone, got 'auto'"),
+        (["TEACHER.FAST", "auto"], "TEACHER.FAST: expected off for InstanceDistiller, got 'auto'. TEACHER.AMP bf16"),
         (["TEACHER.WEIGHTS", ""], "TEACHER.WEIGHTS: expected a checkpoint"),
         (["MODEL.SOLOV2.MASK_CHANNELS", 64, NODE + "MASK_TERM", "mask_towers"], "expected towers of one width"),
     ],

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Convert a checkpoint of OpenMMLab, torchvision, timm or HRNet's authors into ours, or ours into OpenMMLab's.
+"""Convert a checkpoint of others into ours, or ours into OpenMMLab's.
+
+--source says who wrote it; auto finds it out: mmseg (mmrazor's too), mmcls, mmdet (SOLOv2), solo (SOLOv2's authors),
+torchvision, timm, hrnet (HRNet's authors), bpkd.
 
 python tools/convert_checkpoint.py SRC DST --config-file configs/networks/pspnet_r101.yaml
 python tools/convert_checkpoint.py OURS DST --to mmseg --config-file configs/networks/pspnet_r18.yaml
@@ -34,8 +37,8 @@ from bpkd.modeling import build_student
 def main(argv: list[str] | None = None) -> int:
     """Converts; returns 1 after one line that says why not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("src", metavar="SRC")
-    parser.add_argument("dst", metavar="DST")
+    parser.add_argument("src", metavar="SRC", help="checkpoint to read")
+    parser.add_argument("dst", metavar="DST", help="file to write")
     parser.add_argument("--source", choices=SOURCES, default="auto", help="who wrote SRC")
     parser.add_argument("--to", choices=("bpkd", "mmseg"), default="bpkd", help="layout of DST")
     parser.add_argument("--config-file", help="of the network; not needed for a ResNet's or MobileNetV2's backbone")

@@ -33,6 +33,7 @@ from bpkd.analysis.plots import panels
 from bpkd.data.files import read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
 from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
+from bpkd.functional.edges import window_side
 from bpkd.metrics.folders import pair_files
 
 
@@ -49,7 +50,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", nargs="+", default=[], help="one for all checkpoints, or one each")
     parser.add_argument("--output", type=Path, default=Path("drawn"), help="folder")
     parser.add_argument("--width", type=int, default=3, help="half-width of the band whose errors are red")
-    parser.add_argument("--kernel-size", type=int, default=7, help="edge width in pixels, odd")
+    parser.add_argument(
+        "--kernel-size", type=int, help="edge width in pixels, odd (default: of the first checkpoint's config, else 7)"
+    )
     parser.add_argument("--strides", type=int, nargs="+", default=[4, 8, 16], help="levels to pool edges to")
     parser.add_argument("--ignore-index", type=int, default=255, help="without weights: label that does not count")
     parser.add_argument("--ignore-mode", choices=("opaque", "transparent"), default="opaque")
@@ -79,6 +82,15 @@ def load(args: argparse.Namespace) -> dict[str, Any]:
     if len({type(n) for n in networks.values()}) > 1:
         raise ValueError("--weights: expected networks of one task, got some for instances and some for label maps.")
     return networks
+
+
+def edge_width(networks: dict[str, Any]) -> int:
+    """Returns the side of the window that the first network's config has for BPKD's edges."""
+    first = next(iter(networks.values()), None)
+    if first is None:
+        return 7
+    node = first.cfg.DISTILL.BPKD
+    return window_side(node.KERNEL_SIZE, node.ITERATIONS)
 
 
 def of_objects(args: argparse.Namespace, networks: dict[str, Any]) -> bool:
@@ -173,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
         networks = load(args)
+        args.kernel_size = args.kernel_size or edge_width(networks)
         if of_objects(args, networks):
             count = draw_objects(args, networks)
             print(f"wrote {count} image{'s' * (count != 1)} to {args.output}")

@@ -109,7 +109,7 @@ def instance_panels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure, grid = picture_grid(len(rows), len(layers[0]), layers[0]["image"].shape[:2])
     for axes, found, row in zip(grid, layers, rows, strict=True):
         counts = [len(m) for m in (row.get("truth"), *row["predictions"].values()) if m is not None]
-        titles = ["image", *(f"{n}: {count}" for n, count in zip(list(found)[1:], counts, strict=True))]
+        titles = ["image", *(f"{n}: {count} objects" for n, count in zip(list(found)[1:], counts, strict=True))]
         for one, picture, title in zip(axes, found.values(), titles, strict=True):
             one.imshow(picture)
             one.set_title(title, fontsize=9)

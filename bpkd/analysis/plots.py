@@ -87,12 +87,15 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
         x = [r["iteration"] for r in rows]
         color = COLORS.get(method)
         named = next((found for found in TASK_LOSSES if rows and found[0][0] in rows[0]), named)
-        axes[0].plot(x, [sum(r[k] for k in named[0]) for r in rows], label=display_name(method), color=color)
+        point = "o" if len(rows) == 1 else ""  # a run that logged once has no line
+        losses = [sum(r[k] for k in named[0]) for r in rows]
+        axes[0].plot(x, losses, marker=point, label=display_name(method), color=color)
         for style, name in zip(("-", "--", ":", "-."), _terms(rows), strict=False):
             term = name.removeprefix("loss_kd_")
             words = display_name(method)
             label = words if term == method.removesuffix(EQUAL_TIME).lower() else f"{words} {term}"
-            axes[1].plot(x, [r.get(name, float("nan")) for r in rows], style, color=color, label=label)
+            y = [r.get(name, float("nan")) for r in rows]
+            axes[1].plot(x, y, style, marker=point, color=color, label=label)
         if measured:
             x = [r["iteration"] for r in scores[method]]
             y = [r[VAL_MIOU] if VAL_MIOU in r else r[VAL_AP] for r in scores[method]]

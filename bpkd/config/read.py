@@ -37,16 +37,17 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{source}: expected a YAML file, got {path!r}; configs/ and projects/ hold some.")
-    cfg = get_bpkd_cfg()
+    cfg, place = get_bpkd_cfg(), f"{source} {path}"
     try:
         loaded = cfg.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")
         _file_floats(cfg, loaded)
         cfg.merge_from_other_cfg(CfgNode(loaded))
+        place = f"KEY VALUE pairs over {place}"
         cfg.merge_from_list(_option_floats(cfg, opts))
     except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"{source} {path}: {_explained(cfg, str(error))}") from error
+        raise ValueError(f"{place}: {_explained(cfg, str(error))}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{source} {path}: expected YAML, got {error}") from error
     except OSError as error:
@@ -83,8 +84,9 @@ def _explained(cfg: CfgNode, message: str) -> str:
     if found is None:
         return message
     node: Any = cfg
-    for part in found[1].split(".")[:-1]:
-        node = node.get(part) if isinstance(node, CfgNode) else None
-    known = ", ".join(sorted(node)) if isinstance(node, CfgNode) else ""
+    for part in found[1].split("."):
+        if not isinstance(node.get(part), CfgNode):
+            break
+        node = node[part]
     text = message.strip("\"'")
-    return f"{text}. Known keys there: {known}." if known else text
+    return f"{text}. Known keys there: {', '.join(sorted(node))}."

@@ -14,6 +14,7 @@ DATASETS = {
     21: ("Pascal VOC", "background"),
     59: ("Pascal-Context-59", "aeroplane"),
     60: ("Pascal-Context-60", "background"),
+    80: ("COCO", "person"),
     150: ("ADE20K", "wall"),
     171: ("COCO-Stuff", "person"),
 }
@@ -65,6 +66,7 @@ def traits(shapes: Shapes) -> dict[str, Any]:
     backbone = _marked(shapes, "backbone.", BACKBONES)
     head = _marked(shapes, "decode_head.", HEADS)
     classifier, auxiliary = (shapes.get(f"{part}_head.conv_seg.weight") for part in ("decode", "auxiliary"))
+    objects = shapes.get("ins_head.cate_pred.weight")
     return {
         "backbone": backbone,
         "stem": _stem(shapes) if backbone == "ResNet" else None,
@@ -74,7 +76,8 @@ def traits(shapes: Shapes) -> dict[str, Any]:
         "mobilenet": (shapes.get("backbone.conv1.conv.weight") or (None,))[0] if backbone == "MobileNetV2" else None,
         "head": head,
         "channels": classifier[1] if classifier else None,
-        "classes": classifier[0] if classifier else None,
+        "classes": next((found[0] for found in (classifier, objects) if found), None),
+        "class_key": f"MODEL.{'SOLOV2' if objects else 'SEM_SEG_HEAD'}.NUM_CLASSES",
         "auxiliary": (auxiliary is not None) if classifier else None,
         "auxiliary_channels": auxiliary[1] if auxiliary else None,
     }
@@ -85,7 +88,7 @@ def class_sentence(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Se
     got, wanted = theirs["classes"], ours["classes"]
     return (
         f"checkpoint has {got} classes{_dataset(got, names)}, model has {wanted}{_dataset(wanted)}. Set "
-        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES to {got}, or use weights for {wanted} classes"
+        f"{ours['class_key']} to {got}, or use weights for {wanted} classes"
     )
 
 

@@ -182,13 +182,13 @@ def check_fit(
         return
     file, network = ({prefix + k: tuple(v.shape) for k, v in side.items()} for side in (state, expected))
     theirs, ours = traits(file), traits(network)
-    only_classifier = all(k.endswith(("conv_seg.weight", "conv_seg.bias")) for k in wrong)
+    only_classifier = all(k.rpartition(".")[0].endswith(("conv_seg", "cate_pred")) for k in wrong)
     if not missing and not unexpected and only_classifier and theirs["classes"] != ours["classes"]:
         raise CheckpointError(f"{where}: {class_sentence(theirs, ours, classes)}.")
     parts = _differences(missing, unexpected, {k: (state[k], expected[k]) for k in wrong})
     causes = likely_causes(file, network, classes)
     advice = f"Likely cause: {'; '.join(causes)}." if causes else (
-        "Use the config that the weights were trained with (architecture, depth, stem, width, auxiliary head)."
+        "Use the config that the weights were trained with (architecture, depth, stem, width, heads)."
     )  # fmt: skip
     raise CheckpointError(f"{where} does not fit the network. {advice} In detail: {'; '.join(parts)}.")
 

@@ -152,5 +152,5 @@ def with_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, given: Ma
         ValueError: the preset is unknown.
     """
     if preset not in presets:
-        raise ValueError(f"preset: expected one of {sorted(presets)}, got {preset!r}.")
+        raise ValueError(f"preset (DISTILL.<METHOD>.PRESET): expected one of {sorted(presets)}, got {preset!r}.")
     return {k: presets[preset][k] if v in (-1, "") else v for k, v in given.items()}

@@ -39,8 +39,8 @@ class LevelDistiller(nn.Module):
         if features or distiller.own_terms:
             what = f"the feature {features[0]!r}" if features else "a critic"
             raise ValueError(
-                f"DISTILL.METHOD: expected distillers of logits alone for the levels of a pyramid, got one that needs "
-                f"{what}. Use KD, CWD (with TAP logits) or BPKD."
+                "DISTILL.METHOD: expected distillers of logits alone for the levels of a pyramid, got "
+                f"{type(distiller).__name__}, which needs {what}. Use KD, CWD (with TAP logits) or BPKD."
             )
         self.distiller, self.name, self.weight = distiller, name, weight
         self.taps = {f"{name}_{term}": compares for term in distiller.taps}

@@ -22,7 +22,13 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
-from bpkd.modeling import build_instance_teacher_model, build_student, build_teacher_model, predicts_instances
+from bpkd.modeling import (
+    build_instance_teacher_model,
+    build_student,
+    build_teacher_model,
+    predicts_instances,
+    student_architecture,
+)
 
 from .evaluate import evaluate
 from .record import origin, peak_memory, run_record, write_record
@@ -100,7 +106,9 @@ def check_classes(cfg: CfgNode) -> None:
         meta = MetadataCatalog.get(name)
         if (meta.get("evaluator_type") == "coco") != objects:
             have, need = ("label maps", "objects") if objects else ("objects", "label maps")
-            raise ValueError(f"DATASETS: {name} holds {have}; {cfg.MODEL.META_ARCHITECTURE} needs {need}.")
+            network = student_architecture(cfg)
+            key = "MODEL.META_ARCHITECTURE" if network == cfg.MODEL.META_ARCHITECTURE else "DISTILL.STUDENT"
+            raise ValueError(f"DATASETS: {name} holds {have}; {key} {network} needs {need}.")
         names = meta.get("thing_classes" if objects else "stuff_classes", ())
         if names and len(names) != wanted:
             raise ValueError(

@@ -111,9 +111,10 @@ class DistillationTrainer(DefaultTrainer):
         parameters = sum(p.numel() for p in student_of(model).parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
         distiller: nn.Module | None = getattr(model, "distiller", None)
-        for part in () if distiller is None else distiller.modules():
-            if part is distiller or isinstance(part, Distiller):  # those inside a combination too
-                logger.info("%s: weights and options of the terms: %s", type(part).__name__, settings(part))
+        for name, part in distiller.named_modules() if distiller is not None else ():
+            if not name or isinstance(part, Distiller):  # those inside a combination too
+                kind = type(part).__name__ + (f" ({name})" if name else "")
+                logger.info("%s: weights and options of the terms: %s", kind, settings(part))
         return model
 
     @classmethod

@@ -147,7 +147,10 @@ def build_instance_teacher_model(cfg: CfgNode) -> SOLOv2:
             f"student's classes, from CONFIG_FILE and WEIGHTS; got {node[semantic[0]]!r}."
         )
     if node.FAST != "off":
-        raise ValueError(f"TEACHER.FAST: expected off for InstanceDistiller, which has AMP alone, got {node.FAST!r}.")
+        raise ValueError(
+            f"TEACHER.FAST: expected off for InstanceDistiller, got {node.FAST!r}. TEACHER.AMP bf16 or fp16 is what "
+            "makes its teacher faster."
+        )
     check_weights(node)
     teacher_cfg = load_teacher_cfg(cfg)
     if teacher_cfg.MODEL.META_ARCHITECTURE not in ("SOLOv2", "InstanceDistiller"):
