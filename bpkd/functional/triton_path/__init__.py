@@ -40,6 +40,8 @@ def obstacle(*tensors: Tensor) -> str:
 
     On the CPU they run interpreted, where the path was asked for by name.
     """
+    if torch.compiler.is_compiling():
+        return "a compiler is tracing"
     cuda = all(x.is_cuda for x in tensors)
     if not cuda and paths.asked_path() != "triton":
         return "it runs on CUDA alone"

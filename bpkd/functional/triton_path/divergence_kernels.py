@@ -9,8 +9,6 @@ In all kernels an integer argument that is 1 arrives as a constant: no method of
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -27,7 +25,7 @@ AFRESH = tl.constexpr(2)
 
 
 @triton.jit
-def block_sums(t: Any, s: Any, ok: Any, axis: tl.constexpr) -> Any:
+def block_sums(t: tl.tensor, s: tl.tensor, ok: tl.tensor, axis: tl.constexpr) -> tuple[tl.tensor, ...]:
     """Maxima, sums of exponentials and cross sum of one block, the axis kept."""
     m_t = tl.max(tl.where(ok, t, -float("inf")), axis, keep_dims=True)
     m_s = tl.max(tl.where(ok, s, -float("inf")), axis, keep_dims=True)
@@ -40,7 +38,18 @@ def block_sums(t: Any, s: Any, ok: Any, axis: tl.constexpr) -> Any:
 
 
 @triton.jit
-def joined_sums(m_t: Any, m_s: Any, d_t: Any, d_s: Any, x: Any, n_t: Any, n_s: Any, e_t: Any, e_s: Any, y: Any) -> Any:
+def joined_sums(
+    m_t: tl.tensor,
+    m_s: tl.tensor,
+    d_t: tl.tensor,
+    d_s: tl.tensor,
+    x: tl.tensor,
+    n_t: tl.tensor,
+    n_s: tl.tensor,
+    e_t: tl.tensor,
+    e_s: tl.tensor,
+    y: tl.tensor,
+) -> tuple[tl.tensor, ...]:
     """The sums of two parts, each relative to its own maxima, relative to the common ones."""
     t, s = tl.maximum(m_t, n_t), tl.maximum(m_s, n_s)
     a, b = m_t - t, n_t - t
@@ -50,20 +59,20 @@ def joined_sums(m_t: Any, m_s: Any, d_t: Any, d_s: Any, x: Any, n_t: Any, n_s: A
 
 
 @triton.jit
-def divergence(d_t: Any, d_s: Any, x: Any) -> Any:
+def divergence(d_t: tl.tensor, d_s: tl.tensor, x: tl.tensor) -> tl.tensor:
     """KL of the teacher from the student by these sums."""
     return x / d_t + tl.log(d_s / d_t)
 
 
 @triton.jit
 def total_kernel(
-    values: Any,  # [total] float32
-    first: Any,  # scalar float32, out: factor times the sum of values[:split]
-    second: Any,  # of the others
-    split: Any,
-    total: Any,
-    first_factor: Any,
-    second_factor: Any,
+    values: tl.tensor,  # [total] float32
+    first: tl.tensor,  # scalar float32, out: factor times the sum of values[:split]
+    second: tl.tensor,  # of the others
+    split: tl.tensor,
+    total: tl.tensor,
+    first_factor: tl.tensor,
+    second_factor: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
     """Two programs, one per loss; one where there is one loss."""

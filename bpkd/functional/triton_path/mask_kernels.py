@@ -6,8 +6,6 @@ cells: words -> OR over ``side`` rows, dropped where one label is all there is, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -16,13 +14,13 @@ GROUP = tl.constexpr(30)  # classes per int32 word; the next bit stands for ever
 
 @triton.jit
 def columns_kernel(
-    labels: Any,  # [N H, W] integers
-    words: Any,  # [groups, N H, W] int32, out
-    H: Any,  # rows of all images
-    W: Any,
-    side: Any,
-    classes: Any,
-    ignored: Any,
+    labels: tl.tensor,  # [N H, W] integers
+    words: tl.tensor,  # [groups, N H, W] int32, out
+    H: tl.tensor,  # rows of all images
+    W: tl.tensor,
+    side: tl.tensor,
+    classes: tl.tensor,
+    ignored: tl.tensor,
     TRANSPARENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
@@ -48,18 +46,18 @@ def columns_kernel(
 
 @triton.jit
 def _edge_bits(
-    words: Any,
-    labels: Any,
-    n: Any,
-    y: Any,
-    x: Any,
-    ok: Any,
-    H: Any,
-    W: Any,
-    side: Any,
-    ignored: Any,
+    words: tl.tensor,
+    labels: tl.tensor,
+    n: tl.tensor,
+    y: tl.tensor,
+    x: tl.tensor,
+    ok: tl.tensor,
+    H: tl.tensor,
+    W: tl.tensor,
+    side: tl.tensor,
+    ignored: tl.tensor,
     TRANSPARENT: tl.constexpr,
-) -> Any:
+) -> tl.tensor:
     """The sets of the windows around the pixels (y, x) of image n, empty where they hold one label."""
     found = tl.zeros(x.shape, tl.int32)
     for d in range(side):
@@ -75,17 +73,17 @@ def _edge_bits(
 
 @triton.jit
 def cells_kernel(
-    words: Any,  # [groups, N, H, W] int32
-    labels: Any,  # [N, H, W] integers
-    out: Any,  # [N, K, h, w] float32, out: every element
-    N: Any,
-    H: Any,
-    W: Any,
-    h: Any,
-    w: Any,
-    classes: Any,
-    side: Any,
-    ignored: Any,
+    words: tl.tensor,  # [groups, N, H, W] int32
+    labels: tl.tensor,  # [N, H, W] integers
+    out: tl.tensor,  # [N, K, h, w] float32, out: every element
+    N: tl.tensor,
+    H: tl.tensor,
+    W: tl.tensor,
+    h: tl.tensor,
+    w: tl.tensor,
+    classes: tl.tensor,
+    side: tl.tensor,
+    ignored: tl.tensor,
     TRANSPARENT: tl.constexpr,
     PIXELS: tl.constexpr,  # columns of the widest cell, a power of two
     BLOCK: tl.constexpr,

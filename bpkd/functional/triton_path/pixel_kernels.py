@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -11,23 +9,25 @@ from .divergence_kernels import AFRESH, FORWARD, block_sums, divergence, joined_
 
 
 @triton.jit
-def _pixel_block(student: Any, teacher: Any, at: Any, ok: Any, scale: Any) -> Any:
+def _pixel_block(
+    student: tl.tensor, teacher: tl.tensor, at: tl.tensor, ok: tl.tensor, scale: tl.tensor
+) -> tuple[tl.tensor, ...]:
     t = tl.load(teacher + at, mask=ok, other=0.0).to(tl.float32) * scale
     return t, tl.load(student + at, mask=ok, other=0.0).to(tl.float32) * scale
 
 
 @triton.jit
 def _pixels(
-    student: Any,
-    teacher: Any,
-    valid: Any,
-    count: Any,
-    gradient: Any,
-    values: Any,
-    P: Any,
-    C: Any,
-    scale: Any,
-    factor: Any,
+    student: tl.tensor,
+    teacher: tl.tensor,
+    valid: tl.tensor,
+    count: tl.tensor,
+    gradient: tl.tensor,
+    values: tl.tensor,
+    P: tl.tensor,
+    C: tl.tensor,
+    scale: tl.tensor,
+    factor: tl.tensor,
     VALUE: tl.constexpr,
     CLASSES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -68,17 +68,17 @@ def _pixels(
 
 @triton.jit
 def pixels_kernel(
-    student: Any,  # [N, C, P]
-    teacher: Any,  # [N, C, P]
-    valid: Any,  # [N, P] float32, or None
-    count: Any,  # scalar float32, the sum of valid, at least 1, or None
-    gradient: Any,  # [N, C, P] out, or None
-    values: Any,  # [N, programs per image] float32, out
-    upstream: Any,  # scalar that backward was given, or None
-    P: Any,
-    C: Any,
-    scale: Any,  # 1 / T
-    factor: Any,  # of the gradient, 1 / T in it
+    student: tl.tensor,  # [N, C, P]
+    teacher: tl.tensor,  # [N, C, P]
+    valid: tl.tensor,  # [N, P] float32, or None
+    count: tl.tensor,  # scalar float32, the sum of valid, at least 1, or None
+    gradient: tl.tensor,  # [N, C, P] out, or None
+    values: tl.tensor,  # [N, programs per image] float32, out
+    upstream: tl.tensor,  # scalar that backward was given, or None
+    P: tl.tensor,
+    C: tl.tensor,
+    scale: tl.tensor,  # 1 / T
+    factor: tl.tensor,  # of the gradient, 1 / T in it
     PURPOSE: tl.constexpr,
     CLASSES: tl.constexpr,
     BLOCK: tl.constexpr,

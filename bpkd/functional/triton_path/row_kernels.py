@@ -7,8 +7,6 @@ rows: per row: both softmaxes over the cells, divergence, the whole gradient, th
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -16,7 +14,7 @@ from .divergence_kernels import AFRESH, FORWARD, HARD, NO_EDGES, NONE, SOFT, blo
 
 
 @triton.jit
-def count_kernel(mask: Any, cells: Any, P: Any, BLOCK: tl.constexpr) -> None:
+def count_kernel(mask: tl.tensor, cells: tl.tensor, P: tl.tensor, BLOCK: tl.constexpr) -> None:
     """Mask [N C, P] float32 -> cells [N C] int32; one program per row."""
     row = tl.program_id(0)
     count = tl.zeros([BLOCK], tl.int32)
@@ -28,16 +26,16 @@ def count_kernel(mask: Any, cells: Any, P: Any, BLOCK: tl.constexpr) -> None:
 
 @triton.jit
 def edge_kernel(
-    student: Any,  # [N, C, P]
-    teacher: Any,  # [N, C, P]
-    mask: Any,  # [N, C, P] float32
-    cells: Any,  # [N, C] int32
-    alpha: Any,  # [C] float32
-    found: Any,  # [N, 5, P] float32, out: weight, maxima and sums of teacher and student
-    values: Any,  # [N, programs per image] float32, out
-    P: Any,
-    C: Any,
-    scale: Any,  # 1 / T
+    student: tl.tensor,  # [N, C, P]
+    teacher: tl.tensor,  # [N, C, P]
+    mask: tl.tensor,  # [N, C, P] float32
+    cells: tl.tensor,  # [N, C] int32
+    alpha: tl.tensor,  # [C] float32
+    found: tl.tensor,  # [N, 5, P] float32, out: weight, maxima and sums of teacher and student
+    values: tl.tensor,  # [N, programs per image] float32, out
+    P: tl.tensor,
+    C: tl.tensor,
+    scale: tl.tensor,  # 1 / T
     PRE: tl.constexpr,
     PER_CLASS: tl.constexpr,  # divide by the sum of alpha over the classes that have an edge
     BLOCK: tl.constexpr,
@@ -91,8 +89,15 @@ def edge_kernel(
 
 @triton.jit
 def _row_block(
-    student: Any, teacher: Any, mask: Any, at: Any, ok: Any, count: Any, scale: Any, PRE: tl.constexpr
-) -> Any:
+    student: tl.tensor,
+    teacher: tl.tensor,
+    mask: tl.tensor,
+    at: tl.tensor,
+    ok: tl.tensor,
+    count: tl.tensor,
+    scale: tl.tensor,
+    PRE: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
     """Logits over T, mask and the body's filter of one block of a row."""
     t = tl.load(teacher + at, mask=ok, other=0.0).to(tl.float32) * scale
     s = tl.load(student + at, mask=ok, other=0.0).to(tl.float32) * scale
@@ -107,7 +112,9 @@ def _row_block(
 
 
 @triton.jit
-def _edge_gradient(t: Any, s: Any, m: Any, found: Any, p: Any, P: Any, PRE: tl.constexpr) -> Any:
+def _edge_gradient(
+    t: tl.tensor, s: tl.tensor, m: tl.tensor, found: tl.tensor, p: tl.tensor, P: tl.tensor, PRE: tl.constexpr
+) -> tl.tensor:
     """Weight times (q - p) times the filter at one class's cells; ``found`` is the image's."""
     on = (p < P) & ((m > 0) | (PRE == NONE))
     filtered = tl.zeros_like(t) + 1.0
@@ -123,18 +130,18 @@ def _edge_gradient(t: Any, s: Any, m: Any, found: Any, p: Any, P: Any, PRE: tl.c
 
 @triton.jit
 def _row(
-    student: Any,
-    teacher: Any,
-    mask: Any,
-    cells: Any,
-    found: Any,
-    gradient: Any,
-    values: Any,
-    P: Any,
-    C: Any,
-    scale: Any,
-    edge_factor: Any,
-    body_factor: Any,
+    student: tl.tensor,
+    teacher: tl.tensor,
+    mask: tl.tensor,
+    cells: tl.tensor,
+    found: tl.tensor,
+    gradient: tl.tensor,
+    values: tl.tensor,
+    P: tl.tensor,
+    C: tl.tensor,
+    scale: tl.tensor,
+    edge_factor: tl.tensor,
+    body_factor: tl.tensor,
     PRE: tl.constexpr,
     VALUE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -172,20 +179,20 @@ def _row(
 
 @triton.jit
 def rows_kernel(
-    student: Any,  # [N, C, P]
-    teacher: Any,  # [N, C, P]
-    mask: Any,  # [N, C, P] float32; None: channel-wise distillation
-    cells: Any,  # [N, C] int32, or None
-    found: Any,  # [N, 5, P] float32, of edge_kernel, or None
-    gradient: Any,  # [N, C, P] out, or None
-    values: Any,  # [N C] float32, out
-    edge_upstream: Any,  # scalars that backward was given, or None
-    body_upstream: Any,
-    P: Any,
-    C: Any,
-    scale: Any,  # 1 / T
-    edge_factor: Any,  # of the gradient's two parts, 1 / T in them
-    body_factor: Any,
+    student: tl.tensor,  # [N, C, P]
+    teacher: tl.tensor,  # [N, C, P]
+    mask: tl.tensor,  # [N, C, P] float32; None: channel-wise distillation
+    cells: tl.tensor,  # [N, C] int32, or None
+    found: tl.tensor,  # [N, 5, P] float32, of edge_kernel, or None
+    gradient: tl.tensor,  # [N, C, P] out, or None
+    values: tl.tensor,  # [N C] float32, out
+    edge_upstream: tl.tensor,  # scalars that backward was given, or None
+    body_upstream: tl.tensor,
+    P: tl.tensor,
+    C: tl.tensor,
+    scale: tl.tensor,  # 1 / T
+    edge_factor: tl.tensor,  # of the gradient's two parts, 1 / T in them
+    body_factor: tl.tensor,
     PRE: tl.constexpr,
     PURPOSE: tl.constexpr,
     BLOCK: tl.constexpr,

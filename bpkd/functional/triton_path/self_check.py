@@ -85,8 +85,9 @@ def _losses(function: str) -> Callable[[Sequence[int], torch.dtype, torch.device
         student = (teacher + torch.randn(*shape, generator=g)).to(device, dtype).requires_grad_()
         teacher = teacher.to(device, dtype)
         terms = _terms(function, student, teacher)
-        (plain,) = torch.autograd.grad(sum(terms), student, retain_graph=True)
-        (scaled,) = torch.autograd.grad(sum((i + 2) * t for i, t in enumerate(terms)), student)
+        together = torch.stack(terms)
+        (plain,) = torch.autograd.grad(together.sum(), student, retain_graph=True)
+        (scaled,) = torch.autograd.grad(together @ torch.arange(2.0, 2 + len(terms), device=device), student)
         return [*(t.detach() for t in terms), plain, scaled]
 
     return run
