@@ -36,7 +36,7 @@ def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -
     set_path(None)
     assert paths.asked_path() == "eager"
     monkeypatch.setenv(paths.VARIABLE, "fast")
-    with pytest.raises(ValueError, match="BPKD_PATH: expected one of auto, eager, compiled, cpp, got 'fast'"):
+    with pytest.raises(ValueError, match="BPKD_PATH: expected one of auto, eager, compiled, cpp, triton, got 'fast'"):
         paths.asked_path()
     with pytest.raises(ValueError, match="path: expected one of"):
         set_path("gpu")

@@ -73,17 +73,25 @@ def boundary_kd(
             f"{tuple(edge_mask.shape)}. Give class_edge_mask the logits' size and number of classes."
         )
     with torch.autocast(student_logits.device.type, enabled=False):
-        student, teacher = check_pair(student_logits, teacher_logits)
+        check_pair(student_logits, teacher_logits)
         # What instances need is not fused.
-        plain = valid is None and not independent and normalizer != "weights" and edge_mask.shape[1] == student.shape[1]
-        path = chosen_path("boundary_kd", student, teacher) if plain else "eager"
+        dense = edge_mask.shape[1] == student_logits.shape[1]
+        plain = dense and valid is None and not independent and normalizer != "weights"
+        path = chosen_path("boundary_kd", student_logits, teacher_logits) if plain else "eager"
+        if path == "triton":
+            from .triton_path import losses
+
+            alpha = _class_weights(class_weight, student_logits).contiguous()
+            options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer == "classes")
+            mask = _dense(edge_mask, student_logits.device)
+            return losses.boundary_kd(student_logits, teacher_logits, mask, options, weights=weights)
+        student, teacher = student_logits.float(), teacher_logits.detach().float()
         if path == "cpp":
             rows = edge_mask if isinstance(edge_mask, EdgeRows) else EdgeRows.of(edge_mask)
             alpha = _class_weights(class_weight, student).contiguous()
             options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer == "classes")
             return fused.boundary_kd(student, teacher, rows, options, weights=weights)
-        dense = edge_mask.dense() if isinstance(edge_mask, EdgeRows) else edge_mask
-        mask = dense.to(student.device, torch.float32)
+        mask = _dense(edge_mask, student.device)
         alpha = _class_weights(class_weight, mask)
         on_edge, on_body = _filters(mask, pre_mask, 1.0 if valid is None else valid.to(mask))
         filtered = (_filtered(student, on_edge), _filtered(teacher, on_edge))
@@ -91,6 +99,12 @@ def boundary_kd(
         edge = _edge_sum(per_position, mask, alpha, normalizer) * temperature**2
         body = channel_kd(_filtered(student, on_body), _filtered(teacher, on_body), temperature)
     return weights[0] * edge, weights[1] * body
+
+
+def _dense(edge_mask: Tensor | EdgeRows, device: torch.device) -> Tensor:
+    """Returns the mask as a float32 map on the logits' device."""
+    dense = edge_mask.dense(device) if isinstance(edge_mask, EdgeRows) else edge_mask
+    return dense.to(device, torch.float32)
 
 
 def _filters(mask: Tensor, pre_mask: str, valid: Tensor | float) -> tuple[Tensor | None, Tensor | None]:
@@ -108,6 +122,8 @@ def _filtered(logits: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def _class_weights(class_weight: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    if isinstance(class_weight, (int, float)):  # filled on the device: a copy to a GPU would wait for it
+        return torch.full((like.shape[1],), float(class_weight), device=like.device)
     alpha = torch.as_tensor(class_weight, dtype=torch.float32, device=like.device).flatten()
     if alpha.numel() not in (1, like.shape[1]):
         raise ValueError(f"class_weight: expected one number or {like.shape[1]} (one per class), got {alpha.numel()}.")

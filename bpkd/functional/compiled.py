@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .paths import first_line
 
 logger = logging.getLogger(__name__)
 _broken: list[str] = []  # why the compiler does not work here
@@ -39,10 +40,6 @@ def divergence(student: Tensor, teacher: Tensor, dim: int) -> Tensor | None:
     try:
         return _compiled()(student, teacher, dim)
     except Exception as error:  # noqa: BLE001 - whatever a compiler's tool chain raises
-        _broken.append(f"torch.compile failed here ({_first_line(error)})")
+        _broken.append(f"torch.compile failed here ({first_line(error)})")
         logger.warning("%s; the eager form runs.", _broken[0])
         return None
-
-
-def _first_line(error: Any) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

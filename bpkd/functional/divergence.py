@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import compiled, fused, paths
+from . import compiled, fused, paths, triton_path
 
 
-def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns both [N, C, h, w] maps in float32, the teacher detached.
+def check_pair(student: Tensor, teacher: Tensor) -> None:
+    """Looks at the shapes of two [N, C, h, w] maps.
 
     Raises:
         ValueError: shapes differ, or are not four-dimensional.
@@ -23,13 +23,16 @@ def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"expected student and teacher of one shape [N, C, h, w], got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}. Match sizes and channels first (bpkd.distillers.adapters)."
         )
-    return student.float(), teacher.detach().float()
 
 
 def chosen_path(function: str, student: Tensor, teacher: Tensor) -> str:
-    """Returns the path of a loss on two maps: "cpp" on the CPU where the extension is built, else "eager"."""
-    obstacles = {"cpp": fused.obstacle(student, teacher), "compiled": compiled.obstacle()}
-    return paths.choose(function, student.device, obstacles, auto=("cpp",))
+    """Returns the path of a loss on two maps of one shape."""
+    obstacles = {
+        "cpp": fused.obstacle(student, teacher),
+        "triton": triton_path.map_obstacle(student, teacher),
+        "compiled": compiled.obstacle(),
+    }
+    return paths.choose(function, student.device, obstacles, auto=("cpp", "triton"))
 
 
 class _Divergence(torch.autograd.Function):
@@ -119,8 +122,13 @@ def pixel_kd(
         Hinton et al. 2015, per pixel; the normaliser is CIRKD's (CVPR 2022, eq. 1).
     """
     with torch.autocast(student.device.type, enabled=False):
-        s, t = check_pair(student, teacher)
-        path = "eager" if independent else chosen_path("pixel_kd", s, t)
+        check_pair(student, teacher)
+        path = "eager" if independent else chosen_path("pixel_kd", student, teacher)
+        if path == "triton":
+            from .triton_path import losses
+
+            return losses.pixel_kd(student, teacher, float(temperature), valid=valid)
+        s, t = student.float(), teacher.detach().float()
         if path == "cpp":
             return fused.pixel_kd(s, t, temperature, valid=valid)
         kl = class_divergence(s, t, temperature, independent=independent, path=path)
@@ -147,10 +155,15 @@ def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
         Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, eq. 5.
     """
     with torch.autocast(student.device.type, enabled=False):
-        s, t = check_pair(student, teacher)
-        if not s.numel():
-            return s.sum() * 0.0
-        path = chosen_path("channel_kd", s, t)
+        check_pair(student, teacher)
+        if not student.numel():
+            return student.float().sum() * 0.0
+        path = chosen_path("channel_kd", student, teacher)
+        if path == "triton":
+            from .triton_path import losses
+
+            return losses.channel_kd(student, teacher, float(temperature))
+        s, t = student.float(), teacher.detach().float()
         if path == "cpp":
             return fused.channel_kd(s, t, temperature)
         kl = kl_divergence(s.flatten(2), t.flatten(2), 2, temperature, path=path)

@@ -35,12 +35,12 @@ class EdgeRows:
     cells: Tensor
     shares: Tensor
 
-    def dense(self) -> Tensor:
-        """Returns the mask as a map, float32 [N, K, h, w]."""
+    def dense(self, device: torch.device | None = None) -> Tensor:
+        """Returns the mask as a map, float32 [N, K, h, w], on the CPU or a device: the rows alone are moved."""
         n, k, h, w = self.shape
-        out = torch.zeros(n * k * h * w)
+        out = torch.zeros(n * k * h * w, device=device)
         row = torch.repeat_interleave(torch.arange(n * k), self.begin.diff())
-        out[row * (h * w) + self.cells] = self.shares
+        out[(row * (h * w) + self.cells).to(out.device)] = self.shares.to(out.device)
         return out.view(self.shape)
 
     @classmethod

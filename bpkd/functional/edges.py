@@ -7,7 +7,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from . import edge_planes, edge_rows, edge_sets, paths
+from . import edge_planes, edge_rows, edge_sets, paths, triton_path
 from .edge_rows import EdgeRows, Window
 from .edge_sets import window_reduce
 
@@ -159,8 +159,13 @@ def class_edge_mask(
     else:
         if labels.device.type == "cpu":
             _check_range(labels, num_classes, ignore_index)
-        out = [labels.new_zeros((len(labels), num_classes, *s), dtype=torch.float32) for s in sizes]
-        if path == "compiled":
+        make = labels.new_empty if path == "triton" else labels.new_zeros
+        out = [make((len(labels), num_classes, *s), dtype=torch.float32) for s in sizes]
+        if path == "triton":
+            from .triton_path import masks
+
+            masks.write_edges(labels, out, window)
+        elif path == "compiled":
             edge_planes.write_edges(labels, out, window)
         else:
             edge_sets.write_edges(labels, out, window)
@@ -206,9 +211,10 @@ def class_edges(
 def _path(labels: Tensor, num_classes: int, sizes: list[tuple[int, int]]) -> str:
     obstacles = {
         "cpp": edge_rows.obstacle(labels, num_classes),
+        "triton": triton_path.obstacle(labels),
         "compiled": edge_planes.obstacle(labels, num_classes, sizes),
     }
-    return paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "compiled"))
+    return paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "triton", "compiled"))
 
 
 def _window(labels: Tensor, kernel_size: int, *, iterations: int, ignore_index: int, ignore_mode: str) -> Window:

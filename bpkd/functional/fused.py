@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import native
 from .edge_rows import EdgeRows
+from .paths import refuse_second_derivative
 
 PRE_MASK_CODES = {"soft": 0, "hard": 1, "none": 2}
 
@@ -34,10 +35,7 @@ def times(gradient: Tensor, factor: Tensor) -> Tensor:
     Raises:
         RuntimeError: a second derivative is wanted.
     """
-    if torch.is_grad_enabled():  # create_graph: the saved gradient would count as a constant, silently
-        raise RuntimeError(
-            "expected no create_graph, got it: the path cpp has no second derivative. use_path('eager')."
-        )
+    refuse_second_derivative("cpp")
     return gradient if float(factor) == 1 else gradient * factor
 
 

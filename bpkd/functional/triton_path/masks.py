@@ -1,0 +1,43 @@
+"""The class edge masks in Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+from torch import Tensor
+
+from bpkd.functional.edge_rows import Window
+
+from . import mask_kernels as kernels
+from .losses import on_device, warps
+
+CELL_PIXELS = 256  # of a program's row of cells
+
+
+def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window) -> None:
+    """Writes every share of [N, H, W] integer labels into the maps, float32 [N, K, h, w] each; these need no zeros.
+
+    A label that is neither a class nor ignored counts as another label and has no map.
+    """
+    labels = labels.contiguous()
+    (n, height, width), classes = labels.shape, targets[0].shape[1]
+    groups = triton.cdiv(classes, kernels.GROUP.value)
+    words = torch.empty(groups, n, height, width, dtype=torch.int32, device=labels.device)
+    block = min(1024, triton.next_power_of_2(width))
+    rules = (window.side, window.ignore_index, window.transparent)
+    with on_device(labels):
+        kernels.columns_kernel[(n * height, triton.cdiv(width, block), groups)](
+            labels, words, n * height, width, rules[0], classes, *rules[1:], BLOCK=block, num_warps=max(1, block // 256)
+        )
+        for target in targets:
+            h, w = target.shape[2:]
+            pixels = triton.next_power_of_2(triton.cdiv(width, w) + (1 if width % w else 0))
+            cells = max(1, min(triton.next_power_of_2(w), CELL_PIXELS // pixels))
+            kernels.cells_kernel[(n * h, triton.cdiv(w, cells), groups)](
+                *(words, labels, target, n, height, width, h, w, classes, *rules),
+                PIXELS=pixels,
+                BLOCK=cells,
+                num_warps=max(warps(pixels * cells), 2),
+            )

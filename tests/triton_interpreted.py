@@ -1,0 +1,297 @@
+"""The Triton path against double precision, its kernels interpreted on the CPU.
+
+Not collected by itself: ``TRITON_INTERPRET=1`` must be set before Triton is imported, so test_triton_path.py runs this
+file in a process of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, paths, pixel_kd, triton_path, use_path
+from bpkd.functional.triton_path import losses as triton_losses
+from bpkd.functional.triton_path import masks, self_check
+from tests.oracle import literal_edge_mask
+from tests.test_edges import scenes
+from tests.test_fast_losses import LABELS, check, exact_boundary, exact_divergence, labels_of, maps
+
+CPU = torch.device("cpu")
+SHAPES = [(2, 5, 3, 4), (1, 2, 5, 7), (1, 33, 2, 3), (1, 1, 2, 2), (1, 3, 1, 1)]
+FUNCTIONS = ["channel_kd", "pixel_kd", "boundary_kd", "class_edge_mask"]
+
+
+@pytest.fixture(autouse=True)
+def _triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    assert triton_path.interpreted()
+    monkeypatch.setattr(paths, "_logged", set())
+    monkeypatch.setattr(self_check, "_found", {})
+    monkeypatch.setattr(self_check, "SHAPES", ((2, 3, 3, 5),))
+    with use_path("triton"):
+        yield
+        assert not [key for key in paths._logged if "triton was asked for, but" in key[3]]  # nothing fell back
+
+
+def check_plain_losses(shape: tuple[int, ...], temperature: float) -> None:
+    student, teacher = maps(shape)
+    t = teacher.double()
+    valid = torch.rand(shape[0], *shape[2:], generator=torch.Generator().manual_seed(0)) < 0.5
+    check(
+        lambda x: channel_kd(x, teacher, temperature),
+        lambda x: exact_divergence(x.flatten(2), t.flatten(2), 2, temperature).mean(),
+        student,
+    )
+    check(
+        lambda x: pixel_kd(x, teacher, temperature),
+        lambda x: exact_divergence(x, t, 1, temperature).mean(),
+        student,
+    )
+    check(
+        lambda x: pixel_kd(x, teacher, temperature, valid=valid),
+        lambda x: (exact_divergence(x, t, 1, temperature) * valid).sum() / valid.sum().clamp(min=1),
+        student,
+    )
+
+
+def check_boundary_loss(shape: tuple[int, ...], kind: str, pre_mask: str, temperature: float, normalizer: str) -> None:
+    student, teacher = maps(shape)
+    with use_path("eager"):
+        mask = class_edge_mask(labels_of(kind, shape), shape[1], 7, (shape[2], shape[3]))
+    alpha = torch.linspace(0.5, 3, shape[1])
+    options = {"temperature": temperature, "class_weight": alpha, "normalizer": normalizer, "pre_mask": pre_mask}
+    for edge, body in ((50.0, 20.0), (0.0, 1.0)):
+
+        def exact(x: Tensor, edge: float = edge, body: float = body) -> Tensor:
+            terms = exact_boundary(x, teacher.double(), mask.double(), options)
+            return edge * terms[0] + body * terms[1]
+
+        # Weighted inside, the gradient of the forward pass is right as it is; outside, two factors come back.
+        both = {**options, "weights": (edge, body)}
+        check(lambda x: sum(boundary_kd(x, teacher, mask, **both)), exact, student, edge + body)  # noqa: B023
+        terms = lambda x: boundary_kd(x, teacher, mask, **options)  # noqa: E731
+        check(lambda x: edge * terms(x)[0] + body * terms(x)[1], exact, student, edge + body)  # noqa: B023
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+def test_channel_and_pixel_loss(shape: tuple[int, ...], temperature: float) -> None:
+    check_plain_losses(shape, temperature)
+
+
+@pytest.mark.parametrize("pre_mask", ["soft", "hard", "none"])
+@pytest.mark.parametrize("kind", LABELS)
+def test_boundary_loss(pre_mask: str, kind: str) -> None:
+    for shape in SHAPES if kind == "scene" else [SHAPES[0], SHAPES[-1]]:
+        check_boundary_loss(shape, kind, pre_mask, 2.5, "classes" if shape[0] == 1 else "cells")
+
+
+def test_rows_and_classes_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_losses, "MOST_CELLS", 16)
+    monkeypatch.setattr(triton_losses, "MOST_CLASSES", 4)
+    monkeypatch.setattr(triton_losses, "EDGE_CELLS", 16)
+    for shape in ((1, 9, 7, 5), (2, 5, 4, 12)):
+        check_plain_losses(shape, 2.0)
+        for pre_mask in ("soft", "hard", "none"):
+            check_boundary_loss(shape, "scene", pre_mask, 1.0, "cells")
+
+
+def test_two_classes_far_below_zero() -> None:
+    shape = (1, 2, 3, 4)  # all classes have an edge: no zero class that the softmax could be shifted by
+    student, teacher = (x - 300 for x in maps(shape))
+    mask = torch.ones(shape)
+    options = {"temperature": 1.0, "class_weight": torch.ones(2), "normalizer": "cells", "pre_mask": "soft"}
+    check(
+        lambda x: boundary_kd(x, teacher, mask, **options)[0],
+        lambda x: exact_boundary(x, teacher.double(), mask.double(), options)[0],
+        student,
+    )
+
+
+@pytest.mark.parametrize("scale", [60.0, 1e4])
+def test_large_logits_are_no_worse_than_eager(scale: float) -> None:
+    shape = (1, 7, 8, 8)
+    student, teacher = maps(shape, scale)
+    options = {"temperature": 0.5, "class_weight": torch.full((7,), 2.0), "normalizer": "cells", "pre_mask": "soft"}
+    error = {}
+    for path in ("eager", "triton"):
+        with use_path("eager"):
+            mask = class_edge_mask(labels_of("scene", shape), 7, 7, (8, 8))
+        want = sum(exact_boundary(student.double(), teacher.double(), mask.double(), options))
+        with use_path(path):
+            error[path] = abs(float(sum(boundary_kd(student, teacher, mask, **options))) / float(want) - 1)
+    assert error["triton"] <= max(error["eager"], 1e-6)
+
+
+def losses(student: Tensor, teacher: Tensor, mask: Tensor) -> list[Tensor]:
+    edge, body = boundary_kd(student, teacher, mask)
+    return [edge, body, channel_kd(student, teacher), pixel_kd(student, teacher)]
+
+
+def scene(shape: tuple[int, ...], scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
+    with use_path("eager"):
+        mask = class_edge_mask(labels_of("scene", shape), shape[1], 7, (shape[2], shape[3]))
+    return *maps(shape, scale), mask
+
+
+@pytest.mark.parametrize("layout", ["channels last", "strided", "transposed", "bf16", "fp16"])
+def test_any_layout_and_type(layout: str) -> None:
+    student, teacher, mask = scene((2, 4, 5, 3), 1.0)
+    change: dict[str, Callable[[Tensor], Tensor]] = {
+        "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+        "strided": lambda x: x.repeat_interleave(2, 3)[..., ::2],
+        "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+        "bf16": lambda x: x.bfloat16(),
+        "fp16": lambda x: x.half(),
+    }
+    given = [change[layout](x) for x in (student, teacher)]
+    exact = [x.float().contiguous() for x in given]
+    results = {}
+    for path, pair in (("eager", exact), ("triton", given)):
+        leaf = pair[0].detach().requires_grad_()
+        with use_path(path):
+            values = losses(leaf, pair[1], mask)
+        results[path] = values, [torch.autograd.grad(v, leaf, retain_graph=True)[0] for v in values]
+    tolerance = 1e-5 if given[0].dtype == torch.float32 else 1e-2  # the gradient is rounded to the input's type
+    for a, b in zip(results["eager"][0], results["triton"][0], strict=True):
+        assert float(b.detach()) == pytest.approx(float(a.detach()), rel=1e-5)
+    for a, b in zip(results["eager"][1], results["triton"][1], strict=True):
+        assert b.dtype == given[0].dtype
+        assert float((a - b.float()).norm()) <= tolerance * float(a.norm())
+
+
+def test_a_small_gradient_in_half_precision_is_scaled_before_it_is_rounded() -> None:
+    student, teacher = (x.half() for x in maps((1, 3, 8, 8), 0.01))
+    leaf = student.requires_grad_()
+    (gradient,) = torch.autograd.grad(65536 * channel_kd(leaf, teacher) * 1e-2, leaf)
+    with use_path("eager"):
+        (want,) = torch.autograd.grad(65536 * channel_kd(leaf, teacher) * 1e-2, leaf)
+    assert want.any()
+    assert float((gradient - want).float().norm()) <= 1e-2 * float(want.float().norm())
+
+
+def test_upstream_factor_and_double_use_in_one_graph() -> None:
+    student, teacher, mask = scene((2, 4, 4, 5))
+    gradients = {}
+    for path in ("eager", "triton"):
+        x = student.clone().requires_grad_()
+        with use_path(path):
+            values = losses(x, teacher, mask)
+            total = sum((i + 1) * v for i, v in enumerate(values)) + values[2] ** 2 + 3 * channel_kd(x, teacher)
+            total = total + sum(losses(x, teacher, mask))
+        total.backward(retain_graph=True)
+        once = x.grad.clone()
+        (128 * total).backward()  # what the first call was given is not used or changed by the second
+        assert torch.allclose(x.grad, 129 * once, rtol=1e-5, atol=1e-6)
+        gradients[path] = once
+    assert float((gradients["triton"] - gradients["eager"]).norm()) <= 1e-5 * float(gradients["eager"].norm())
+
+
+def test_no_gradient_is_made_where_none_is_asked_for_and_none_goes_to_the_teacher() -> None:
+    student, teacher, mask = scene((1, 3, 3, 3))
+    for value in losses(student, teacher, mask):
+        assert not value.requires_grad
+    leaf, other = student.clone().requires_grad_(), teacher.clone().requires_grad_()
+    sum(losses(leaf, other, mask)).backward()
+    assert other.grad is None
+    with pytest.raises(RuntimeError, match="the path triton has no second derivative"):
+        torch.autograd.grad(channel_kd(leaf, teacher), leaf, create_graph=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_logit_that_is_not_finite_shows_in_the_loss(bad: float) -> None:
+    student, teacher, _ = scene((1, 3, 4, 4))
+    student[0, 1, 3, 3] = bad
+    mask = torch.full(student.shape, 0.5)
+    for value in losses(student, teacher, mask):
+        assert not torch.isfinite(value)
+
+
+@pytest.mark.parametrize("num_classes", [2, 31])
+@pytest.mark.parametrize(
+    ("picture", "size", "side", "mode"),
+    [
+        ((16, 24), (4, 3), 3, "opaque"),
+        ((13, 11), (5, 4), 7, "transparent"),  # no whole factor
+        ((6, 7), (6, 7), 5, "opaque"),
+    ],
+)
+def test_masks_equal_the_literal_form_bit_for_bit(
+    num_classes: int, picture: tuple[int, int], size: tuple[int, int], side: int, mode: str
+) -> None:
+    for name, labels in scenes(num_classes, *picture).items():
+        got = class_edge_mask(labels, num_classes, side, size, ignore_mode=mode)
+        assert torch.equal(got, literal_edge_mask(labels, num_classes, side, size, mode)), name
+
+
+def test_a_window_holds_classes_of_several_words() -> None:
+    labels = torch.arange(70).repeat(2).reshape(1, 10, 14)
+    assert torch.equal(class_edge_mask(labels, 70, 5, (5, 7)), literal_edge_mask(labels, 70, 5, (5, 7)))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_any_label_type_layout_and_ignore_index(kind: torch.dtype) -> None:
+    base = scenes(5, 12, 16)["noise"]
+    want = literal_edge_mask(base, 5, 3, (3, 4))
+    labels = torch.where(base == 255, 3, base + (base >= 3).to(base.dtype)).to(kind)  # 3 is ignored, classes move up
+    order = [c for c in range(6) if c != 3]
+    got = class_edge_mask(labels.transpose(1, 2).contiguous().transpose(1, 2), 6, 3, [(3, 4), (12, 16)], ignore_index=3)
+    assert torch.equal(got[0][:, order], want)
+    assert torch.equal(got[1][:, order], literal_edge_mask(base, 5, 3, (12, 16)))
+    assert not got[0][:, 3].any()
+
+
+def test_wide_cells_and_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "CELL_PIXELS", 16)  # several programs per row of cells
+    labels = scenes(4, 6, 40)["blocks"]
+    for size in ((2, 20), (3, 2), (1, 1)):
+        assert torch.equal(class_edge_mask(labels, 4, 5, size), literal_edge_mask(labels, 4, 5, size))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_check_passes_once(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert self_check.failure(function, CPU) == ""
+    monkeypatch.setattr(self_check, "_difference", lambda *_: "called again")
+    assert self_check.failure(function, CPU) == ""
+
+
+def spoiled(x: Tensor) -> Tensor:
+    return x * 1.001
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("fault", ["raises", "wrong"])
+def test_a_failed_check_falls_back_with_one_message(
+    function: str, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, name = (masks, "write_edges") if function == "class_edge_mask" else (triton_losses, function)
+    good = getattr(module, name)
+
+    def bad(*args: object, **options: object) -> object:
+        if fault == "raises":
+            raise RuntimeError("no such instruction\nat line 1")
+        found = good(*args, **options)
+        if function == "class_edge_mask":
+            args[1][0][0, 0, 0, 0] = 0.125
+        return tuple(map(spoiled, found)) if function == "boundary_kd" else found if found is None else spoiled(found)
+
+    monkeypatch.setattr(module, name, bad)
+    with use_path("auto"):
+        for _ in range(2):
+            assert paths.choose(function, CPU, {"cpp": "not built", "triton": ""}, auto=("cpp", "triton")) == "eager"
+    (record,) = [r for r in caplog.records if r.name == paths.__name__]
+    assert record.levelno == logging.WARNING
+    assert f"{function} on cpu runs the path eager (cpp: not built; triton: its check failed: " in record.getMessage()
+    assert ("no such instruction)" if fault == "raises" else "differs from PyTorch's") in record.getMessage()
+
+
+def test_auto_takes_what_passed_the_check_and_never_the_interpreter() -> None:
+    with use_path("auto"):
+        assert paths.choose("pixel_kd", CPU, {"cpp": "x", "triton": ""}, auto=("cpp", "triton")) == "triton"
+        assert triton_path.obstacle(torch.zeros(1)) == "it runs on CUDA alone"
+    assert triton_path.obstacle(torch.zeros(1)) == ""
+    assert triton_path.obstacle(torch.zeros(0)) == "a tensor is empty"
+    assert "float16" in triton_path.map_obstacle(*torch.zeros(2, 1, dtype=torch.float64).unbind())
