@@ -111,7 +111,8 @@ def _first_free(
     function: str, device: torch.device, obstacles: Mapping[str, str], candidates: tuple[str, ...]
 ) -> tuple[str, list[str], int]:
     """Returns the first path that can run, why each before it cannot, and how loud that is to be said."""
-    passed, severity = [], logging.INFO
+    passed: list[str] = []
+    severity = logging.INFO
     for path in candidates:
         reason = obstacles[path]
         if path == "triton" and not reason:
