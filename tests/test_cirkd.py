@@ -297,7 +297,7 @@ def test_what_the_memory_needs_is_said() -> None:
         CIRKD(num_classes=5, tap="layer9", **CHANNELS)
     with pytest.raises(ValueError, match="got 0 classes"):
         CIRKD(**CHANNELS)
-    with pytest.raises(ValueError, match=r"preset: expected one of \['author', 'default'\]"):
+    with pytest.raises(ValueError, match=r"preset .*: expected one of \['author', 'default'\]"):
         CIRKD(preset="voc")
     student, teacher, target = outputs()
     with pytest.raises(KeyError, match="the student gives only logits, decode"):
