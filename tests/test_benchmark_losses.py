@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,11 @@ def test_all_targets_run_at_a_tiny_size(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
-def test_peak_of_a_call(monkeypatch):
-    peak = fast_targets(monkeypatch).peak_mib(lambda: torch.ones(16 * 2**20).sum())
-    assert 60 <= peak <= 80
+def test_peak_of_a_call():
+    """In a process of its own: this one's cold pages come and go with the machine's memory."""
+    code = "import sys, torch\nsys.path.insert(0, 'tools')\nfrom fast_targets import peak_mib\n"
+    code += "print(peak_mib(lambda: torch.ones(16 * 2**20).sum()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PATH.parent.parent
+    )
+    assert 60 <= float(done.stdout.split()[-1]) <= 80

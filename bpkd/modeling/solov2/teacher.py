@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bpkd.convert import load_strict
-from bpkd.data.sets.coco import categories
 from bpkd.modeling.pixels import file_names, normalised, stack_padded
 from bpkd.modeling.teacher import AMP_DTYPES, check_class_names, check_weights, load_teacher_cfg
 from bpkd.structures import GridTargets, SOLOv2Outputs
@@ -188,7 +188,14 @@ def _check_names(teacher_names: Sequence[str] | None, cfg: CfgNode) -> None:
     own = None
     if cfg.DATASETS.TRAIN:
         meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        own, file = meta.get("thing_classes"), Path(meta.get("json_file", ""))
-        if own is None and file.is_file():  # own data, which nobody has read yet
-            own = [name for _, name in sorted((categories(file) or {}).items())]
+        own = meta.get("thing_classes") or _categories(Path(meta.get("json_file", "")))
     check_class_names(teacher_names, own, advice="Train the teacher on the same classes.")
+
+
+def _categories(file: Path) -> list[str] | None:
+    """Reads the classes of own data that nobody has read yet; None where the file has none: its reader will say so."""
+    try:
+        rows = json.loads(file.read_text())["categories"]
+        return [row["name"] for row in sorted(rows, key=lambda row: row["id"])]
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
