@@ -10,6 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bpkd.functional.triton_path import divergence_kernels, mask_kernels, pixel_kernels, row_kernels
+from bpkd.functional.triton_path.losses import warps
 
 MAPS = ["student", "teacher", "gradient"]
 FLOATS = ["mask", "alpha", "found", "values", "edge_upstream", "body_upstream", "upstream", "valid", "count"]
@@ -60,8 +61,8 @@ def compiled(kernel: Any, kind: str, constants: dict[str, Any], architecture: in
     signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
     values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=values)
-    warps = min(16, max(1, constants["BLOCK"] * constants.get("CLASSES", 1) // 512))
-    done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
+    options = {"num_warps": warps(constants["BLOCK"] * constants.get("CLASSES", 1))}
+    done = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     assert done.asm["ptx"]
     return len(done.asm["cubin"])
 

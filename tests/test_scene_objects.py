@@ -66,7 +66,7 @@ def test_check_and_evaluation(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_solov2_learns_two_scenes() -> None:
-    """Twenty iterations: both losses fall, and what the heads see first is the class and where the object lies."""
+    """Twenty iterations: both losses fall."""
     mapper = InstanceTrainMapper(InstanceAugmentation(short=[96], longest=128, flip_prob=0.0), "RGB")
     rng = np.random.default_rng(0)
     batch = [mapper(item, rng) for item in DatasetCatalog.get("procedural_objects_train")]

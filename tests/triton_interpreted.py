@@ -18,7 +18,15 @@ from bpkd.functional.triton_path import losses as triton_losses
 from bpkd.functional.triton_path import masks, self_check
 from tests.oracle import literal_edge_mask
 from tests.test_edges import scenes
-from tests.test_fast_losses import LABELS, check, exact_boundary, exact_divergence, labels_of, maps
+from tests.test_fast_losses import (
+    LABELS,
+    check_plain_losses,
+    check_two_classes_far_below_zero,
+    check_weighted_terms,
+    exact_boundary,
+    labels_of,
+    maps,
+)
 
 CPU = torch.device("cpu")
 SHAPES = [(2, 5, 3, 4), (1, 2, 5, 7), (1, 33, 2, 3), (1, 1, 2, 2), (1, 3, 1, 1)]
@@ -36,44 +44,14 @@ def _triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         assert not [key for key in paths._logged if "triton was asked for, but" in key[3]]  # nothing fell back
 
 
-def check_plain_losses(shape: tuple[int, ...], temperature: float) -> None:
-    student, teacher = maps(shape)
-    t = teacher.double()
-    valid = torch.rand(shape[0], *shape[2:], generator=torch.Generator().manual_seed(0)) < 0.5
-    check(
-        lambda x: channel_kd(x, teacher, temperature),
-        lambda x: exact_divergence(x.flatten(2), t.flatten(2), 2, temperature).mean(),
-        student,
-    )
-    check(
-        lambda x: pixel_kd(x, teacher, temperature),
-        lambda x: exact_divergence(x, t, 1, temperature).mean(),
-        student,
-    )
-    check(
-        lambda x: pixel_kd(x, teacher, temperature, valid=valid),
-        lambda x: (exact_divergence(x, t, 1, temperature) * valid).sum() / valid.sum().clamp(min=1),
-        student,
-    )
-
-
 def check_boundary_loss(shape: tuple[int, ...], kind: str, pre_mask: str, temperature: float, normalizer: str) -> None:
     student, teacher = maps(shape)
     with use_path("eager"):
         mask = class_edge_mask(labels_of(kind, shape), shape[1], 7, (shape[2], shape[3]))
     alpha = torch.linspace(0.5, 3, shape[1])
     options = {"temperature": temperature, "class_weight": alpha, "normalizer": normalizer, "pre_mask": pre_mask}
-    for edge, body in ((50.0, 20.0), (0.0, 1.0)):
-
-        def exact(x: Tensor, edge: float = edge, body: float = body) -> Tensor:
-            terms = exact_boundary(x, teacher.double(), mask.double(), options)
-            return edge * terms[0] + body * terms[1]
-
-        # Weighted inside, the gradient of the forward pass is right as it is; outside, two factors come back.
-        both = {**options, "weights": (edge, body)}
-        check(lambda x: sum(boundary_kd(x, teacher, mask, **both)), exact, student, edge + body)  # noqa: B023
-        terms = lambda x: boundary_kd(x, teacher, mask, **options)  # noqa: E731
-        check(lambda x: edge * terms(x)[0] + body * terms(x)[1], exact, student, edge + body)  # noqa: B023
+    for weights in ((50.0, 20.0), (0.0, 1.0)):
+        check_weighted_terms((student, teacher), mask, weights, options)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -100,15 +78,7 @@ def test_rows_and_classes_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_two_classes_far_below_zero() -> None:
-    shape = (1, 2, 3, 4)  # all classes have an edge: no zero class that the softmax could be shifted by
-    student, teacher = (x - 300 for x in maps(shape))
-    mask = torch.ones(shape)
-    options = {"temperature": 1.0, "class_weight": torch.ones(2), "normalizer": "cells", "pre_mask": "soft"}
-    check(
-        lambda x: boundary_kd(x, teacher, mask, **options)[0],
-        lambda x: exact_boundary(x, teacher.double(), mask.double(), options)[0],
-        student,
-    )
+    check_two_classes_far_below_zero((1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("scale", [60.0, 1e4])

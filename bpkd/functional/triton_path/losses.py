@@ -24,8 +24,8 @@ from . import divergence_kernels, pixel_kernels, row_kernels
 MOST_CELLS = 8192  # of a row that stay in registers
 MOST_CLASSES = 256  # of a cell
 EDGE_CELLS = 64  # per program of the edge term
-NO_EDGES = 3
-FORWARD, SETTLE, AFRESH = 0, 1, 2
+NO_EDGES = divergence_kernels.NO_EDGES.value
+FORWARD, SETTLE, AFRESH = (getattr(divergence_kernels, name).value for name in ("FORWARD", "SETTLE", "AFRESH"))
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:
