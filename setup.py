@@ -51,6 +51,7 @@ if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
 # Clang as Apple ships it has no OpenMP runtime: one thread there. No -ffast-math: NaN must stay NaN.
 OPENMP = ["-fopenmp-simd"] if sys.platform == "darwin" else ["-fopenmp"]
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]  # vectors as arguments of inline functions; GCC's own headers
 EXTENSIONS = [
     Extension(
         f"bpkd.functional.native._{level}",

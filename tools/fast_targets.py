@@ -171,15 +171,20 @@ def targets_of(shape: Sequence[int], peers: Path | None) -> list[Target]:
     return [*(mask_targets(x) if square else []), *loss_targets(x), *(entropy_targets(x) if square else [])]
 
 
-def timed(call: Call, seconds: float) -> float:
-    """Median milliseconds of one call, called as often as the time allows (once at least, 20 times at most)."""
-    times: list[float] = []
+def timed(calls: Sequence[Call], seconds: float) -> list[float]:
+    """Median milliseconds of each call. They alternate call by call, so that none finds its data in the cache.
+
+    As many turns as the time allows, 20 at most.
+    """
+    times: list[list[float]] = []
     end = time.perf_counter() + seconds
     while not times or (len(times) < 20 and time.perf_counter() < end):
-        start = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+        times.append([])
+        for call in calls:
+            start = time.perf_counter()
+            call()
+            times[-1].append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def time_row(target: Target, rounds: int) -> Row:
@@ -189,10 +194,12 @@ def time_row(target: Target, rounds: int) -> Row:
     for index in range(-1, rounds):
         if len(pairs) >= 3 and time.perf_counter() > end:
             break
-        order = (target.ours, target.other) if index % 2 else (target.other, target.ours)
-        took = {call: timed(call, 0.05) for call in order}
+        if index % 2:
+            ours, other = timed((target.ours, target.other), 0.1)
+        else:
+            other, ours = timed((target.other, target.ours), 0.1)
         if index >= 0:
-            pairs.append((took[target.ours], took[target.other]))
+            pairs.append((ours, other))
     ratios = [b / a if target.at_least else a / b for a, b in pairs]
     low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
     ours, other = zip(*pairs, strict=True)

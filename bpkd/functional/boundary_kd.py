@@ -72,25 +72,25 @@ def boundary_kd(
             f"edge_mask: expected the logits' shape {tuple(student_logits.shape)} or one channel of it, got "
             f"{tuple(edge_mask.shape)}. Give class_edge_mask the logits' size and number of classes."
         )
-    with torch.autocast(student_logits.device.type, enabled=False):
-        check_pair(student_logits, teacher_logits)
-        # What instances need is not fused.
-        dense = edge_mask.shape[1] == student_logits.shape[1]
-        plain = dense and valid is None and not independent and normalizer != "weights"
-        path = chosen_path("boundary_kd", student_logits, teacher_logits) if plain else "eager"
+    check_pair(student_logits, teacher_logits)
+    # What instances need is not fused.
+    dense = edge_mask.shape[1] == student_logits.shape[1]
+    plain = dense and valid is None and not independent and normalizer != "weights"
+    path = chosen_path("boundary_kd", student_logits, teacher_logits) if plain else "eager"
+    if path in ("cpp", "triton"):
+        alpha = _class_weights(class_weight, student_logits).contiguous()
+        options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer == "classes")
         if path == "triton":
             from .triton_path import losses
 
-            alpha = _class_weights(class_weight, student_logits).contiguous()
-            options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer == "classes")
             mask = _dense(edge_mask, student_logits.device)
             return losses.boundary_kd(student_logits, teacher_logits, mask, options, weights=weights)
+        rows = edge_mask if isinstance(edge_mask, EdgeRows) else EdgeRows.of(edge_mask)
+        return fused.boundary_kd(
+            student_logits.float(), teacher_logits.detach().float(), rows, options, weights=weights
+        )
+    with torch.autocast(student_logits.device.type, enabled=False):
         student, teacher = student_logits.float(), teacher_logits.detach().float()
-        if path == "cpp":
-            rows = edge_mask if isinstance(edge_mask, EdgeRows) else EdgeRows.of(edge_mask)
-            alpha = _class_weights(class_weight, student).contiguous()
-            options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer == "classes")
-            return fused.boundary_kd(student, teacher, rows, options, weights=weights)
         mask = _dense(edge_mask, student.device)
         alpha = _class_weights(class_weight, mask)
         on_edge, on_body = _filters(mask, pre_mask, 1.0 if valid is None else valid.to(mask))

@@ -38,39 +38,56 @@ def obstacle(labels: Tensor, num_classes: int, sizes: list[tuple[int, int]]) -> 
     return ""
 
 
-def write_edges(labels: Tensor, targets: list[Tensor], window: Window) -> None:
+def write_edges(labels: Tensor, targets: list[Tensor], window: Window) -> bool:
     """Writes the non-zero shares into zeroed maps.
 
     Args:
-        labels: [N, H, W] integers on the CPU, 0..254 or the window's ignored label.
+        labels: [N, H, W] integers on the CPU.
         targets: float32 [N, K, h, w] each.
         window: what makes an edge.
+
+    Returns:
+        False where a label is neither in 0..K-1 nor the ignored one; the maps are then unfinished.
     """
-    codes = labels.to(torch.uint8)
-    if labels.dtype != torch.uint8 or window.ignore_index != VOID:
-        codes = codes.masked_fill(labels == window.ignore_index, VOID)
+    codes = _codes(labels, targets[0].shape[1], window.ignore_index)
+    if codes is None:
+        return False
     images = codes.contiguous().numpy()
     arrays = [t.numpy() for t in targets]
 
-    def one(n: int) -> None:
-        _write_image(images[n], [a[n] for a in arrays], window)
+    def one(n: int) -> bool:
+        return _write_image(images[n], [a[n] for a in arrays], window)
 
     threads = min(torch.get_num_threads(), len(images))
     if threads < 2:
-        for n in range(len(images)):
-            one(n)
-        return
+        return all(map(one, range(len(images))))
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, range(len(images))))
+        return all(pool.map(one, range(len(images))))
 
 
-def _write_image(codes: Array, targets: list[Array], window: Window) -> None:
+def _codes(labels: Tensor, num_classes: int, ignore_index: int) -> Tensor | None:
+    """Returns the labels as bytes, ``VOID`` where ignored; None: a label has no byte."""
+    if not labels.numel():
+        return labels.to(torch.uint8)
+    low, high = torch.aminmax(labels)
+    absent = ignore_index < low or ignore_index > high
+    if low >= 0 and (high <= VOID == ignore_index or (absent and high < num_classes)):
+        return labels.to(torch.uint8)  # a label between the classes and VOID is found in the histogram
+    ignored = labels == ignore_index
+    low, high = torch.aminmax(labels.masked_fill(ignored, 0))
+    in_range = low >= 0 and high < num_classes
+    return labels.to(torch.uint8).masked_fill(ignored, VOID) if in_range else None
+
+
+def _write_image(codes: Array, targets: list[Array], window: Window) -> bool:
     import cv2
 
     present = np.flatnonzero(cv2.calcHist([codes], [0], None, [256], [0, 256]).ravel())
     classes = present[present != VOID]
+    if len(classes) and classes[-1] >= len(targets[0]):
+        return False
     if len(present) < 2:
-        return
+        return True
     capacity, word, copied = next((row for row in _WORDS if len(classes) <= row[0]), _WORDS[-1])
     for start in range(0, len(classes), capacity):
         group = classes[start : start + capacity]
@@ -83,6 +100,7 @@ def _write_image(codes: Array, targets: list[Array], window: Window) -> None:
             words[codes == VOID] = 0
         for target in targets:
             _count(words, group, target)
+    return True
 
 
 def _window_sets(words: Array, side: int) -> Array:
@@ -140,12 +158,13 @@ def _count(words: Array, group: Array, target: Array) -> None:
     planes = [p[where] for p in flat]
     while planes[0].shape[1] > 1:
         planes = _added(planes, planes[0].shape[1] // 2)
-    places = target.reshape(len(target), h * w)
-    for bit, c in enumerate(group):
-        counts = np.zeros(len(where), np.float32)
-        for power, plane in enumerate(planes):
-            counts += ((plane[:, 0] >> plane.dtype.type(bit)) & plane.dtype.type(1)).astype(np.float32) * (1 << power)
-        places[c, where] = counts / rows / columns
+    # All classes of the group at once: their arrays are short, and each call has its price.
+    bits = np.arange(len(group), dtype=words.dtype)[:, None]
+    counts = np.zeros((len(group), len(where)), np.float32)
+    for power, plane in enumerate(planes):
+        digits = (plane[None, :, 0] >> bits) & words.dtype.type(1)
+        counts += np.multiply(digits, 2**power, dtype=np.float32, casting="unsafe")
+    target.reshape(len(target), h * w)[np.ix_(group, where)] = counts / rows / columns
 
 
 def _grouped(words: Array, h: int, rows: int) -> Array:

@@ -157,7 +157,7 @@ def class_edge_mask(
         if len(out) < len(sizes):
             _check_range(labels, num_classes, ignore_index)
     else:
-        if labels.device.type == "cpu":
+        if path != "compiled" and labels.device.type == "cpu":
             _check_range(labels, num_classes, ignore_index)
         make = labels.new_empty if path == "triton" else labels.new_zeros
         out = [make((len(labels), num_classes, *s), dtype=torch.float32) for s in sizes]
@@ -166,7 +166,8 @@ def class_edge_mask(
 
             masks.write_edges(labels, out, window)
         elif path == "compiled":
-            edge_planes.write_edges(labels, out, window)
+            if not edge_planes.write_edges(labels, out, window):
+                _check_range(labels, num_classes, ignore_index)
         else:
             edge_sets.write_edges(labels, out, window)
     return out if isinstance(size, list) else out[0]

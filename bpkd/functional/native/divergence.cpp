@@ -4,98 +4,96 @@
 // part never enters: KL = sum e^a' (a' - b') / sum e^a' + log(sum e^b' / sum e^a').
 #include "divergence.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace {
 
 // One channel: its divergence over the positions, and scale times its gradient (grad may be null).
-double row_divergence(const Maps& m, const Rows& rows, int mode, int64_t r, float scale, float* grad, std::vector<float>& buffer) {
+double row_divergence(const Maps& m, const Rows& rows, int mode, int64_t r, float scale, float* grad, std::vector<Wide>& buffer) {
   const int64_t n = m.cells;
-  const float *t = m.teacher + r * n, *s = m.student + r * n, inverse = m.inverse;
-  float *a = buffer.data(), *b = a + n;
+  const float *t = m.teacher + r * n, *s = m.student + r * n;
+  float *ea = reinterpret_cast<float*>(buffer.data()), *eb = grad ? grad + r * n : ea + n;
   const bool masked = mode != kNone && rows.begin && rows.begin[r + 1] > rows.begin[r];
   const int64_t first = masked ? rows.begin[r] : 0, last = masked ? rows.begin[r + 1] : 0;
-  float max_a = -INFINITY, max_b = -INFINITY;
   if (masked) {  // the filter first, then the maximum: it may be far below the unfiltered one
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
-      a[i] = t[i] * inverse;
-      b[i] = s[i] * inverse;
-    }
+    std::copy(t, t + n, ea);
+    std::copy(s, s + n, eb);
     for (int64_t k = first; k < last; ++k) {
       const float f = rows.body_factor(k, mode);
-      a[rows.cells[k]] *= f;
-      b[rows.cells[k]] *= f;
+      ea[rows.cells[k]] *= f;
+      eb[rows.cells[k]] *= f;
     }
-#pragma omp simd reduction(max : max_a, max_b)
-    for (int64_t i = 0; i < n; ++i) {
-      max_a = std::max(max_a, a[i]);
-      max_b = std::max(max_b, b[i]);
-    }
-  } else {
-#pragma omp simd reduction(max : max_a, max_b)
-    for (int64_t i = 0; i < n; ++i) {
-      a[i] = t[i] * inverse;
-      b[i] = s[i] * inverse;
-      max_a = std::max(max_a, a[i]);
-      max_b = std::max(max_b, b[i]);
-    }
+    t = ea;
+    s = eb;
   }
-  const Sums sums = exponentials(a, b, n, max_a, max_b);
+  const Sums sums = exponentials(t, s, n, m.inverse, ea, eb);
   if (grad) {
-    float* g = grad + r * n;
-    const float ca = scale * inverse / sums.teacher, cb = scale * inverse / sums.student;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) g[i] = b[i] * cb - a[i] * ca;
-    for (int64_t k = first; k < last; ++k) g[rows.cells[k]] *= rows.body_factor(k, mode);
+    const float ca = scale * m.inverse / sums.teacher, cb = scale * m.inverse / sums.student;
+    each_wide(0, n, [&](int64_t i, int64_t lanes, int) {
+      bpkd::store(eb + i, lanes, bpkd::load(eb + i, lanes, 0.f) * cb - bpkd::load(ea + i, lanes, 0.f) * ca);
+    });
+    for (int64_t k = first; k < last; ++k) eb[rows.cells[k]] *= rows.body_factor(k, mode);
   }
   return divergence(sums);
 }
 
-// Sum over all channels of the divergence over their positions; grad (may be null) receives scale times its gradient.
-double all_rows(const Maps& m, const Rows& rows, int mode, float scale, float* grad, int threads) {
-  const int64_t count = m.images * m.classes;
-  std::vector<double> values(count);  // summed in order: the same for any number of threads
-#pragma omp parallel num_threads(threads)
-  {
-    std::vector<float> buffer(2 * m.cells);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t r = 0; r < count; ++r) values[r] = row_divergence(m, rows, mode, r, scale, grad, buffer);
-  }
+double sum(const std::vector<double>& values) {  // in order: the same for any number of threads
   double total = 0;
   for (const double v : values) total += v;
   return total;
 }
 
-// Sum over the positions of all images of weight times the divergence over the classes; positions of weight 0 are not read.
-// grad (may be null) is written for all positions where weight is null, else added to at those of other weight.
-double all_positions(const Maps& m, const float* weight, float scale, float* grad, int threads) {
-  const int64_t width = tile_width(m.classes);
-  std::vector<std::vector<int32_t>> chosen(weight ? m.images : 0);
-  std::vector<Tile> tiles;
-  for (int64_t n = 0; n < m.images; ++n) {
-    int64_t count = m.cells;
-    const int32_t* index = nullptr;
-    if (weight) {
-      for (int64_t i = 0; i < m.cells; ++i)
-        if (weight[n * m.cells + i] != 0.f) chosen[n].push_back(static_cast<int32_t>(i));
-      count = static_cast<int64_t>(chosen[n].size());
-      index = chosen[n].data();
-    }
-    for (int64_t first = 0; first < count; first += width) tiles.push_back({n, first, std::min(width, count - first), index});
-  }
-  std::vector<double> values(tiles.size());
-  const int64_t count = static_cast<int64_t>(tiles.size());
-#pragma omp parallel num_threads(threads)
-  {
-    TileBuffer buffer(m.classes, width);
+// The functions that end in _of_team share their loop among the threads of the parallel region around them.
+
+// Divergence of all channels over their positions into values; grad (may be null) receives scale times its gradient.
+void rows_of_team(const Maps& m, const Rows& rows, int mode, float scale, float* grad, std::vector<double>& values) {
+  static thread_local std::vector<Wide> buffer;
+  buffer.resize((2 * m.cells + kWide - 1) / kWide);
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t k = 0; k < count; ++k) {
-      const float* own = weight ? weight + tiles[k].image * m.cells : nullptr;
-      values[k] = tile_divergence(m, tiles[k], own, scale, weight != nullptr, grad, buffer);
+  for (int64_t r = 0; r < m.images * m.classes; ++r) values[r] = row_divergence(m, rows, mode, r, scale, grad, buffer);
+}
+
+// The tiles of all images, those around positions of a weight other than 0 alone (weight null: all).
+struct Tiles {
+  std::vector<std::vector<Block>> blocks;  // of each image
+  std::vector<Tile> tiles;
+  Tiles(const Maps& m, const float* weight) : blocks(m.images) {
+    const int64_t width = tile_blocks(m.classes);
+    for (int64_t n = 0; n < m.images; ++n) {
+      const float* own = weight ? weight + n * m.cells : nullptr;
+      for (int64_t i = 0; i < m.cells; i += kWide) {
+        const int64_t lanes = std::min(kWide, m.cells - i);
+        if (!own || std::any_of(own + i, own + i + lanes, [](float w) { return w != 0.f; })) blocks[n].push_back({i, lanes});
+      }
+      const int64_t count = static_cast<int64_t>(blocks[n].size());
+      for (int64_t at = 0; at < count; at += width) tiles.push_back({n, &blocks[n][at], std::min(width, count - at)});
     }
   }
-  double total = 0;
-  for (const double v : values) total += v;
-  return total;
+};
+
+// Weight times the divergence over the classes, summed over each tile, into values. grad (may be null) is written where weight
+// is null, else added to.
+void tiles_of_team(const Maps& m, const Tiles& all, const float* weight, float scale, float* grad, std::vector<double>& values) {
+  static thread_local TileBuffer buffer;
+  buffer.resize(m.classes, tile_blocks(m.classes));
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t k = 0; k < static_cast<int64_t>(all.tiles.size()); ++k) {
+    const Tile& tile = all.tiles[k];
+    values[k] = tile_divergence(m, tile, weight ? weight + tile.image * m.cells : nullptr, scale, grad, buffer);
+  }
+}
+
+// The gradient of large maps is new memory at every step: huge pages save most of its page faults.
+void advise(const Maps& m, float* grad) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t size = 4 * m.images * m.classes * m.cells, from = (reinterpret_cast<uintptr_t>(grad) + kPage - 1) / kPage * kPage;
+  if (grad && size >= (32u << 20)) madvise(reinterpret_cast<void*>(from), size - kPage, MADV_HUGEPAGE);  // a hint: may fail
+#else
+  (void)m, (void)grad;
+#endif
 }
 
 struct EdgeOptions {
@@ -119,67 +117,88 @@ void position_weights(const Maps& m, const Rows& rows, const EdgeOptions& o, int
   for (int64_t i = 0; i < m.cells; ++i) weight[i] /= static_cast<float>(share);
 }
 
-struct EdgeState {  // per position of an image: maxima, sums and number of classes that are active there
-  std::vector<float> max_t, max_s, sum_t, sum_s, cross;
-  std::vector<int32_t> active;
-  explicit EdgeState(int64_t n) : max_t(n), max_s(n), sum_t(n), sum_s(n), cross(n), active(n) {}
+// The non-zeros of an image in the order of its rows, and what is summed over the classes at each of its positions.
+struct EdgeState {
+  std::vector<float> a, b, own, factor;  // filtered values, then their exponentials; terms of cross; d value / d logit
+  std::vector<float> max_t, max_s, sum_t, sum_s, cross, zeros;  // zeros: classes without an edge at the position
+  explicit EdgeState(int64_t n) : max_t(n), max_s(n), sum_t(n), sum_s(n), cross(n), zeros(n) {}
 };
 
-// Calls visit(k, position, a, b) for every non-zero of the image: its place in the rows and the filtered values.
-template <typename Visit>
-void each_edge(const Maps& m, const Rows& rows, int mode, int64_t image, Visit visit) {
-  for (int64_t c = 0; c < m.classes; ++c) {
-    const int64_t r = image * m.classes + c;
-    const float *t = m.teacher + r * m.cells, *s = m.student + r * m.cells;
-    for (int64_t k = rows.begin[r]; k < rows.begin[r + 1]; ++k) {
-      const float f = rows.edge_factor(k, mode) * m.inverse;
-      const int32_t p = rows.cells[k];
-      visit(k, r, p, f, t[p] * f, s[p] * f);
-    }
-  }
-}
-
-void start_edges(const Maps& m, const Rows& rows, int mode, int64_t image, EdgeState& x) {
-  std::fill(x.active.begin(), x.active.end(), 0);
+// Values of the non-zeros and the maxima over the classes. Classes without an edge at a position are exact zeros there; without
+// any, 0 must not shift: all values may be far below it.
+void load_edges(const Maps& m, const Rows& rows, int mode, int64_t image, EdgeState& x) {
+  const int64_t begin = rows.begin[image * m.classes], count = rows.begin[(image + 1) * m.classes] - begin;
+  for (auto* v : {&x.a, &x.b, &x.own, &x.factor}) v->resize(count);
   for (auto* v : {&x.max_t, &x.max_s}) std::fill(v->begin(), v->end(), kLowest);
-  each_edge(m, rows, mode, image, [&](int64_t, int64_t, int32_t p, float, float a, float b) {
-    x.max_t[p] = std::max(x.max_t[p], a);
-    x.max_s[p] = std::max(x.max_s[p], b);
-    ++x.active[p];
-  });
-  for (int64_t p = 0; p < m.cells; ++p) {
-    if (!x.active[p]) continue;
-    const float zeros = static_cast<float>(m.classes - x.active[p]);
-    // Classes without an edge here are exact zeros. Without any, 0 must not shift: all values may be far below it.
-    if (zeros > 0) {
-      x.max_t[p] = std::max(x.max_t[p], 0.f);
-      x.max_s[p] = std::max(x.max_s[p], 0.f);
+  std::fill(x.zeros.begin(), x.zeros.end(), static_cast<float>(m.classes));
+  for (int64_t r = image * m.classes; r < (image + 1) * m.classes; ++r)
+    for (int64_t k = rows.begin[r]; k < rows.begin[r + 1]; ++k) {
+      const int32_t p = rows.cells[k];
+      const float f = rows.edge_factor(k, mode) * m.inverse, a = m.teacher[r * m.cells + p] * f, b = m.student[r * m.cells + p] * f;
+      x.factor[k - begin] = f;
+      x.a[k - begin] = a;
+      x.b[k - begin] = b;
+      x.max_t[p] = std::max(x.max_t[p], a);
+      x.max_s[p] = std::max(x.max_s[p], b);
+      x.zeros[p] -= 1.f;
     }
-    x.sum_t[p] = zeros > 0 ? zeros * std::exp(-x.max_t[p]) : 0.f;
-    x.sum_s[p] = zeros > 0 ? zeros * std::exp(-x.max_s[p]) : 0.f;
-    x.cross[p] = zeros > 0 ? x.sum_t[p] * (x.max_s[p] - x.max_t[p]) : 0.f;
+  float *mt = x.max_t.data(), *ms = x.max_s.data(), *st = x.sum_t.data(), *ss = x.sum_s.data(), *d = x.cross.data();
+  const float* zeros = x.zeros.data();
+#pragma omp simd
+  for (int64_t p = 0; p < m.cells; ++p) {
+    const float z = zeros[p], least = z > 0.f ? 0.f : kLowest, t = std::max(mt[p], least), s = std::max(ms[p], least);
+    const float sum = z * bpkd::exp_below(std::min(-t, 0.f));
+    mt[p] = t;
+    ms[p] = s;
+    st[p] = sum;
+    ss[p] = z * bpkd::exp_below(std::min(-s, 0.f));
+    d[p] = sum * (s - t);
   }
 }
 
 // Edge sum of one image from the non-zeros alone; adds scale times its gradient to grad (may be null).
 double sparse_edges(const Maps& m, const Rows& rows, int mode, int64_t image, const float* weight, float scale, float* grad,
                     EdgeState& x) {
-  start_edges(m, rows, mode, image, x);
-  each_edge(m, rows, mode, image, [&](int64_t, int64_t, int32_t p, float, float a, float b) {
-    const float da = a - x.max_t[p], db = b - x.max_s[p], e = std::exp(da);
-    x.sum_t[p] += e;
-    x.sum_s[p] += std::exp(db);
-    x.cross[p] += e * (da - db);
-  });
+  load_edges(m, rows, mode, image, x);
+  const int64_t begin = rows.begin[image * m.classes], count = static_cast<int64_t>(x.a.size());
+  const int32_t* cells = rows.cells + begin;
+  float *a = x.a.data(), *b = x.b.data(), *own = x.own.data(), *st = x.sum_t.data(), *ss = x.sum_s.data();
+  const float *mt = x.max_t.data(), *ms = x.max_s.data();
+#pragma omp simd
+  for (int64_t k = 0; k < count; ++k) {
+    const float da = a[k] - mt[cells[k]], db = b[k] - ms[cells[k]];
+    a[k] = bpkd::exp_below(da);
+    b[k] = bpkd::exp_below(db);
+    own[k] = a[k] * (da - db);
+  }
+  for (int64_t k = 0; k < count; ++k) {
+    st[cells[k]] += a[k];
+    ss[cells[k]] += b[k];
+    x.cross[cells[k]] += own[k];
+  }
+  float* value = x.cross.data();
+#pragma omp simd
+  for (int64_t p = 0; p < m.cells; ++p) value[p] = weight[p] * (value[p] / st[p] + bpkd::log_above(ss[p] / st[p]));
   double total = 0;
-  for (int64_t p = 0; p < m.cells; ++p)
-    if (x.active[p]) total += static_cast<double>(weight[p]) * divergence({x.sum_t[p], x.sum_s[p], x.cross[p]});
+  for (int64_t p = 0; p < m.cells; ++p) total += value[p];
   if (!grad) return total;
-  each_edge(m, rows, mode, image, [&](int64_t, int64_t r, int32_t p, float f, float a, float b) {
-    const float pt = std::exp(a - x.max_t[p]) / x.sum_t[p], ps = std::exp(b - x.max_s[p]) / x.sum_s[p];
-    grad[r * m.cells + p] += scale * weight[p] * f * (ps - pt);
-  });
+#pragma omp simd
+  for (int64_t p = 0; p < m.cells; ++p) {
+    st[p] = scale * weight[p] / st[p];
+    ss[p] = scale * weight[p] / ss[p];
+  }
+  for (int64_t r = image * m.classes; r < (image + 1) * m.classes; ++r)
+    for (int64_t k = rows.begin[r] - begin; k < rows.begin[r + 1] - begin; ++k)
+      grad[r * m.cells + cells[k]] += x.factor[k] * (b[k] * ss[cells[k]] - a[k] * st[cells[k]]);
   return total;
+}
+
+// Edge sum of each image into values.
+void edges_of_team(const Maps& m, const Rows& rows, int mode, const float* weight, float scale, float* grad,
+                   std::vector<double>& values) {
+  EdgeState state(m.cells);
+#pragma omp for schedule(dynamic, 1)
+  for (int64_t n = 0; n < m.images; ++n) values[n] = sparse_edges(m, rows, mode, n, weight + n * m.cells, scale, grad, state);
 }
 
 Maps maps_of(const float* student, const float* teacher, const int64_t* shape, double temperature) {
@@ -195,7 +214,11 @@ BPKD_API double bpkd_channel_kd(const float* student, const float* teacher, cons
                                 int threads) {
   const Maps m = maps_of(student, teacher, shape, temperature);
   const double scale = temperature * temperature / static_cast<double>(m.images * m.classes);
-  return scale * all_rows(m, {nullptr, nullptr, nullptr}, kNone, static_cast<float>(scale), grad, threads);
+  std::vector<double> values(m.images * m.classes);
+  advise(m, grad);
+#pragma omp parallel num_threads(threads)
+  rows_of_team(m, {nullptr, nullptr, nullptr}, kNone, static_cast<float>(scale), grad, values);
+  return scale * sum(values);
 }
 
 // T^2 times the sum of weight [images, cells] times the divergence over the classes, over `count`; weight null: 1 each. With a
@@ -204,7 +227,12 @@ BPKD_API double bpkd_pixel_kd(const float* student, const float* teacher, const 
                               const float* weight, double count, float* grad, int threads) {
   const Maps m = maps_of(student, teacher, shape, temperature);
   const double scale = temperature * temperature / count;
-  return scale * all_positions(m, weight, static_cast<float>(scale), grad, threads);
+  const Tiles tiles(m, weight);
+  std::vector<double> values(tiles.tiles.size());
+  advise(m, grad);
+#pragma omp parallel num_threads(threads)
+  tiles_of_team(m, tiles, weight, static_cast<float>(scale), grad, values);
+  return scale * sum(values);
 }
 
 // Edge and body term into out[0] and out[1]; grad = factors[0] d edge + factors[1] d body. The mask as compressed rows.
@@ -217,21 +245,22 @@ BPKD_API void bpkd_boundary_kd(const float* student, const float* teacher, const
   const EdgeOptions o{alpha, options[0], options[1] != 0};
   const double square = temperature * temperature, body = square / static_cast<double>(m.images * m.classes);
   const double edge = square / static_cast<double>(m.images);
-  out[1] = body * all_rows(m, rows, o.mode, static_cast<float>(factors[1] * body), grad, threads);
+  const float edge_scale = static_cast<float>(factors[0] * edge), body_scale = static_cast<float>(factors[1] * body);
   std::vector<float> weight(m.images * m.cells);
-  std::vector<double> values(m.images);
-  const float scale = static_cast<float>(factors[0] * edge);
+  for (int64_t n = 0; n < m.images; ++n) position_weights(m, rows, o, n, &weight[n * m.cells]);
+  const bool dense = o.mode == kNone;
+  const Tiles tiles(dense ? m : Maps{}, weight.data());
+  std::vector<double> bodies(m.images * m.classes), edges(dense ? tiles.tiles.size() : m.images);
+  advise(m, grad);
 #pragma omp parallel num_threads(threads)
   {
-    EdgeState state(o.mode == kNone ? 0 : m.cells);
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t n = 0; n < m.images; ++n) {
-      float* own = &weight[n * m.cells];
-      position_weights(m, rows, o, n, own);
-      if (o.mode != kNone) values[n] = sparse_edges(m, rows, o.mode, n, own, scale, grad, state);
+    rows_of_team(m, rows, o.mode, body_scale, grad, bodies);  // writes the gradient, the edges add to it
+    if (dense) {
+      tiles_of_team(m, tiles, weight.data(), edge_scale, grad, edges);
+    } else {
+      edges_of_team(m, rows, o.mode, weight.data(), edge_scale, grad, edges);
     }
   }
-  double total = o.mode == kNone ? all_positions(m, weight.data(), scale, grad, threads) : 0;
-  for (const double v : values) total += v;
-  out[0] = edge * total;
+  out[0] = edge * sum(edges);
+  out[1] = body * sum(bodies);
 }

@@ -5,7 +5,10 @@
 
 namespace {
 
-constexpr float kLowest = -3.402823466e38f;
+using bpkd::kWide;
+using bpkd::Wide;
+
+constexpr float kLowest = -3.402823466e38f, kLn2 = 0.693147181f, kPerLn2 = 1.44269504f;
 enum PreMask { kSoft = 0, kHard = 1, kNone = 2 };
 
 struct Maps {
@@ -27,148 +30,163 @@ struct Sums {
   float teacher, student, cross;  // sum e^a', sum e^b', sum e^a' (a' - b')
 };
 
-// Turns a (teacher) and b (student) into e^a' and e^b' and returns their sums. kLanes sums run side by side, so that nothing
-// waits for an addition, and go to double precision every few thousand values: equal addends would all round one way.
-constexpr int64_t kLanes = 64, kFlush = 64 * kLanes;
+// Sums that run side by side, so that nothing waits for an addition. They go to double precision after 64 additions each:
+// equal addends would all round one way.
+constexpr int kSide = 4;
+constexpr int64_t kFlush = 64 * kSide * kWide;
 
-struct Lanes {
-  float teacher[kLanes], student[kLanes], cross[kLanes];
-};
-
-inline void add_exponentials(float* a, float* b, int64_t n, float max_a, float max_b, Lanes& x) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const float da = a[i] - max_a, db = b[i] - max_b, ea = bpkd::exp_below(da), eb = bpkd::exp_below(db);
-    x.teacher[i] += ea;
-    x.student[i] += eb;
-    x.cross[i] += ea * (da - db);
-    a[i] = ea;
-    b[i] = eb;
+// Calls visit(i, lanes, side) for kWide values at a time; the last ones may be fewer.
+template <typename Visit>
+inline void each_wide(int64_t from, int64_t to, Visit visit) {
+  int64_t i = from;
+  for (; i + kSide * kWide <= to; i += kSide * kWide) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kSide; ++j) visit(i + j * kWide, kWide, j);
   }
+  for (; i < to; i += kWide) visit(i, std::min(kWide, to - i), 0);
 }
 
-Sums exponentials(float* a, float* b, int64_t n, float max_a, float max_b) {
-  double sa = 0, sb = 0, d = 0;
+float largest(const float* x, int64_t n) {
+  Wide most[kSide];
+  for (Wide& m : most) m = bpkd::all(-INFINITY);
+  each_wide(0, n, [&](int64_t i, int64_t lanes, int j) { most[j] = bpkd::larger(bpkd::load(x + i, lanes, -INFINITY), most[j]); });
+  float out = -INFINITY;
+  for (const Wide& m : most)
+    for (int64_t l = 0; l < kWide; ++l) out = std::max(out, m[l]);
+  return out;
+}
+
+double total(const Wide* sums) {
+  double out = 0;
+  for (int j = 0; j < kSide; ++j)
+    for (int64_t l = 0; l < kWide; ++l) out += sums[j][l];
+  return out;
+}
+
+// e^a' of a = t / T into ea and e^b' of b = s / T into eb (they may be t and s), and their sums. Powers of two inside.
+Sums exponentials(const float* t, const float* s, int64_t n, float inverse, float* ea, float* eb) {
+  const float per = inverse * kPerLn2, top_t = largest(t, n), top_s = largest(s, n);
+  const float fill_t = top_t - 125.f / per, fill_s = top_s - 125.f / per;  // past the end: adds next to nothing
+  const Wide shift_t = bpkd::all(top_t * per), shift_s = bpkd::all(top_s * per);
+  double sum_a = 0, sum_b = 0, cross = 0;
   for (int64_t from = 0; from < n; from += kFlush) {
-    Lanes x = {};
-    const int64_t to = std::min(n, from + kFlush);
-    int64_t i = from;
-    for (; i + kLanes <= to; i += kLanes) add_exponentials(a + i, b + i, kLanes, max_a, max_b, x);
-    add_exponentials(a + i, b + i, to - i, max_a, max_b, x);
-    for (int64_t j = 0; j < kLanes; ++j) {
-      sa += x.teacher[j];
-      sb += x.student[j];
-      d += x.cross[j];
-    }
+    Wide sa[kSide] = {}, sb[kSide] = {}, d[kSide] = {};
+    each_wide(from, std::min(n, from + kFlush), [&](int64_t i, int64_t lanes, int j) {
+      const Wide da = bpkd::load(t + i, lanes, fill_t) * per - shift_t, db = bpkd::load(s + i, lanes, fill_s) * per - shift_s;
+      const Wide a = bpkd::exp2_below(da), b = bpkd::exp2_below(db);
+      sa[j] += a;
+      sb[j] += b;
+      d[j] += a * (da - db);
+      bpkd::store(ea + i, lanes, a);
+      bpkd::store(eb + i, lanes, b);
+    });
+    sum_a += total(sa);
+    sum_b += total(sb);
+    cross += total(d);
   }
-  return {static_cast<float>(sa), static_cast<float>(sb), static_cast<float>(d)};
+  return {static_cast<float>(sum_a), static_cast<float>(sum_b), static_cast<float>(cross * kLn2)};
 }
 
 double divergence(const Sums& s) {
   return static_cast<double>(s.cross) / s.teacher + std::log(static_cast<double>(s.student) / s.teacher);
 }
 
-struct Tile {  // positions of one image
-  int64_t image, first, count;
-  const int32_t* index;  // null: first, first + 1, ...
+struct Block {  // neighbouring positions: kWide, or fewer at the end of an image
+  int64_t first, lanes;
+};
+
+struct Tile {  // blocks of one image
+  int64_t image;
+  const Block* blocks;
+  int64_t count;
 };
 
 struct TileBuffer {
-  int64_t width;
-  std::vector<float> a, b, max_a, max_b, sum_a, sum_b, cross, ca, cb;
-  TileBuffer(int64_t classes, int64_t width)
-      : width(width), a(classes * width), b(classes * width), max_a(width), max_b(width), sum_a(width), sum_b(width),
-        cross(width), ca(width), cb(width) {}
+  std::vector<Wide> a, b;                                // [block, class]
+  std::vector<Wide> max_a, max_b, sum_a, sum_b, weight;  // [block]
+  void resize(int64_t classes, int64_t blocks) {
+    for (auto* v : {&a, &b}) v->resize(classes * blocks);
+    for (auto* v : {&max_a, &max_b, &sum_a, &sum_b, &weight}) v->resize(blocks);
+  }
 };
 
-// Values of the tile over the temperature, class by class, and the maxima over the classes.
+// Values of the tile, block by block, and their maxima over the classes.
 void load_tile(const Maps& m, const Tile& tile, TileBuffer& x) {
-  std::fill(x.max_a.begin(), x.max_a.end(), -INFINITY);
-  std::fill(x.max_b.begin(), x.max_b.end(), -INFINITY);
-  float *ma = x.max_a.data(), *mb = x.max_b.data();
+  constexpr int64_t kAhead = 2;  // classes: the jumps from one to the next are too wide for the processor to foresee
+  for (auto* v : {&x.max_a, &x.max_b}) std::fill(v->begin(), v->end(), bpkd::all(-INFINITY));
   for (int64_t c = 0; c < m.classes; ++c) {
-    const int64_t at = (tile.image * m.classes + c) * m.cells;
-    const float *t = m.teacher + at, *s = m.student + at, inverse = m.inverse;
-    float *a = &x.a[c * x.width], *b = &x.b[c * x.width];
-    if (tile.index) {
-      const int32_t* index = tile.index + tile.first;
-      for (int64_t i = 0; i < tile.count; ++i) {
-        a[i] = t[index[i]] * inverse;
-        b[i] = s[index[i]] * inverse;
-      }
-    } else {
-      t += tile.first;
-      s += tile.first;
-#pragma omp simd
-      for (int64_t i = 0; i < tile.count; ++i) {
-        a[i] = t[i] * inverse;
-        b[i] = s[i] * inverse;
-      }
-    }
-#pragma omp simd
-    for (int64_t i = 0; i < tile.count; ++i) {
-      ma[i] = std::max(ma[i], a[i]);
-      mb[i] = std::max(mb[i], b[i]);
+    const int64_t at = (tile.image * m.classes + c) * m.cells, ahead = c + kAhead < m.classes ? at + kAhead * m.cells : at;
+    for (int64_t q = 0; q < tile.count; ++q) {
+      const Block& block = tile.blocks[q];
+      __builtin_prefetch(m.teacher + ahead + block.first);
+      __builtin_prefetch(m.student + ahead + block.first);
+      const Wide a = bpkd::load(m.teacher + at + block.first, block.lanes, 0.f);
+      const Wide b = bpkd::load(m.student + at + block.first, block.lanes, 0.f);
+      x.a[q * m.classes + c] = a;
+      x.b[q * m.classes + c] = b;
+      x.max_a[q] = bpkd::larger(a, x.max_a[q]);
+      x.max_b[q] = bpkd::larger(b, x.max_b[q]);
     }
   }
 }
 
-void tile_exponentials(int64_t classes, int64_t count, TileBuffer& x) {
-  for (auto* sums : {&x.sum_a, &x.sum_b, &x.cross}) std::fill(sums->begin(), sums->end(), 0.f);
-  const float *ma = x.max_a.data(), *mb = x.max_b.data();
-  float *sa = x.sum_a.data(), *sb = x.sum_b.data(), *d = x.cross.data();
-  for (int64_t c = 0; c < classes; ++c) {
-    float *a = &x.a[c * x.width], *b = &x.b[c * x.width];
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      const float da = a[i] - ma[i], db = b[i] - mb[i], ea = bpkd::exp_below(da), eb = bpkd::exp_below(db);
-      sa[i] += ea;
-      sb[i] += eb;
-      d[i] += ea * (da - db);
-      a[i] = ea;
-      b[i] = eb;
-    }
-  }
-}
-
-// Sum over the tile of weight times the divergence over the classes. grad (may be null): scale times the gradient, written,
-// or with `add` added. weight null: 1 each.
-double tile_divergence(const Maps& m, const Tile& tile, const float* weight, float scale, bool add, float* grad, TileBuffer& x) {
-  load_tile(m, tile, x);
-  tile_exponentials(m.classes, tile.count, x);
-  const float *sa = x.sum_a.data(), *sb = x.sum_b.data(), *d = x.cross.data(), factor = scale * m.inverse;
-  float *ca = x.ca.data(), *cb = x.cb.data(), *value = x.max_a.data();  // the maxima are not needed any more
-  float* w = x.max_b.data();
-  for (int64_t i = 0; i < tile.count; ++i)
-    w[i] = weight ? weight[tile.index ? tile.index[tile.first + i] : tile.first + i] : 1.f;
-#pragma omp simd
-  for (int64_t i = 0; i < tile.count; ++i) {
-    value[i] = w[i] * (d[i] / sa[i] + bpkd::log_above(sb[i] / sa[i]));
-    ca[i] = factor * w[i] / sa[i];
-    cb[i] = factor * w[i] / sb[i];
-  }
+// Turns the values into exponentials; returns the sum over the tile of weight times the divergence over the classes.
+double tile_exponentials(const Maps& m, const Tile& tile, TileBuffer& x) {
+  const float per = m.inverse * kPerLn2;
   double total = 0;
-  for (int64_t i = 0; i < tile.count; ++i) total += value[i];
-  for (int64_t c = 0; grad && c < m.classes; ++c) {
-    const float *a = &x.a[c * x.width], *b = &x.b[c * x.width];
-    float* g = grad + (tile.image * m.classes + c) * m.cells;
-    if (tile.index) {
-      const int32_t* index = tile.index + tile.first;
-      for (int64_t i = 0; i < tile.count; ++i) {
-        const float v = b[i] * cb[i] - a[i] * ca[i];
-        g[index[i]] = add ? g[index[i]] + v : v;
-      }
-    } else {
-      g += tile.first;
-#pragma omp simd
-      for (int64_t i = 0; i < tile.count; ++i) g[i] = b[i] * cb[i] - a[i] * ca[i];
+  for (int64_t q = 0; q < tile.count; ++q) {
+    const Wide shift_a = x.max_a[q] * per, shift_b = x.max_b[q] * per;
+    Wide sum_a = {}, sum_b = {}, cross = {};
+    Wide *a = &x.a[q * m.classes], *b = &x.b[q * m.classes];
+    for (int64_t c = 0; c < m.classes; ++c) {
+      const Wide da = a[c] * per - shift_a, db = b[c] * per - shift_b;
+      a[c] = bpkd::exp2_below(da);
+      b[c] = bpkd::exp2_below(db);
+      sum_a += a[c];
+      sum_b += b[c];
+      cross += a[c] * (da - db);
     }
+    x.sum_a[q] = sum_a;
+    x.sum_b[q] = sum_b;
+    Wide value = cross * kLn2 / sum_a, ratio = sum_b / sum_a;
+    for (int64_t l = 0; l < kWide; ++l) value[l] += bpkd::log_above(ratio[l]);
+    value *= x.weight[q];
+    for (int64_t l = 0; l < kWide; ++l) total += value[l];
   }
   return total;
 }
 
-int64_t tile_width(int64_t classes) {  // two maps of a tile in half of a second-level cache
-  return std::clamp<int64_t>(32768 / std::max<int64_t>(1, classes) / 16 * 16, 32, 1024);
+// Writes `factor` times the tile's gradient, or with `add` adds it.
+void tile_gradient(const Maps& m, const Tile& tile, float factor, bool add, float* grad, TileBuffer& x) {
+  for (int64_t q = 0; q < tile.count; ++q) {  // over the sums, which are not needed any more
+    x.sum_a[q] = x.weight[q] * factor / x.sum_a[q];
+    x.sum_b[q] = x.weight[q] * factor / x.sum_b[q];
+  }
+  for (int64_t c = 0; c < m.classes; ++c) {
+    float* g = grad + (tile.image * m.classes + c) * m.cells;
+    for (int64_t q = 0; q < tile.count; ++q) {
+      const Block& block = tile.blocks[q];
+      Wide v = x.b[q * m.classes + c] * x.sum_b[q] - x.a[q * m.classes + c] * x.sum_a[q];
+      if (add) v += bpkd::load(g + block.first, block.lanes, 0.f);
+      bpkd::store(g + block.first, block.lanes, v);
+    }
+  }
+}
+
+// Sum over the tile of weight times the divergence over the classes; weight null: 1 each. grad (may be null): see above.
+double tile_divergence(const Maps& m, const Tile& tile, const float* weight, float scale, float* grad, TileBuffer& x) {
+  for (int64_t q = 0; q < tile.count; ++q) {
+    const Block& block = tile.blocks[q];
+    for (int64_t l = 0; l < kWide; ++l) x.weight[q][l] = l < block.lanes ? (weight ? weight[block.first + l] : 1.f) : 0.f;
+  }
+  load_tile(m, tile, x);
+  const double total = tile_exponentials(m, tile, x);
+  if (grad) tile_gradient(m, tile, scale * m.inverse, weight != nullptr, grad, x);
+  return total;
+}
+
+int64_t tile_blocks(int64_t classes) {  // two maps of a tile in half of a second-level cache
+  return std::clamp<int64_t>(32768 / std::max<int64_t>(1, classes), 32, 1024) / kWide;
 }
 
 }  // namespace

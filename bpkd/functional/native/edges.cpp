@@ -34,17 +34,21 @@ void group_entries(const Task& t, const uint8_t* bytes, const std::vector<uint8_
   for (size_t b = 0; b < ids.size(); ++b) keep |= table[ids[b]] = Word(1) << b;
   const int64_t y0 = begin_of(t.row0, t.height, t.h), y1 = end_of(t.row1 - 1, t.height, t.h);
   window_sets(t, bytes, y0, y1, table, words);
+  // A dense row of cells is put together in the cache: its classes lie far apart in the map.
+  static thread_local std::vector<float> line;
+  line.assign(t.dense ? ids.size() * t.w : 0, 0.f);
   for (int64_t i = t.row0; i < t.row1; ++i) {
     const int64_t top = begin_of(i, t.height, t.h), rows = end_of(i, t.height, t.h) - top;
+    Word held = 0;  // by any cell of the row
     for (int64_t j = 0; j < t.w; ++j) {
       const int64_t left = begin_of(j, t.width, t.w), columns = end_of(j, t.width, t.w) - left;
       const Word* cell = &words[(top - y0) * t.width + left];
-      const int32_t position = static_cast<int32_t>(i * t.w + j);
       const auto found = [&](int bit, float share) {
         if (t.dense) {
-          t.dense[ids[bit] * t.h * t.w + position] = share;
+          line[bit * t.w + j] = share;
+          held |= static_cast<Word>(Word(1) << bit);
         } else {
-          out.push_back({position, share, ids[bit]});
+          out.push_back({static_cast<int32_t>(i * t.w + j), share, ids[bit]});
         }
       };
       if (rows == 8 && columns == 8) {  // powers of two divide exactly
@@ -53,6 +57,12 @@ void group_entries(const Task& t, const uint8_t* bytes, const std::vector<uint8_
         Cell<Word>{cell, rows, columns, t.width}.each(
             keep, [&](int bit, int count) { found(bit, static_cast<float>(count) / rows / columns); });
       }
+    }
+    for (; held; held &= static_cast<Word>(held - 1)) {
+      const int bit = __builtin_ctzll(static_cast<unsigned long long>(held));
+      float* from = &line[bit * t.w];
+      std::copy(from, from + t.w, t.dense + (ids[bit] * t.h + i) * t.w);
+      std::fill(from, from + t.w, 0.f);
     }
   }
 }

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 #ifdef _WIN32
 #define BPKD_API extern "C" __declspec(dllexport)
@@ -34,6 +37,77 @@ static inline float exp_below(float x) {
   float power;
   std::memcpy(&power, &bits, 4);
   return p * power;
+}
+
+// As many floats as a register holds, as one value. Clang and GCC compute with it element by element.
+#if defined(__AVX512F__)
+constexpr int64_t kWide = 16;
+#elif defined(__AVX__)
+constexpr int64_t kWide = 8;
+#else
+constexpr int64_t kWide = 4;
+#endif
+typedef float Wide __attribute__((vector_size(4 * kWide)));
+typedef int32_t WideInt __attribute__((vector_size(4 * kWide)));
+
+static inline Wide all(float x) { return Wide{} + x; }
+
+static inline Wide load(const float* x) {
+  Wide v;
+  std::memcpy(&v, x, sizeof v);
+  return v;
+}
+
+static inline void store(float* x, Wide v) { std::memcpy(x, &v, sizeof v); }
+
+// The first `lanes` floats of x, then `fill`.
+static inline Wide load(const float* x, int64_t lanes, float fill) {
+  if (lanes == kWide) return load(x);
+  Wide v = all(fill);
+  std::memcpy(&v, x, 4 * lanes);
+  return v;
+}
+
+static inline void store(float* x, int64_t lanes, Wide v) {
+  if (lanes == kWide) return store(x, v);
+  std::memcpy(x, &v, 4 * lanes);
+}
+
+// The larger of both; b where a is NaN.
+static inline Wide larger(Wide a, Wide b) {
+#ifdef __AVX512F__
+  return _mm512_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// 2^x for x <= 0, with exp_below's polynomial; below -125 it stays at 2^-125. NaN stays NaN.
+static inline Wide exp2_below(Wide x) {
+#ifdef __AVX512F__
+  x = _mm512_max_ps(all(-125.f), x);  // this order keeps NaN
+  const Wide n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  x = x < -125.f ? all(-125.f) : x;
+  const Wide t = x + 12582912.f, n = t - 12582912.f;
+#endif
+  const Wide r = x - n;
+  Wide p = all(1.3264728115e-3f);
+  p = p * r + 9.6715127142e-3f;
+  p = p * r + 5.5507337400e-2f;
+  p = p * r + 2.4022242084e-1f;
+  p = p * r + 6.9314697760e-1f;
+  p = p * r + 1.f;
+#ifdef __AVX512F__
+  return _mm512_scalef_ps(p, n);
+#else
+  WideInt bits;
+  std::memcpy(&bits, &t, sizeof bits);
+  bits = (bits << 23) + 0x3f800000;
+  Wide power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+#endif
 }
 
 // log(x) for normal x > 0, close to correctly rounded also around 1 (Cephes' coefficients). NaN and infinity give NaN.
