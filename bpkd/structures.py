@@ -40,10 +40,6 @@ class EdgeMaps:
     """[N, 1, h, w] in [0, 1], the share of each cell that is image and not padding; None: all of it."""
 
 
-Target = Tensor | EdgeMaps
-"""What a distiller is told about the truth: labels [N, H, W], or edge maps at the size of the logits."""
-
-
 @dataclass(frozen=True)
 class SOLOv2Outputs:
     """What a SOLOv2 network returns for N images, before losses, NMS or any resize to the image.

@@ -12,6 +12,7 @@ from .teachers import teacher_nodes, teacher_shares
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "DATASETS.CHECK": ("full", "fast", "off"),
+    "DATALOADER.EDGE_MASKS": ("step", "workers"),
     "TEST.MODE": ("whole", "slide"),
     "TEST.ABSENT_CLASS": ("zero", "skip"),
     "TEST.COCO_BACKEND": ("auto", "pycocotools", "faster-coco-eval"),
@@ -54,6 +55,8 @@ def check_values(cfg: CfgNode) -> None:
         raise ValueError(f"DATALOADER.REPEAT: expected a number of samples, or 0, got {cfg.DATALOADER.REPEAT}.")
     _check_test(cfg.TEST)
     _check_distillation(cfg)
+    if cfg.DATALOADER.EDGE_MASKS == "workers":
+        _check_edge_masks(cfg)
 
 
 def _check_test(node: CfgNode) -> None:
@@ -80,6 +83,25 @@ def _check_distillation(cfg: CfgNode) -> None:
         )
     if cfg.DISTILL.INSTANCE.PER_CLASS and cfg.DISTILL.INSTANCE.CATEGORY_EDGES != "boundary":
         raise ValueError("DISTILL.INSTANCE.PER_CLASS: expected CATEGORY_EDGES boundary, got grid, which has one map.")
+
+
+def _check_edge_masks(cfg: CfgNode) -> None:
+    key, architecture = "DATALOADER.EDGE_MASKS workers", cfg.MODEL.META_ARCHITECTURE
+    if architecture == "InstanceDistiller":
+        raise ValueError(
+            f"{key}: expected label maps (MODEL.META_ARCHITECTURE SemanticDistiller), got {architecture}: the edges of "
+            "instances are made of their masks, in the step. Set DATALOADER.EDGE_MASKS step."
+        )
+    if architecture not in WRAPPERS or cfg.DISTILL.METHOD == "none":
+        raise ValueError(
+            f"{key}: expected a DISTILL.METHOD that reads edges (BPKD) in MODEL.META_ARCHITECTURE SemanticDistiller, "
+            f"got {cfg.DISTILL.METHOD!r} in {architecture}. Set DATALOADER.EDGE_MASKS step, or name such a method."
+        )
+    if not all(cfg.INPUT.CROP_SIZE):
+        raise ValueError(
+            f"{key}: expected an INPUT.CROP_SIZE above 0, to which every sample is padded, got "
+            f"{list(cfg.INPUT.CROP_SIZE)}. Set it, or DATALOADER.EDGE_MASKS step."
+        )
 
 
 def _get(cfg: CfgNode, key: str) -> Any:

@@ -73,6 +73,9 @@ def _add_data(cfg: CN) -> None:
 
     # After so many training samples the same ones, with the same augmentation, come again; 0: every epoch draws anew.
     cfg.DATALOADER.REPEAT = 0
+    # Where the edge masks of label maps are made (DISTILL.METHOD BPKD): in the training "step", or by the "workers"
+    # that load the samples, so that no step waits for them (docs/methods.md). The masks have the same bits.
+    cfg.DATALOADER.EDGE_MASKS = "step"
 
     # The paper's augmentation. Resize: the image is fitted into RESIZE_BOX (width, height) times a factor drawn
     # from U(SCALE_RANGE), aspect kept. [0, 0] means the image's own size.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .files import DatasetError
 from .instances import InstanceTestMapper, InstanceTrainMapper
-from .mapper import TestMapper, TrainMapper
+from .mapper import Edges, TestMapper, TrainMapper
 
 TrainMap = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
 TestMap = Callable[[dict[str, Any]], dict[str, Any]]
@@ -119,7 +119,7 @@ def _one_thread(worker: int) -> None:
 
 
 def build_train_loader(
-    cfg: CfgNode, *, start_iter: int = 0, rank: int = 0, world_size: int = 1
+    cfg: CfgNode, *, start_iter: int = 0, rank: int = 0, world_size: int = 1, edges: Edges | None = None
 ) -> DataLoader[dict[str, Any]]:
     """Builds the endless training loader.
 
@@ -129,20 +129,25 @@ def build_train_loader(
         start_iter: iteration to start at.
         rank: this process.
         world_size: number of processes.
+        edges: what finds the edges of an augmented label map, in the worker that has loaded it (``edge_rows`` of the
+            sample); None: nothing does.
 
     Returns:
         Loader of lists of dicts.
 
     Raises:
-        ValueError: the batch does not divide, or the training sets have different classes.
+        ValueError: the batch does not divide, the training sets have different classes, or edges of label maps are
+            wanted of objects.
         DatasetError: no image of the training sets has an object.
     """
     items = [item for name in cfg.DATASETS.TRAIN for item in DatasetCatalog.get(name)]
     mapper: TrainMap
     if holds_objects(cfg.DATASETS.TRAIN[0]):
+        if edges is not None:
+            raise ValueError(f"edges: expected data sets with label maps, got objects ({cfg.DATASETS.TRAIN[0]}).")
         items, mapper = _objects(cfg, items)
     else:
-        mapper = TrainMapper.from_config(cfg, _label_table(cfg.DATASETS.TRAIN))
+        mapper = TrainMapper.from_config(cfg, _label_table(cfg.DATASETS.TRAIN), edges=edges)
     sampler = PositionSampler(
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         start=start_iter * cfg.SOLVER.ACCUMULATE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from .augment import TrainAugmentation, fitted_size, resize
 from .files import DatasetError, read_image, read_label
+
+# From a label map [h, w] to what the model takes for its edges.
+Edges = Callable[[torch.Tensor], Any]
 
 
 def as_tensor(bgr: NDArray[np.uint8], fmt: str) -> torch.Tensor:
@@ -25,12 +29,17 @@ def as_tensor(bgr: NDArray[np.uint8], fmt: str) -> torch.Tensor:
 class TrainMapper:
     """Reads, augments, converts; not padded: the model pads after normalisation."""
 
-    def __init__(self, augmentation: TrainAugmentation, fmt: str, table: list[int]) -> None:
-        """Takes the augmentation, the colour order and the label table."""
-        self.augmentation, self.fmt, self.table = augmentation, fmt, table
+    def __init__(
+        self, augmentation: TrainAugmentation, fmt: str, table: list[int], *, edges: Edges | None = None
+    ) -> None:
+        """Takes the augmentation, the colour order, the label table, and what finds the edges of labels, if anything.
+
+        The edges are those of the augmented labels, and left to `edges` to pad.
+        """
+        self.augmentation, self.fmt, self.table, self.edges = augmentation, fmt, table, edges
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, table: list[int]) -> TrainMapper:
+    def from_config(cls, cfg: CfgNode, table: list[int], *, edges: Edges | None = None) -> TrainMapper:
         """Reads cfg.INPUT."""
         node = cfg.INPUT
         augmentation = TrainAugmentation(
@@ -41,21 +50,23 @@ class TrainMapper:
             flip_prob=node.FLIP_PROB,
             distort=node.PHOTOMETRIC,
         )
-        return cls(augmentation, node.FORMAT, table)
+        return cls(augmentation, node.FORMAT, table, edges=edges)
 
     def __call__(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Returns the dict with ``image`` uint8 [3, h, w] and ``sem_seg`` int64 [h, w]."""
+        """Returns the dict with ``image`` uint8 [3, h, w], ``sem_seg`` int64 [h, w] and maybe ``edge_rows``."""
         image, label = read_image(item), read_label(item, self.table)
         if image.shape[:2] != label.shape:
             raise DatasetError(f"{item['file_name']}: image {image.shape[:2]} and mask {label.shape} differ in size.")
         image, label = self.augmentation(image, label, rng)
+        labels = torch.from_numpy(label.astype(np.int64))
         return {
             **item,
             "image": as_tensor(image, self.fmt),
             "image_format": self.fmt,
-            "sem_seg": torch.from_numpy(label.astype(np.int64)),
+            "sem_seg": labels,
             "height": image.shape[0],
             "width": image.shape[1],
+            **({} if self.edges is None else {"edge_rows": self.edges(labels)}),
         }
 
 

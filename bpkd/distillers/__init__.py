@@ -1,6 +1,6 @@
 """Distillers by name: one file per paper, one line here."""
 
-from .base import Distiller
+from .base import Distiller, LabelledEdges, Target
 from .bpkd import BPKD
 from .cirkd import CIRKD
 from .combined import CombinedDistiller, PerTeacher
@@ -29,6 +29,8 @@ __all__ = [
     "SKDS",
     "CombinedDistiller",
     "Distiller",
+    "LabelledEdges",
     "LevelDistiller",
     "PerTeacher",
+    "Target",
 ]

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from bpkd.structures import EdgeMaps, SegOutput, Target
+from bpkd.functional import EdgeRows, EdgeRule
+from bpkd.structures import EdgeMaps, SegOutput
 
 from .adapters import match_size
+
+
+@dataclass(frozen=True)
+class LabelledEdges:
+    """Labels whose edges have been found already, in the data loader."""
+
+    labels: Tensor
+    """[N, H, W]."""
+
+    rows: EdgeRows
+    """Of their masks [N, K, h, w] at the size of the logits, by the distiller's ``edge_rule``."""
+
+
+Target = Tensor | LabelledEdges | EdgeMaps
+"""What a distiller is told about the truth: labels [N, H, W], with or without their edges, or edge maps alone."""
 
 
 class Distiller(nn.Module):
@@ -22,12 +39,14 @@ class Distiller(nn.Module):
         taps: the map that each term compares ("logits" or a feature name) by the term's name, so that a missing map
             or term is an error and not a silent nothing. Empty: not declared, not checked.
         edge_window: (kernel size, passes) of the edge maps that the distiller reads; None: it reads none.
+        edge_rule: how it finds the edges of label maps; None: it looks for none.
         own_terms: names of terms that train the distiller's own parts alone and give the student no gradient (a
             critic's side of the game).
     """
 
     own_terms: frozenset[str] = frozenset()
     edge_window: tuple[int, int] | None = None
+    edge_rule: EdgeRule | None = None
 
     def __init__(
         self,
@@ -60,7 +79,7 @@ class Distiller(nn.Module):
         Args:
             student: the student's output.
             teacher: the teacher's, over the same classes; it gets no gradient.
-            target: [N, H, W] labels, or edge maps at the size of the logits.
+            target: [N, H, W] labels, the same with their edges, or edge maps; edges at the size of the logits.
             iteration: of the training run, for ramps.
 
         Returns:
@@ -99,7 +118,7 @@ class Distiller(nn.Module):
                 f"{type(self).__name__}: expected labels of every pixel, got edge maps. It compares pixels by their "
                 "class; for instances take KD, CWD or BPKD."
             )
-        return target
+        return target.labels if isinstance(target, LabelledEdges) else target
 
     def parameter_options(self) -> dict[str, dict[str, Any]]:
         """Returns an optimizer of their own for parts that do not share the student's.

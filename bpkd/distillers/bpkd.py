@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import EdgeRows, boundary_kd, class_edges
-from bpkd.structures import EdgeMaps, SegOutput, Target
+from bpkd.functional import EdgeRows, EdgeRule, boundary_kd
+from bpkd.structures import EdgeMaps, SegOutput
 
-from .base import Distiller, with_preset
+from .base import Distiller, LabelledEdges, Target, with_preset
 
 PRESETS: dict[str, dict[str, Any]] = {
     # A scale that trains from scratch: the edge term is a weighted mean over classes and cells, of unfiltered logits.
@@ -95,11 +95,16 @@ class BPKD(Distiller):
         self.class_weight, self.temperature = class_weight, temperature
         self.kernel_size, self.iterations, self.ignore_mode = kernel_size, iterations, ignore_mode
         self.edge_window = (kernel_size, iterations)
+        self.edge_rule: EdgeRule = EdgeRule(kernel_size, iterations, self.ignore_index, ignore_mode)
         weights = {"edge": self.edge_weight, "body": self.body_weight}
         self.taps = {name: "logits" for name, weight in weights.items() if weight}
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
-        """Returns {"edge", "body"}, without a term whose weight is 0."""
+        """Returns {"edge", "body"}, without a term whose weight is 0.
+
+        Raises:
+            ValueError: there are edge maps without an edge, or rows of edges of another shape than the logits.
+        """
         s, t = self.pair(student, teacher, "logits")
         edges: Tensor | EdgeRows | None
         if isinstance(target, EdgeMaps):
@@ -124,13 +129,12 @@ class BPKD(Distiller):
         out = {"edge": edge, "body": body}
         return {name: out[name] for name in self.taps}
 
-    def _edges(self, labels: Tensor, logits: Tensor) -> Tensor | EdgeRows:
-        return class_edges(
-            labels,
-            logits.shape[1],
-            self.kernel_size,
-            (logits.shape[2], logits.shape[3]),
-            iterations=self.iterations,
-            ignore_index=self.ignore_index,
-            ignore_mode=self.ignore_mode,
-        )
+    def _edges(self, target: Tensor | LabelledEdges, logits: Tensor) -> Tensor | EdgeRows:
+        if not isinstance(target, LabelledEdges):
+            return self.edge_rule.edges(target, logits.shape[1], (logits.shape[2], logits.shape[3]))
+        if target.rows.shape != tuple(logits.shape):
+            raise ValueError(
+                f"BPKD: expected edges of the logits' shape {tuple(logits.shape)}, got {target.rows.shape} from the "
+                "data loader. DATALOADER.EDGE_MASKS step finds them in the training step, at any size."
+            )
+        return target.rows

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bpkd.functional import anchor_kd, cross_image_kd, nearest_labels, pixel_kd
 from bpkd.functional.cross_image import pool_nodes
-from bpkd.structures import SegOutput, Target
+from bpkd.structures import SegOutput
 
-from .base import Distiller, with_preset
+from .base import Distiller, Target, with_preset
 from .memory_bank import MemoryBank
 from .projection import ProjectionHead
 from .ranks import gather_ranks, rank, world_size

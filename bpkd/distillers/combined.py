@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from bpkd.structures import SegOutput, Target
+from bpkd.structures import SegOutput
 
-from .base import Distiller
+from .base import Distiller, Target
 
 PREFIX = "loss_kd_"
 

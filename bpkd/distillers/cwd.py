@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from bpkd.functional import channel_kd
-from bpkd.structures import SegOutput, Target
+from bpkd.structures import SegOutput
 
 from .adapters import ChannelAdapter
-from .base import Distiller
+from .base import Distiller, Target
 
 
 class CWD(Distiller):

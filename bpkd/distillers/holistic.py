@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from bpkd.functional import pixel_kd
-from bpkd.structures import SegOutput, Target
+from bpkd.structures import SegOutput
 
-from .base import Distiller
+from .base import Distiller, Target
 from .discriminator import Adversary
 
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpkd.functional import pixel_kd
-from bpkd.structures import EdgeMaps, SegOutput, Target
+from bpkd.structures import EdgeMaps, SegOutput
 
-from .base import Distiller
+from .base import Distiller, Target
 
 
 class KD(Distiller):
@@ -49,5 +49,5 @@ class KD(Distiller):
     def _valid(self, target: Target, size: tuple[int, int]) -> Tensor | None:
         if isinstance(target, EdgeMaps):
             return None if target.valid is None else target.valid[:, 0] > 0
-        small = F.interpolate(target[:, None].float(), size=size, mode="nearest")[:, 0]
+        small = F.interpolate(self.labels(target)[:, None].float(), size=size, mode="nearest")[:, 0]
         return small != self.ignore_index

@@ -15,7 +15,9 @@ from .launch import load_config
 from .matrix import Job
 
 # Where things lie and how fast they are fed: no figure depends on them.
-PLACES = ("OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CHECK", "DATALOADER.NUM_WORKERS", "VERSION")
+PLACES = (
+    "OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CHECK", "DATALOADER.NUM_WORKERS", "DATALOADER.EDGE_MASKS", "VERSION",
+)  # fmt: skip
 # All that an evaluation of the teacher reads.
 EVALUATION = ("DATASETS.", "INPUT.", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "TEACHER.", "TEST.")
 TRACES = ("run.json", "last_checkpoint", "config.yaml", "inference_teacher/run.json")

@@ -29,6 +29,7 @@ from bpkd.distillers import Distiller
 from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2, predicts_instances
 
 from .checkpoint import StudentCheckpointer
+from .edges import Edges, loader_edges
 from .evaluate import evaluate, without_classes
 from .hooks import MaskLossHint, RunClock, SilentTermGuard, StopOnSignal
 from .monitors import GradientMonitor, ShareMonitor, TermPrinter
@@ -74,12 +75,13 @@ class DistillationTrainer(DefaultTrainer):
         self.distiller: nn.Module | None = getattr(model, "distiller", None)
         wrapper = model if isinstance(model, SemanticDistiller | InstanceDistiller) else None
         self._wrapper = wrapper if self.distiller is not None else None
+        self._edges = loader_edges(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
         self._trainer = StepTrainer(
             ddp,
-            self.build_train_loader(cfg),
+            self.build_train_loader(cfg, edges=self._edges),
             optimizer,
             accumulate=cfg.SOLVER.ACCUMULATE,
             amp=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "off",
@@ -151,9 +153,10 @@ class DistillationTrainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0) -> Any:
-        """Builds the endless loader, positioned at ``start_iter``."""
-        return build_train_loader(cfg, start_iter=start_iter, rank=comm.get_rank(), world_size=comm.get_world_size())
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0, edges: Edges | None = None) -> Any:
+        """Builds the endless loader, positioned at ``start_iter``; ``edges`` as `loader_edges` returns it."""
+        place = {"rank": comm.get_rank(), "world_size": comm.get_world_size()}
+        return build_train_loader(cfg, start_iter=start_iter, edges=edges, **place)
 
     def build_hooks(self) -> list[Any]:
         """Lists the hooks in the order in which they act."""
@@ -164,7 +167,7 @@ class DistillationTrainer(DefaultTrainer):
         if predicts_instances(cfg):
             chain.append(MaskLossHint(self._trainer, cfg.MODEL.SOLOV2.MASK_WEIGHT))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
-            loader = self.build_train_loader(cfg)
+            loader = self.build_train_loader(cfg, edges=self._edges)
             n = cfg.TEST.PRECISE_BN.NUM_ITER
             chain.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, n))
         if comm.is_main_process():
@@ -216,7 +219,9 @@ class DistillationTrainer(DefaultTrainer):
                 )
             self.checkpointer.resume()
             self.start_iter = self.iter + 1
-            self._trainer.reset_data_loader(lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter))
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter, edges=self._edges)
+            )
         elif self.cfg.MODEL.WEIGHTS:
             load_strict(self.student, self.cfg.MODEL.WEIGHTS)
         elif self.cfg.MODEL.BACKBONE.WEIGHTS:

@@ -13,6 +13,7 @@ from .edge_maps import (
     outside_region,
 )
 from .edge_rows import EdgeRows
+from .edge_rule import EdgeRule
 from .edges import class_edge_mask, class_edges, edge_band
 from .ensemble import mean_probabilities
 from .paths import PATHS, set_path, use_path
@@ -22,6 +23,7 @@ from .segmentation import upsampled_cross_entropy
 __all__ = [
     "PATHS",
     "EdgeRows",
+    "EdgeRule",
     "anchor_kd",
     "binary_logits",
     "boundary_kd",

@@ -6,11 +6,13 @@ are is far smaller than the map, and it is the form in which the fused loss read
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import native
@@ -35,6 +37,10 @@ class EdgeRows:
     cells: Tensor
     shares: Tensor
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles as NumPy arrays: tensors would each take a shared memory segment on their way between processes."""
+        return _unpickled, (self.shape, self.begin.numpy(), self.cells.numpy(), self.shares.numpy())
+
     def dense(self, device: torch.device | None = None) -> Tensor:
         """Returns the mask as a map, float32 [N, K, h, w], on the CPU or a device: the rows alone are moved."""
         n, k, h, w = self.shape
@@ -45,7 +51,7 @@ class EdgeRows:
 
     @classmethod
     def of(cls, mask: Tensor) -> EdgeRows:
-        """Reads the rows off a map [N, K, h, w] on the CPU; needs the C++ extension.
+        """Reads the rows off a map [N, K, h, w]; the C++ extension does it sooner where it is built.
 
         Raises:
             ValueError: the mask is not a map.
@@ -54,13 +60,39 @@ class EdgeRows:
             raise ValueError(f"mask: expected [N, K, h, w], got {tuple(mask.shape)}.")
         n, k, h, w = mask.shape
         dense = mask.detach().to("cpu", torch.float32).contiguous()
-        begin = torch.empty(n * k + 1, dtype=torch.int64)
+        begin = torch.zeros(n * k + 1, dtype=torch.int64)
+        if native.unavailable():
+            flat = dense.view(n * k, h * w)
+            row, cell = flat.nonzero(as_tuple=True)
+            begin[1:] = row.bincount(minlength=n * k).cumsum(0)
+            return cls((n, k, h, w), begin, cell.int(), flat[row, cell])
         shape, threads, find = native.int64s(n * k, h * w), torch.get_num_threads(), native.library().bpkd_rows_of
         find(dense.data_ptr(), shape, begin.data_ptr(), None, None, threads)
         count = int(begin[-1])
         cells, shares = torch.empty(count, dtype=torch.int32), torch.empty(count)
         find(dense.data_ptr(), shape, begin.data_ptr(), cells.data_ptr(), shares.data_ptr(), threads)
         return cls((n, k, h, w), begin, cells, shares)
+
+    @classmethod
+    def cat(cls, parts: Sequence[EdgeRows]) -> EdgeRows:
+        """Joins the rows of several masks to those of one batch, in their order.
+
+        Raises:
+            ValueError: there are none, or they differ in [K, h, w].
+        """
+        shapes = {part.shape[1:] for part in parts}
+        if len(shapes) != 1:
+            raise ValueError(f"parts: expected rows of equal [K, h, w], got {sorted(shapes) or 'none'}.")
+        begin, count = [torch.zeros(1, dtype=torch.int64)], 0
+        for part in parts:
+            begin.append(part.begin[1:] + count)
+            count += len(part.cells)
+        cells, shares = (torch.cat([getattr(part, name) for part in parts]) for name in ("cells", "shares"))
+        return cls((sum(part.shape[0] for part in parts), *shapes.pop()), torch.cat(begin), cells, shares)
+
+
+def _unpickled(shape: tuple[int, int, int, int], *arrays: NDArray[Any]) -> EdgeRows:
+    return EdgeRows(shape, *(torch.from_numpy(array) for array in arrays))
 
 
 def obstacle(labels: Tensor, num_classes: int) -> str:

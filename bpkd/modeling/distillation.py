@@ -10,10 +10,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, PerTeacher
+from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, LabelledEdges, PerTeacher, Target
+from bpkd.functional import EdgeRows
 from bpkd.modeling.build import build_dense
 from bpkd.modeling.dense import DenseModel
-from bpkd.modeling.teachers import OneTeacher, TeacherPanel, Teachers, build_teachers
+from bpkd.modeling.pixels import file_names
+from bpkd.modeling.teachers import OneTeacher, TeacherPanel, Teachers, build_teachers, logits_sizes
 
 
 @META_ARCH_REGISTRY.register()
@@ -76,10 +78,34 @@ class SemanticDistiller(nn.Module):
         output = self.student.scores(images)
         losses = self.student.losses(output, target)
         if self.distiller is not None and answer is not None:
-            losses.update(self.distiller(output, answer(), target, current_iteration()))
+            losses.update(self.distiller(output, answer(), with_edges(batch, target), current_iteration()))
         if self.gradient_probe is not None:
             self.gradient_probe(losses, output.logits)
         return losses
+
+    def compared_sizes(self, crop: tuple[int, int], *, count: int) -> set[tuple[int, int]]:
+        """Returns the (h, w) at which logits are compared, one for all teachers or several: those of the teachers.
+
+        Args:
+            crop: (height, width) that training images are padded to.
+            count: images of a batch.
+        """
+        return set() if self._teacher is None else logits_sizes(self._teacher, crop, self.student.device, count=count)
+
+
+def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
+    """Returns the batch's labels with the edges that its loader has found, or alone where it has looked for none.
+
+    Raises:
+        ValueError: only some of the samples have edges.
+    """
+    rows = [item["edge_rows"] for item in batch if "edge_rows" in item]
+    if not rows:
+        return labels
+    if len(rows) < len(batch):
+        names = [n for item, n in zip(batch, file_names(batch), strict=True) if "edge_rows" not in item]
+        raise ValueError(f"edge_rows: expected of every sample or of none, got none of {', '.join(names)}.")
+    return LabelledEdges(labels, EdgeRows.cat(rows))
 
 
 def compared_features(distiller: nn.Module | None) -> frozenset[str] | None:

@@ -86,3 +86,20 @@ def build_teachers(cfg: CfgNode) -> Teachers:
     if cfg.TEACHER.COMBINE not in join:
         raise ValueError(f"TEACHER.COMBINE: expected one of {', '.join(join)}, got {cfg.TEACHER.COMBINE!r}.")
     return join[cfg.TEACHER.COMBINE](teachers, shares)
+
+
+def logits_sizes(teacher: Teachers, crop: tuple[int, int], device: torch.device, *, count: int) -> set[tuple[int, int]]:
+    """Returns the (h, w) of every teacher's logits, by asking for a black batch; a recording knows its own.
+
+    Args:
+        teacher: one or several.
+        crop: (height, width) that training images are padded to.
+        device: where the student is.
+        count: images of a batch; what is compiled for the first batch should fit the others.
+    """
+    if isinstance(teacher, CachedTeacher):
+        _, height, width = teacher.folder.index["shape"]
+        return {(height, width)}
+    answers = teacher([{"image": torch.zeros(3, *crop, dtype=torch.uint8)}] * count, crop, device)
+    outputs = answers if isinstance(answers, list) else [answers]
+    return {(output.logits.shape[2], output.logits.shape[3]) for output in outputs}

@@ -1,0 +1,52 @@
+"""Edge masks that the data loader makes: what its workers have to know for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from bpkd.distillers import Distiller
+from bpkd.functional import EdgeRows
+from bpkd.modeling import SemanticDistiller
+
+logger = logging.getLogger(__name__)
+
+
+Edges = Callable[[Tensor], EdgeRows]
+
+
+def loader_edges(cfg: CfgNode, model: nn.Module) -> Edges | None:
+    """Returns what finds a sample's edges in the loader, as its distiller would; None: DATALOADER.EDGE_MASKS is "step".
+
+    The size of the logits is learnt by asking the teacher.
+
+    Args:
+        cfg: DATALOADER.EDGE_MASKS, INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH.
+        model: that will be trained.
+
+    Raises:
+        ValueError: the model compares no edges of label maps, or edges of several kinds or sizes.
+    """
+    if cfg.DATALOADER.EDGE_MASKS == "step":
+        return None
+    parts = [part for part in model.modules() if isinstance(part, Distiller)]
+    rules = {part.edge_rule for part in parts if part.edge_rule is not None}
+    if not isinstance(model, SemanticDistiller) or len(rules) != 1:
+        raise ValueError(
+            f"DATALOADER.EDGE_MASKS workers: expected a DISTILL.METHOD that reads edges of label maps (BPKD), of one "
+            f"kind, got {cfg.DISTILL.METHOD!r} with {len(rules)} kinds. Set DATALOADER.EDGE_MASKS step."
+        )
+    crop = (cfg.INPUT.CROP_SIZE[0], cfg.INPUT.CROP_SIZE[1])
+    sizes = model.compared_sizes(crop, count=max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()))
+    if len(sizes) != 1:
+        raise ValueError(
+            f"DATALOADER.EDGE_MASKS workers: expected teachers with logits of one size, got {sorted(sizes)}. Set DATALOADER.EDGE_MASKS step."
+        )
+    size = sizes.pop()
+    logger.info("Edge masks are made in the data loader, from %dx%d to logits of %dx%d.", *crop, *size)
+    return partial(rules.pop().sample_rows, num_classes=model.student.num_classes, canvas=crop, size=size)
