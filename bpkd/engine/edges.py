@@ -45,7 +45,8 @@ def loader_edges(cfg: CfgNode, model: nn.Module) -> Edges | None:
     sizes = model.compared_sizes(crop, count=max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()))
     if len(sizes) != 1:
         raise ValueError(
-            f"DATALOADER.EDGE_MASKS workers: expected teachers with logits of one size, got {sorted(sizes)}. Set DATALOADER.EDGE_MASKS step."
+            f"DATALOADER.EDGE_MASKS workers: expected teachers with logits of one size, got {sorted(sizes)}. Set "
+            "DATALOADER.EDGE_MASKS step."
         )
     size = sizes.pop()
     logger.info("Edge masks are made in the data loader, from %dx%d to logits of %dx%d.", *crop, *size)
