@@ -54,7 +54,7 @@ def run(tmp_path: Path, *argv: str) -> dict[str, Any]:
 def test_step_has_every_variant_and_the_share_of_loading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = run(tmp_path, "--parts", "training step", "--cpu-time", "DATASETS.TRAIN", "('procedural_train',)")
     rows = {row["variant"]: row for row in record["rows"]}
-    assert list(rows) == [ALONE, BASE, "KD", "BPKD", parts.RECORDED, parts.LOADING]
+    assert list(rows) == [ALONE, BASE, "KD", "BPKD", parts.PREPARED, parts.RECORDED, parts.LOADING]
     assert all(row["rounds"] == 2 and row["median_ms"] > 0 and row["against"] == BASE for row in rows.values())
     assert rows[BASE]["ratio"] == 1.0
     assert 0 < rows[parts.LOADING]["ratio"] < 1

@@ -19,7 +19,10 @@ from torch.nn import functional as F
 
 from bpkd.config import read_config
 from bpkd.data import build_train_loader, register_datasets
+from bpkd.engine.edges import loader_edges
 from bpkd.export.student import Scores
+from bpkd.modeling import SemanticDistiller
+from bpkd.modeling.distillation import build_distiller
 from bpkd.modeling.fast import Plan, make_fast
 from bpkd.modeling.inference import predict_logits
 from bpkd.modeling.teacher import FrozenTeacher
@@ -27,6 +30,7 @@ from bpkd.modeling.teacher_cache import LOGITS, CachedTeacher, CacheFolder, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 LOADING, RIVAL, RECORDED = "data loading", "mmsegmentation", "BPKD, recorded teacher"
+PREPARED = "BPKD, masks in the workers"
 GRAPH, PLAIN = "graph recorded", "no_grad, float32"
 WHOLE, SLIDE = "whole image", "sliding window"
 Calls = dict[str, Callable[[], object]]
@@ -36,16 +40,26 @@ NETWORKS = ("pspnet_r18", "pspnet_r101")
 
 
 def step_calls(args: argparse.Namespace) -> Calls:
-    """The training step alone, with a teacher, with each distiller, BPKD from recorded logits; and loading its images.
+    """The training step alone, with a teacher, with each distiller; BPKD with masks or logits made beforehand.
 
-    Loading is there only where the config's training set is.
+    Loading its images is there too, where the config's training set is.
     """
     calls: Calls = dict(steps(args))
     cfg, student, teacher = pair(args)
     batch = make_batch(args, student.num_classes)
+    calls[PREPARED] = step("BPKD", cfg, student, teacher, with_rows(batch, cfg, student, teacher))
     with tempfile.TemporaryDirectory() as folder:  # stays mapped after it is gone
         calls[RECORDED] = step("BPKD", cfg, student, recorded(teacher, batch, folder), batch)
     return calls | loading_call(args)
+
+
+def with_rows(batch: list[dict[str, Any]], cfg: Any, student: Any, teacher: FrozenTeacher) -> list[dict[str, Any]]:
+    """The batch as the loader's workers would deliver it with DATALOADER.EDGE_MASKS workers."""
+    cfg.DATALOADER.EDGE_MASKS, cfg.DISTILL.METHOD = "workers", "BPKD"
+    model = SemanticDistiller(student=student, teacher=teacher, distiller=build_distiller(cfg, student, teacher))
+    find = loader_edges(cfg, model)
+    assert find is not None  # it is asked for above
+    return [{**item, "edge_rows": find(item["sem_seg"])} for item in batch]
 
 
 def recorded(teacher: FrozenTeacher, batch: list[dict[str, Any]], path: str) -> CachedTeacher:

@@ -16,7 +16,6 @@ from bpkd.modeling import SemanticDistiller
 
 logger = logging.getLogger(__name__)
 
-
 Edges = Callable[[Tensor], EdgeRows]
 
 
