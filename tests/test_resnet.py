@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,24 @@ def test_sync_norm_on_cpu_equals_the_joint_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(parts[0][key] + parts[1][key], joint[key], rtol=1e-4, atol=1e-5)
     for key in ("running_mean", "running_var"):
         torch.testing.assert_close(parts[0][key], joint[key], rtol=1e-5, atol=1e-6)
+
+
+def test_a_narrow_shortcut_in_channels_last_survives_large_maps() -> None:
+    """In a process of its own: oneDNN crashes in the plain convolution's backward pass."""
+    code = """
+import torch
+from torch import nn
+from bpkd.modeling.backbones.blocks import BasicBlock
+torch.manual_seed(0)
+block = BasicBlock(8, 16, norm="BN", stride=2).to(memory_format=torch.channels_last)
+x = torch.randn(2, 8, 65, 64).contiguous(memory_format=torch.channels_last).requires_grad_()
+block.train()
+conv = block.downsample[0]
+for _ in range(5):
+    block(x).sum().backward()
+want = nn.functional.conv2d(x.double(), conv.weight.double(), stride=2)
+assert type(conv) is not nn.Conv2d and conv(x).shape == want.shape
+torch.testing.assert_close(conv(x).double(), want, rtol=0, atol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpkd.modeling.layers import make_norm
@@ -103,8 +104,24 @@ def check_width(value: float, key: str) -> None:
         raise ValueError(f"{key}.WIDTH_MULTIPLIER: expected above 0, got {value}.")
 
 
+class _NarrowShortcut(nn.Conv2d):
+    """A strided 1x1 convolution to at most 16 channels.
+
+    oneDNN (torch 2.14) writes past its buffers in the backward pass of this one, in channels-last on a CPU, for maps of
+    48 x 48 and more. There the pixels that it skips are dropped before it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [N, C, H, W] to [N, planes, H/stride, W/stride]."""
+        if not (self.training and x.device.type == "cpu" and max(x.shape[-2:]) > 40):
+            return super().forward(x)
+        down, across = self.stride
+        return F.conv2d(x[..., ::down, ::across], self.weight)
+
+
 def _shortcut(inplanes: int, outplanes: int, stride: int, norm: str) -> nn.Sequential | None:
     if stride == 1 and inplanes == outplanes:
         return None
-    conv = nn.Conv2d(inplanes, outplanes, 1, stride=stride, bias=False)
+    make = _NarrowShortcut if stride > 1 and outplanes <= 16 else nn.Conv2d
+    conv = make(inplanes, outplanes, 1, stride=stride, bias=False)
     return nn.Sequential(conv, make_norm(norm, outplanes))
