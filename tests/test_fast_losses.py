@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -303,6 +304,28 @@ def test_threads_change_no_bit_of_the_losses() -> None:
     for other in results[1:]:
         assert other[:5] == results[0][:5]
         assert torch.equal(other[5], results[0][5])
+
+
+@needs_extension
+def test_calls_at_the_same_time_change_no_bit_of_each_other() -> None:
+    """As two models in one process, or two streams, make them: the extension keeps buffers per thread."""
+    cases = []
+    for classes, side in ((19, 40), (150, 24), (3, 64), (19, 24)):
+        shape = (2, classes, side, side)
+        labels = labels_of("scene", shape)
+        cases.append((*maps(shape), class_edge_mask(labels, classes, 7, (side, side)), labels))
+
+    def results(case: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
+        leaf = case[0].clone().requires_grad_()
+        values = losses(leaf, *case[1:])
+        return [torch.stack(values).detach(), torch.autograd.grad(sum(values), leaf)[0]]
+
+    want = [results(case) for case in cases]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        for found in (list(pool.map(results, cases)) for _ in range(5)):
+            for a, b in zip(found, want, strict=True):
+                assert torch.equal(a[0], b[0])
+                assert torch.equal(a[1], b[1])
 
 
 CE_CASES = [

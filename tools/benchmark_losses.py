@@ -1,7 +1,7 @@
 """Time the losses and the edge masks: interleaved rounds in one process, median and spread.
 
 Every round runs each variant once, in an order that rotates, so that drift of the machine hits
-all alike; a ratio is the median of the rounds' own ratios. `make bench`, or
+all alike; a ratio is the median of the rounds' own ratios. `make bench-losses`, or
 `python tools/benchmark_losses.py --classes 19 150 --rounds 9 --json bench.json`. With --targets the speed targets
 instead (tools/fast_targets.py), those against mmrazor where --peer-root names the folder of its clone.
 """
@@ -20,7 +20,16 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd
+from bpkd.functional import (
+    boundary_kd,
+    channel_kd,
+    class_edge_mask,
+    class_edges,
+    pixel_kd,
+    upsampled_cross_entropy,
+    use_path,
+)
+from bpkd.functional.paths import PATHS
 
 IGNORE = 255
 LITERAL = "edge mask, one-hot max-pool (literal)"
@@ -58,36 +67,51 @@ def literal_edge_mask(labels: torch.Tensor, num_classes: int, k: int, size: int)
 
 
 def variants(args: argparse.Namespace, num_classes: int) -> Variants:
-    """The functions to time for one number of classes.
+    """The functions to time for one number of classes, on every path that is asked for.
 
     Raises:
-        RuntimeError: when the fast mask is not the literal one: its time would mean nothing.
+        RuntimeError: when a fast mask is not the literal one: its time would mean nothing.
     """
     labels = make_labels(args.batch, args.size, num_classes)
-    cells, k = args.size // 8, args.kernel_size
-    mask = class_edge_mask(labels, num_classes, k, (cells, cells), ignore_index=IGNORE)
-    if not torch.equal(mask, literal_edge_mask(labels, num_classes, k, cells)):
-        raise RuntimeError(f"class_edge_mask differs from the literal form ({num_classes} classes)")
+    size, k = (args.size // 8, args.size // 8), args.kernel_size
+    literal = literal_edge_mask(labels, num_classes, k, size[0])
     generator = torch.Generator().manual_seed(1)
-    student = torch.randn(mask.shape, generator=generator).requires_grad_()
-    teacher = 3 * torch.randn(mask.shape, generator=generator)
+    student = torch.randn(literal.shape, generator=generator).requires_grad_()
+    teacher = 3 * torch.randn(literal.shape, generator=generator)
 
-    def step(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        def forward_backward() -> None:
+    def mask() -> torch.Tensor:
+        return class_edge_mask(labels, num_classes, k, size, ignore_index=IGNORE)
+
+    def on(path: str, function: Callable[[], object], *, backward: bool = False) -> Callable[[], None]:
+        def call() -> None:
             student.grad = None
-            loss().backward()
+            with use_path(path):
+                value = function()
+                if backward:
+                    value.backward()  # type: ignore[attr-defined]
 
-        return forward_backward
+        return call
 
-    return {
-        LITERAL: lambda: void(literal_edge_mask(labels, num_classes, k, cells)),
-        "edge mask, class_edge_mask": lambda: void(
-            class_edge_mask(labels, num_classes, k, (cells, cells), ignore_index=IGNORE)
-        ),
-        "boundary_kd, forward + backward": step(lambda: sum(boundary_kd(student, teacher, mask))),
-        "channel_kd, forward + backward": step(lambda: channel_kd(student, teacher)),
-        "pixel_kd, forward + backward": step(lambda: pixel_kd(student, teacher)),
+    calls = {LITERAL: lambda: void(literal_edge_mask(labels, num_classes, k, size[0]))}
+    for path in args.paths:
+        with use_path(path):
+            if not torch.equal(mask(), literal):
+                raise RuntimeError(f"class_edge_mask on {path} differs from the literal form ({num_classes} classes)")
+        calls[f"edge mask, {path}"] = on(path, mask)
+    for path in args.paths:
+        with use_path(path):
+            edges = class_edges(labels, num_classes, k, size, ignore_index=IGNORE)
+        calls[f"boundary_kd, {path}"] = on(path, lambda e=edges: sum(boundary_kd(student, teacher, e)), backward=True)
+    losses = {
+        "channel_kd": lambda: channel_kd(student, teacher),
+        "pixel_kd": lambda: pixel_kd(student, teacher),
+        "upsampled_cross_entropy": lambda: upsampled_cross_entropy(student, labels, ignore_index=IGNORE),
     }
+    for name, loss in losses.items():
+        for path in args.paths:
+            if (name, path) != ("upsampled_cross_entropy", "compiled"):  # it has no such path
+                calls[f"{name}, {path}"] = on(path, loss, backward=True)
+    return calls
 
 
 def void(_: object) -> None:
@@ -109,13 +133,12 @@ def measure(functions: Variants, rounds: int) -> dict[str, list[float]]:
 
 
 def summarise(times: dict[str, list[float]], num_classes: int) -> list[dict[str, object]]:
-    """Rows of the table: median, quartiles and, for the masks, the paired ratio."""
+    """Rows of the table: median, quartiles and the paired ratio to the first variant of the same function."""
     rows: list[dict[str, object]] = []
+    first: dict[str, list[float]] = {}
     for name, values in times.items():
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-        ratio = None
-        if name.startswith("edge mask") and name != LITERAL:
-            ratio = statistics.median(a / b for a, b in zip(times[LITERAL], values, strict=True))
+        base = first.setdefault(name.split(",")[0], values)
         rows.append(
             {
                 "what": name,
@@ -123,7 +146,7 @@ def summarise(times: dict[str, list[float]], num_classes: int) -> list[dict[str,
                 "median_ms": statistics.median(values),
                 "quartiles_ms": [low, high],
                 "rounds": len(values),
-                "times_faster_than_literal": ratio,
+                "times_faster_than_first": statistics.median(a / b for a, b in zip(base, values, strict=True)),
             }
         )
     return rows
@@ -157,14 +180,13 @@ def cpu_name() -> str:
 def table(rows: list[dict[str, object]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| what | classes | median ms | quartiles ms | literal / this |",
+        "| what | classes | median ms | quartiles ms | first / this |",
         "|---|---:|---:|---:|---:|",
     ]
     for row in rows:
         low, high = row["quartiles_ms"]
-        ratio = row["times_faster_than_literal"]
-        cells = [row["what"], row["classes"], f"{row['median_ms']:.1f}", f"{low:.1f} - {high:.1f}"]
-        lines.append("| " + " | ".join(map(str, [*cells, f"{ratio:.1f}" if ratio else ""])) + " |")
+        cells = [row["what"], row["classes"], f"{row['median_ms']:.2f}", f"{low:.2f} - {high:.2f}"]
+        lines.append("| " + " | ".join(map(str, [*cells, f"{row['times_faster_than_first']:.1f}"])) + " |")
     return "\n".join(lines)
 
 
@@ -193,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=512, help="label size; logits are an eighth")
     parser.add_argument("--kernel-size", type=int, default=7)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--paths", nargs="+", default=["eager", "auto"], choices=PATHS, help="implementations to time")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's choice")
     parser.add_argument("--targets", action="store_true", help="measure the speed targets instead (2 threads)")
     parser.add_argument("--peer-root", type=Path, help="with --targets: folder that holds a clone of mmrazor")
@@ -204,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     if args.targets:
         return targets(args)
-    setting = {key: getattr(args, key) for key in ("batch", "size", "kernel_size", "rounds")}
+    setting = {key: getattr(args, key) for key in ("batch", "size", "kernel_size", "rounds", "paths")}
     record = {"environment": environment(), "setting": setting}
     print("  ".join(f"{k} {v}" for part in record.values() for k, v in part.items()), flush=True)
     rows: list[dict[str, object]] = []
