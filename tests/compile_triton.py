@@ -9,16 +9,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bpkd.functional.triton_path import divergence_kernels, mask_kernels, pixel_kernels, row_kernels
+from bpkd.functional.triton_path import divergence_kernels, entropy_kernels, mask_kernels, pixel_kernels, row_kernels
 from bpkd.functional.triton_path.losses import warps
 
-MAPS = ["student", "teacher", "gradient"]
+MAPS = ["student", "teacher", "gradient", "logits"]
 FLOATS = ["mask", "alpha", "found", "values", "edge_upstream", "body_upstream", "upstream", "valid", "count"]
 TYPES = (
     dict.fromkeys([*FLOATS, "first", "second", "out"], "*fp32")
     | dict.fromkeys(["cells", "words"], "*i32")
     | dict.fromkeys(["P", "C", "N", "H", "W", "h", "w", "side", "classes", "ignored", "split", "total"], "i32")
     | dict.fromkeys(["scale", "edge_factor", "body_factor", "factor", "first_factor", "second_factor"], "fp32")
+    | dict.fromkeys(["weight", "log_sums"], "*fp32")
+    | dict.fromkeys(["row_scale", "column_scale"], "fp32")
 )
 NO_EDGES = {"mask": None, "cells": None, "found": None, "PRE": 3}
 FORWARD = {"edge_upstream": None, "body_upstream": None, "upstream": None, "PURPOSE": 0}
@@ -46,6 +48,7 @@ def variants() -> list[tuple[Any, str, dict[str, Any]]]:
         (divergence_kernels.total_kernel, "fp32", {"BLOCK": 1024}),
         (divergence_kernels.total_kernel, "fp32", {"BLOCK": 1024, "total": 1, "split": 1}),
     ]
+    found += entropy_variants()
     for kind, transparent in (("u8", False), ("i64", True)):
         found.append((mask_kernels.columns_kernel, kind, {"TRANSPARENT": transparent, "BLOCK": 512}))
         found.append((mask_kernels.cells_kernel, kind, {"TRANSPARENT": transparent, "PIXELS": 8, "BLOCK": 32}))
@@ -54,9 +57,26 @@ def variants() -> list[tuple[Any, str, dict[str, Any]]]:
     return found
 
 
+def entropy_variants() -> list[tuple[Any, str, dict[str, Any]]]:
+    """Of the cross entropy: eight times larger and of many classes, weighted, of one cell, without a gradient."""
+    forward, gradient = entropy_kernels.entropy_kernel, entropy_kernels.entropy_gradient_kernel
+    plain, ones = {"weight": None, "count": None}, dict.fromkeys(["C", "h", "w", "H", "W", "ignored"], 1)
+    large = {"ALIGNED": False, "ROWS": 4, "COLUMNS": 7, "PADDED": 8, "CLASSES": 16, "BLOCK": 64}
+    small = {"ALIGNED": True, "ROWS": 4, "COLUMNS": 15, "PADDED": 16, "CLASSES": 8, "BLOCK": 16}
+    wide = {"ALIGNED": False, "ROWS": 4, "COLUMNS": 1, "PADDED": 8, "CLASSES": 8, "BLOCK": 128}
+    return [
+        (forward, "fp32", plain | {"ALIGNED": False, "ROWS": 8, "BLOCK": 32}),
+        (forward, "bf16", plain | {"ALIGNED": True, "ROWS": 4, "BLOCK": 64, "log_sums": None}),
+        (forward, "fp16", ones | {"ALIGNED": True, "ROWS": 1, "BLOCK": 1}),
+        (gradient, "fp32", plain | large),
+        (gradient, "bf16", plain | small),
+        (gradient, "fp16", ones | wide),
+    ]
+
+
 def compiled(kernel: Any, kind: str, constants: dict[str, Any], architecture: int) -> int:
     """Returns the size of the kernel's cubin."""
-    types = TYPES | dict.fromkeys([*MAPS, "labels"], f"*{kind}")
+    types = TYPES | dict.fromkeys([*MAPS, "labels"], f"*{kind}") | {"target": "*i64"}
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature = {name: "constexpr" if name in constants else types[name] for name in kernel.arg_names}
     values = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
@@ -69,7 +89,7 @@ def compiled(kernel: Any, kind: str, constants: dict[str, Any], architecture: in
 
 def main(architecture: int) -> None:
     """Compiles all variants and looks that no kernel was forgotten."""
-    modules = (divergence_kernels, mask_kernels, pixel_kernels, row_kernels)
+    modules = (divergence_kernels, entropy_kernels, mask_kernels, pixel_kernels, row_kernels)
     missing = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     for kernel, kind, constants in variants():
         size = compiled(kernel, kind, constants, architecture)

@@ -8,18 +8,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+import triton.language as tl
 from torch import Tensor
+from triton.runtime import interpreter
 
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, paths, pixel_kd, triton_path, use_path
+from bpkd.functional import (
+    boundary_kd,
+    channel_kd,
+    class_edge_mask,
+    paths,
+    pixel_kd,
+    triton_path,
+    upsampled_cross_entropy,
+    use_path,
+)
+from bpkd.functional.triton_path import entropy, masks, self_check
 from bpkd.functional.triton_path import losses as triton_losses
-from bpkd.functional.triton_path import masks, self_check
 from tests.oracle import literal_edge_mask
 from tests.test_edges import scenes
 from tests.test_fast_losses import (
     LABELS,
+    check_cross_entropy,
+    check_cross_entropy_of_ignored_pixels,
     check_plain_losses,
     check_two_classes_far_below_zero,
     check_weighted_terms,
@@ -30,7 +46,25 @@ from tests.test_fast_losses import (
 
 CPU = torch.device("cpu")
 SHAPES = [(2, 5, 3, 4), (1, 2, 5, 7), (1, 33, 2, 3), (1, 1, 2, 2), (1, 3, 1, 1)]
-FUNCTIONS = ["channel_kd", "pixel_kd", "boundary_kd", "class_edge_mask"]
+FUNCTIONS = ["channel_kd", "pixel_kd", "boundary_kd", "class_edge_mask", "upsampled_cross_entropy"]
+
+
+def patched_once(patch: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Triton's language is patched for good, not anew at every call of every function: a third of the tests' time."""
+    done: set[tuple[bool, ...]] = set()
+
+    def call(function: Any) -> Any:
+        modules = tuple(any(x is module for x in function.__globals__.values()) for module in (tl, tl.core))
+        if modules not in done:
+            done.add(modules)
+            patch(function)
+        return SimpleNamespace(restore=lambda: None)
+
+    return call
+
+
+if hasattr(interpreter, "_patch_lang"):
+    interpreter._patch_lang = patched_once(interpreter._patch_lang)
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +132,8 @@ def test_large_logits_are_no_worse_than_eager(scale: float) -> None:
 
 def losses(student: Tensor, teacher: Tensor, mask: Tensor) -> list[Tensor]:
     edge, body = boundary_kd(student, teacher, mask)
-    return [edge, body, channel_kd(student, teacher), pixel_kd(student, teacher)]
+    whole = upsampled_cross_entropy(student, labels_of("scene", tuple(student.shape)))
+    return [edge, body, channel_kd(student, teacher), pixel_kd(student, teacher), whole]
 
 
 def scene(shape: tuple[int, ...], scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,6 +215,60 @@ def test_a_logit_that_is_not_finite_shows_in_the_loss(bad: float) -> None:
         assert not torch.isfinite(value)
 
 
+ENTROPY_CASES = [
+    ((2, 5, 3, 4), (24, 32)),
+    ((1, 19, 6, 5), (20, 13)),  # no whole factor, classes and rows of several programs
+    ((1, 3, 5, 5), (5, 5)),  # no resize
+    ((2, 3, 8, 6), (3, 4)),  # smaller: rows and columns that no pixel touches
+    ((1, 2, 1, 1), (6, 4)),
+    ((1, 1, 2, 3), (1, 1)),
+    ((1, 2, 2, 20), (3, 61)),  # columns of several programs
+    ((1, 2, 2, 1), (40, 300)),  # bands of several blocks
+]
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("case", ENTROPY_CASES)
+def test_upsampled_cross_entropy(align_corners: bool, case: tuple) -> None:
+    for denominator, weighted in (("all", False), ("valid", True)):
+        check_cross_entropy(case, align_corners, denominator, weighted=weighted)
+
+
+def test_cross_entropy_of_ignored_pixels_alone() -> None:
+    check_cross_entropy_of_ignored_pixels((1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_cross_entropy_of_any_label_type_layout_and_ignore_index(kind: torch.dtype) -> None:
+    logits = maps((1, 4, 3, 4))[0]
+    labels = torch.randint(0, 4, (1, 7, 8), generator=torch.Generator().manual_seed(0))
+    results = []
+    for path, given in (("eager", labels), ("triton", labels.to(kind).transpose(1, 2).contiguous().transpose(1, 2))):
+        leaf = logits.clone().requires_grad_()
+        with use_path(path):
+            loss = upsampled_cross_entropy(leaf, given, ignore_index=2, denominator="valid")
+        results += [loss.detach(), *torch.autograd.grad(2 * loss, leaf)]
+    assert float(results[2]) == pytest.approx(float(results[0]), rel=1e-6)
+    assert float((results[1] - results[3]).norm()) <= 1e-5 * float(results[1].norm())
+
+
+def test_a_label_out_of_range_makes_the_cross_entropy_nan() -> None:
+    labels = torch.zeros(1, 4, 4, dtype=torch.long)
+    labels[0, 2, 1] = 3
+    assert not torch.isfinite(upsampled_cross_entropy(torch.zeros(1, 3, 2, 2), labels))
+
+
+def test_large_logits_of_the_cross_entropy_are_no_worse_than_eager() -> None:
+    logits, labels = maps((1, 5, 4, 4), 1e4)[0], labels_of("scene", (1, 5, 4, 4))
+    error = {}
+    for path in ("eager", "triton"):
+        big = F.interpolate(logits.double(), labels.shape[1:], mode="bilinear")
+        want = F.cross_entropy(big, labels, ignore_index=255, reduction="sum") / labels.numel()
+        with use_path(path):
+            error[path] = abs(float(upsampled_cross_entropy(logits, labels)) / float(want) - 1)
+    assert error["triton"] <= max(error["eager"], 1e-6)
+
+
 @pytest.mark.parametrize("num_classes", [2, 31])
 @pytest.mark.parametrize(
     ("picture", "size", "side", "mode"),
@@ -237,16 +326,17 @@ def spoiled(x: Tensor) -> Tensor:
 def test_a_failed_check_falls_back_with_one_message(
     function: str, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    module, name = (masks, "write_edges") if function == "class_edge_mask" else (triton_losses, function)
+    special = {"class_edge_mask": (masks, "write_edges"), "upsampled_cross_entropy": (entropy, function)}
+    module, name = special.get(function, (triton_losses, function))
     good = getattr(module, name)
 
-    def bad(*args: object, **options: object) -> object:
+    def bad(*args: Any, **options: object) -> object:
         if fault == "raises":
             raise RuntimeError("no such instruction\nat line 1")
-        found = good(*args, **options)
         if function == "class_edge_mask":
-            args[1][0][0, 0, 0, 0] = 0.125
-        return tuple(map(spoiled, found)) if function == "boundary_kd" else found if found is None else spoiled(found)
+            return [target.fill_(0.125) for target in args[1]]
+        found = good(*args, **options)
+        return tuple(map(spoiled, found)) if function == "boundary_kd" else spoiled(found)
 
     monkeypatch.setattr(module, name, bad)
     with use_path("auto"):

@@ -143,7 +143,7 @@ class CrossEntropyOptions:
     """Options of the cross entropy at label size: factors per class, the sum's divisor, the resize."""
 
     weight: Tensor | None
-    count: float
+    count: Tensor | int
     ignore_index: int
     align_corners: bool
 
@@ -151,7 +151,7 @@ class CrossEntropyOptions:
 class _UpsampledCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, o: CrossEntropyOptions) -> Tensor:
-        grad = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None
+        grad, count = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None, float(o.count)
         total = native.library().bpkd_upsampled_cross_entropy(
             logits.data_ptr(),
             target.data_ptr(),
@@ -159,12 +159,12 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
             native.int64s(*logits.shape, *target.shape[1:]),
             o.ignore_index,
             int(o.align_corners),
-            1 / o.count,
+            1 / count,
             _pointer(grad),
             torch.get_num_threads(),
         )
         ctx.save_for_backward(grad)
-        return logits.new_tensor(total / o.count)
+        return logits.new_tensor(total / count)
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor, None, None]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import fused, paths
+from . import fused, paths, triton_path
 
 DENOMINATORS = ("all", "valid")
 
@@ -23,7 +23,8 @@ def upsampled_cross_entropy(
     """Sum over pixels of the cross entropy of bilinearly resized logits, divided by the denominator.
 
     On the path "cpp" the resized logits [N, K, H, W] never exist: a strip of rows at a time is resized, and its
-    gradient goes back to the small logits in the same pass.
+    gradient goes back to the small logits in the same pass. On "triton" they are made where they are read, once for the
+    value and once for the gradient.
 
     Args:
         logits: [N, K, h, w], any float type; computed in float32.
@@ -51,16 +52,28 @@ def upsampled_cross_entropy(
     if class_weight is not None and class_weight.shape != logits.shape[1:2]:
         raise ValueError(f"class_weight: expected [{logits.shape[1]}], one per class, got {tuple(class_weight.shape)}.")
     with torch.autocast(logits.device.type, enabled=False):
-        values = logits.float()
-        weight = None if class_weight is None else class_weight.detach().to(values.device, torch.float32).contiguous()
+        weight = None if class_weight is None else class_weight.detach().to(logits.device, torch.float32).contiguous()
         count = _count(target, ignore_index, denominator, weight)
-        obstacles = {"cpp": fused.obstacle(values, target) or ("" if target.numel() else "there are no labels")}
-        if paths.choose("upsampled_cross_entropy", values.device, obstacles, auto=("cpp",)) == "cpp":
-            options = fused.CrossEntropyOptions(weight, float(count), ignore_index, align_corners)
+        options = fused.CrossEntropyOptions(weight, count, ignore_index, align_corners)
+        path = _chosen_path(logits, target)
+        if path == "triton":
+            from .triton_path import entropy
+
+            return entropy.upsampled_cross_entropy(logits, target, options)
+        values = logits.float()
+        if path == "cpp":
             return fused.upsampled_cross_entropy(values, target, options)
         values = F.interpolate(values, size=target.shape[-2:], mode="bilinear", align_corners=align_corners)
         total = F.cross_entropy(values, target.long(), weight, ignore_index=ignore_index, reduction="sum")
         return total / count
+
+
+def _chosen_path(logits: Tensor, target: Tensor) -> str:
+    obstacles = {
+        "cpp": fused.obstacle(logits, target) or ("" if target.numel() else "there are no labels"),
+        "triton": triton_path.map_obstacle(logits) or triton_path.obstacle(target),
+    }
+    return paths.choose("upsampled_cross_entropy", logits.device, obstacles, auto=("cpp", "triton"))
 
 
 def _count(target: Tensor, ignore_index: int, denominator: str, weight: Tensor | None) -> Tensor | int:

@@ -1,4 +1,4 @@
-"""Kernels in Triton for CUDA tensors: the losses and the edge masks. Imported where the path is taken, not before."""
+"""Kernels in Triton for CUDA tensors: losses and edge masks. Imported where the path is taken, not before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def unavailable() -> str:
     except ImportError:
         return "Triton is not installed"
     try:
-        from . import losses, masks  # noqa: F401
+        from . import entropy, losses, masks  # noqa: F401
     except Exception as error:  # noqa: BLE001 - another version of Triton may raise anything
         return f"Triton does not load the kernels ({paths.first_line(error)})"
     return ""
@@ -53,8 +53,8 @@ def obstacle(*tensors: Tensor) -> str:
     return "" if all(x.numel() for x in tensors) else "a tensor is empty"
 
 
-def map_obstacle(student: Tensor, teacher: Tensor) -> str:
-    """Returns why the losses cannot take two maps; empty: they can."""
-    if any(x.dtype not in TYPES for x in (student, teacher)):
+def map_obstacle(*maps: Tensor) -> str:
+    """Returns why the losses cannot take these maps; empty: they can."""
+    if any(x.dtype not in TYPES for x in maps):
         return "it takes float32, float16 and bfloat16"
-    return obstacle(student, teacher)
+    return obstacle(*maps)

@@ -38,7 +38,7 @@ def warps(elements: int) -> int:
     return min(16, max(1, elements // 512))
 
 
-def _totals(values: Tensor, split: int, factors: Sequence[float]) -> tuple[Tensor, ...]:
+def totals(values: Tensor, split: int, factors: Sequence[float]) -> tuple[Tensor, ...]:
     """Returns each factor times the sum of its part of ``values``, scalars."""
     out = tuple(values.new_empty(()) for _ in factors)
     divergence_kernels.total_kernel[(len(out),)](
@@ -78,7 +78,7 @@ class _Rows:
         """Returns the loss, writes the gradient."""
         values = torch.empty(maps[0].shape[:2], device=maps[0].device)
         self.launch(maps, (gradient, values))
-        return _totals(values, values.numel(), self.factors[1:])
+        return totals(values, values.numel(), self.factors[1:])
 
     def backward(self, maps: tuple[Tensor, Tensor], gradient: Tensor, factors: Sequence[Tensor], purpose: int) -> None:
         """Writes the gradient for these factors."""
@@ -107,7 +107,7 @@ class _Boundary(_Rows):
         )
         self.edges = (mask, cells, found)
         self.launch(maps, (gradient, values[n * programs :]))
-        return _totals(values, n * programs, self.factors)
+        return totals(values, n * programs, self.factors)
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _Pixels:
         n, c, h, w = maps[0].shape
         values = torch.empty(n * triton.cdiv(h * w, _tile(c)[1]), device=maps[0].device)
         self._launch(maps, (gradient, values), None, FORWARD)
-        return _totals(values, values.numel(), [self.factor])
+        return totals(values, values.numel(), [self.factor])
 
     def backward(self, maps: tuple[Tensor, Tensor], gradient: Tensor, factors: Sequence[Tensor], purpose: int) -> None:
         """Writes the gradient for this factor."""

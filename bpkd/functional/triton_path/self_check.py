@@ -97,6 +97,8 @@ def _terms(function: str, student: Tensor, teacher: Tensor) -> list[Tensor]:
     from bpkd.functional.boundary_kd import boundary_kd
     from bpkd.functional.divergence import channel_kd, pixel_kd
 
+    if function == "upsampled_cross_entropy":
+        return _entropies(student)
     if function == "channel_kd":
         return [channel_kd(student, teacher, 2.0)]
     valid = (_labels(student.shape, 1) != 255).to(student.device)
@@ -105,3 +107,14 @@ def _terms(function: str, student: Tensor, teacher: Tensor) -> list[Tensor]:
     mask = torch.rand(student.shape, generator=torch.Generator().manual_seed(2))
     mask = (mask - 0.7).clamp(min=0).mul(3.0).to(student.device)
     return [t for pre in ("soft", "hard", "none") for t in boundary_kd(student, teacher, mask, pre_mask=pre)]
+
+
+def _entropies(logits: Tensor) -> list[Tensor]:
+    from bpkd.functional.segmentation import upsampled_cross_entropy
+
+    whole, odd = (_labels(logits.shape, factor).to(logits.device) for factor in (8, 3))
+    weight = torch.linspace(0.5, 2.0, logits.shape[1], device=logits.device)
+    weighted = upsampled_cross_entropy(
+        logits, odd[:, 1:, 2:], class_weight=weight, denominator="valid", align_corners=True
+    )
+    return [upsampled_cross_entropy(logits, whole), weighted]
