@@ -103,6 +103,44 @@ def _mixed(
 
 
 @triton.jit
+def _band_losses(
+    logits: tl.tensor,
+    target: tl.tensor,
+    weight: tl.tensor,
+    log_sums: tl.tensor,
+    n: tl.tensor,
+    band: tl.tensor,
+    y: tl.tensor,  # output rows [ROWS, 1] before ``last``, and columns [1, BLOCK]
+    last: tl.tensor,
+    x: tl.tensor,
+    shape: tl.tuple,  # C, h, w, H, W
+    scales: tl.tuple,  # of rows and columns
+    ignored: tl.tensor,
+    ALIGNED: tl.constexpr,
+) -> tl.tensor:
+    """Writes the log-sum-exps of a band's output pixels and returns their losses."""
+    C, h, w, H, W = shape
+    left, right, near, far = _columns(x, scales[1], w, ALIGNED)
+    upper, lower = band * w, tl.minimum(band + 1, h - 1) * w
+    down, inside = _share(y, scales[0], band, ALIGNED), (y < last) & (x < W)
+    sums = (down + near) * 0.0
+    largest = sums - float("inf")
+    for c in range(C):
+        v = _mixed(logits + (n * C + c) * h * w, upper, lower, left, right, near, far, down, x < W)
+        e, more = tl.exp2(-tl.abs(v - largest)), v > largest  # one exponential: the larger one's is 1
+        sums = tl.where(more, sums * e + 1.0, sums + e)
+        largest = tl.where(more, v, largest)
+    log_sum, at = tl.log2(sums), (n * H + y) * W + x
+    if log_sums is not None:
+        tl.store(log_sums + at, largest + log_sum, mask=inside)
+    label, counts = _labels(target, at, inside, ignored)
+    known = counts & (label >= 0) & (label < C)
+    own = _mixed(logits + (n * C + label) * h * w, upper, lower, left, right, near, far, down, known)
+    loss = _weights(weight, label, counts, C) * ((largest - own + log_sum) * LOG_2)
+    return tl.where(counts, tl.where(known, loss, float("nan")), 0.0)  # a label out of range shows
+
+
+@triton.jit
 def entropy_kernel(
     logits: tl.tensor,  # [N, C, h, w]
     target: tl.tensor,  # [N, H, W] integers
@@ -125,28 +163,13 @@ def entropy_kernel(
 ) -> None:
     """One program per image, band and BLOCK output columns."""
     n, band = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    shape, scales = (C, h, w, H, W), (row_scale, column_scale)
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    left, right, near, far = _columns(x, column_scale, w, ALIGNED)
-    upper, lower = band * w, tl.minimum(band + 1, h - 1) * w
     first, last = _first(band, row_scale, h, H, ALIGNED), _first(band + 1, row_scale, h, H, ALIGNED)
     losses = tl.zeros([ROWS, BLOCK], tl.float32)
     for start in range(first, last, ROWS):
         y = start + tl.arange(0, ROWS)[:, None]
-        down, inside = _share(y, row_scale, band, ALIGNED), (y < last) & (x < W)
-        largest, sums = losses * 0.0 - float("inf"), losses * 0.0
-        for c in range(C):
-            v = _mixed(logits + (n * C + c) * h * w, upper, lower, left, right, near, far, down, x < W)
-            e, more = tl.exp2(-tl.abs(v - largest)), v > largest  # one exponential: the larger one's is 1
-            sums = tl.where(more, sums * e + 1.0, sums + e)
-            largest = tl.where(more, v, largest)
-        log_sum, at = tl.log2(sums), (n * H + y) * W + x
-        if log_sums is not None:
-            tl.store(log_sums + at, largest + log_sum, mask=inside)
-        label, counts = _labels(target, at, inside, ignored)
-        known = counts & (label >= 0) & (label < C)
-        own = _mixed(logits + (n * C + label) * h * w, upper, lower, left, right, near, far, down, known)
-        loss = _weights(weight, label, counts, C) * ((largest - own + log_sum) * LOG_2)
-        losses += tl.where(counts, tl.where(known, loss, float("nan")), 0.0)  # a label out of range shows
+        losses += _band_losses(logits, target, weight, log_sums, n, band, y, last, x, shape, scales, ignored, ALIGNED)
     value = tl.sum(tl.sum(losses, 1), 0) * _over(factor, count)
     tl.store(values + (n * h + band) * tl.num_programs(0) + tl.program_id(0), value)
 
@@ -156,7 +179,7 @@ def _band_gradient(
     upper: tl.tensor,  # [CLASSES, BLOCK], so far
     top: tl.tensor,  # both source rows stretched
     bottom: tl.tensor,
-    at: tl.tensor,  # offsets of the output columns in a row of the image
+    at: tl.tensor,  # offsets of the output columns in the image's first row
     c: tl.tensor,
     inside: tl.tensor,
     target: tl.tensor,
@@ -165,14 +188,13 @@ def _band_gradient(
     band: tl.tensor,
     first: tl.tensor,
     last: tl.tensor,
-    C: tl.tensor,
-    h: tl.tensor,
-    W: tl.tensor,
+    shape: tl.tuple,
     scale: tl.tensor,
     ignored: tl.tensor,
     ALIGNED: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
     """Adds a band's gradient, softmax less the label, to its upper source row; returns it and the lower one's."""
+    C, h, w, H, W = shape
     lower = tl.zeros_like(top)
     for y in range(first, last):
         label, counts = _labels(target, at + y * W, inside, ignored)
@@ -186,12 +208,54 @@ def _band_gradient(
 
 
 @triton.jit
+def _block_gradient(
+    logits: tl.tensor,
+    target: tl.tensor,
+    weight: tl.tensor,
+    log_sums: tl.tensor,
+    n: tl.tensor,
+    i: tl.tensor,  # first source row
+    j: tl.tensor,  # source columns [1, PADDED]
+    c: tl.tensor,  # [CLASSES, 1]
+    x: tl.tensor,  # output columns [BLOCK] before ``end``
+    end: tl.tensor,
+    shape: tl.tuple,
+    scales: tl.tuple,
+    ignored: tl.tensor,
+    ALIGNED: tl.constexpr,
+    ROWS: tl.constexpr,
+) -> tl.tensor:
+    """What a block of output columns gives to the source cells, [ROWS, CLASSES, PADDED]."""
+    C, h, w, H, W = shape
+    left, right, near, far = _columns(x[:, None], scales[1], w, ALIGNED)
+    fold = tl.where(left == j, near, 0.0) + tl.where(right == j, far, 0.0)  # [BLOCK, PADDED]
+    left, right, near, far = _columns(x[None, :], scales[1], w, ALIGNED)
+    inside, at = (x < end)[None, :], n * H * W + x[None, :]
+    ok, planes = inside & (c < C), logits + (n * C + c) * h * w
+    start, rows = tl.maximum(i - 1, 0), tl.arange(0, ROWS)[:, None, None]
+    bottom = _stretched(planes + start * w, left, right, near, far, ok)
+    lower, last = bottom * 0.0, _first(start, scales[0], h, H, ALIGNED)
+    found = (rows + (c + j)[None, :, :]) * 0.0
+    for band in range(start, tl.minimum(i + ROWS, h)):
+        first, top = last, bottom
+        last = _first(band + 1, scales[0], h, H, ALIGNED)
+        bottom = _stretched(planes + tl.minimum(band + 1, h - 1) * w, left, right, near, far, ok)
+        upper, lower = _band_gradient(
+            lower, top, bottom, at, c, inside, target, weight, log_sums,
+            band, first, last, shape, scales[0], ignored, ALIGNED,
+        )  # fmt: skip
+        folded = tl.dot(upper, fold, input_precision="tf32x3")
+        found += tl.where(rows == band - i, folded[None, :, :], 0.0)
+    return found
+
+
+@triton.jit
 def entropy_gradient_kernel(
     logits: tl.tensor,  # [N, C, h, w]
     target: tl.tensor,  # [N, H, W] integers
     weight: tl.tensor,  # [C] float32, or None
     count: tl.tensor,  # scalar float32: a divisor of the loss, or None
-    log_sums: tl.tensor,  # [N, H, W] float32
+    log_sums: tl.tensor,  # [N, H, W] float32, to the base 2
     upstream: tl.tensor,  # scalar that backward was given
     gradient: tl.tensor,  # [N, C, h, w] out
     C: tl.tensor,
@@ -211,33 +275,18 @@ def entropy_gradient_kernel(
     BLOCK: tl.constexpr,  # output columns at a time
 ) -> None:
     """One program per image, CLASSES classes, ROWS x COLUMNS source cells."""
-    n, tiles = tl.program_id(2).to(tl.int64), (w + COLUMNS - 1) // COLUMNS
-    i, j0 = tl.program_id(0) // tiles * ROWS, tl.program_id(0) % tiles * COLUMNS
+    shape, scales = (C, h, w, H, W), (row_scale, column_scale)
+    n, place, tiles = tl.program_id(2).to(tl.int64), tl.program_id(0), (w + COLUMNS - 1) // COLUMNS
+    i, j0 = place // tiles * ROWS, place % tiles * COLUMNS
     c, j = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None], j0 + tl.arange(0, PADDED)[None, :]
     begin, end = _first(j0 - 1, column_scale, w, W, ALIGNED), _first(j0 + COLUMNS, column_scale, w, W, ALIGNED)
-    start, stop, rows = tl.maximum(i - 1, 0), tl.minimum(i + ROWS, h), tl.arange(0, ROWS)[:, None, None]
-    image = logits + n * C * h * w
     found = tl.zeros([ROWS, CLASSES, PADDED], tl.float32)
-    for x0 in range(begin, end, BLOCK):
-        x = x0 + tl.arange(0, BLOCK)
-        left, right, near, far = _columns(x[:, None], column_scale, w, ALIGNED)
-        fold = tl.where(left == j, near, 0.0) + tl.where(right == j, far, 0.0)  # [BLOCK, PADDED]
-        left, right, near, far = _columns(x[None, :], column_scale, w, ALIGNED)
-        inside, at = (x < end)[None, :], n * H * W + x[None, :]
-        ok, planes = inside & (c < C), image + c.to(tl.int64) * h * w
-        bottom = _stretched(planes + start * w, left, right, near, far, ok)
-        lower, last = bottom * 0.0, _first(start, row_scale, h, H, ALIGNED)
-        for band in range(start, stop):
-            first, top = last, bottom
-            last = _first(band + 1, row_scale, h, H, ALIGNED)
-            bottom = _stretched(planes + tl.minimum(band + 1, h - 1) * w, left, right, near, far, ok)
-            upper, lower = _band_gradient(
-                lower, top, bottom, at, c, inside, target, weight, log_sums,
-                band, first, last, C, h, W, row_scale, ignored, ALIGNED,
-            )  # fmt: skip
-            folded = tl.dot(upper, fold, input_precision="tf32x3")
-            found += tl.where(rows == band - i, folded[None, :, :], 0.0)
-    at = (n * C + c[None, :, :]) * h * w + (i + rows) * w + j[None, :, :]
-    written = (i + rows < h) & (c < C)[None, :, :] & (j < tl.minimum(j0 + COLUMNS, w))[None, :, :]
-    whole = found * (_over(factor, count) * tl.load(upstream))
-    tl.store(gradient + at, whole.to(gradient.dtype.element_ty), mask=written)
+    for start in range(begin, end, BLOCK):
+        x = start + tl.arange(0, BLOCK)
+        found += _block_gradient(
+            logits, target, weight, log_sums, n, i, j, c, x, end, shape, scales, ignored, ALIGNED, ROWS
+        )
+    row, c, j = i + tl.arange(0, ROWS)[:, None, None], c[None, :, :], j[None, :, :]
+    out = gradient + (n * C + c) * h * w + row * w + j
+    written = (row < h) & (c < C) & (j < tl.minimum(j0 + COLUMNS, w))
+    tl.store(out, (found * _over(factor, count) * tl.load(upstream)).to(gradient.dtype.element_ty), mask=written)

@@ -17,6 +17,20 @@ def _pixel_block(
 
 
 @triton.jit
+def _pixel_weights(valid: tl.tensor, count: tl.tensor, at: tl.tensor, real: tl.tensor) -> tl.tensor:
+    weight = real.to(tl.float32)
+    if valid is not None:
+        weight = tl.load(valid + at, mask=real, other=0.0) / tl.load(count)
+    return weight
+
+
+@triton.jit
+def _pixel_gradient(t: tl.tensor, s: tl.tensor, sums: tl.tuple, share: tl.tensor) -> tl.tensor:
+    m_t, m_s, d_t, d_s = sums
+    return (tl.exp(s - m_s) / d_s - tl.exp(t - m_t) / d_t) * share
+
+
+@triton.jit
 def _pixels(
     student: tl.tensor,
     teacher: tl.tensor,
@@ -35,15 +49,9 @@ def _pixels(
     """The first block of classes stays in registers between sums and gradient."""
     n = tl.program_id(1).to(tl.int64)
     p = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))[None, :]
-    real = p < P
-    inside = real
-    weight = tl.full([1, BLOCK], 1.0, tl.float32)
-    if valid is not None:
-        weight = tl.load(valid + n * P + p, mask=real, other=0.0) / tl.load(count)
-        inside = real & (weight > 0)
-    c = tl.arange(0, CLASSES)[:, None]
-    base = n * C * P + p
-    first = base + c.to(tl.int64) * P
+    real, c, base = p < P, tl.arange(0, CLASSES)[:, None], n * C * P + p
+    weight = _pixel_weights(valid, count, n * P + p, real)
+    inside, first = weight > 0, base + c.to(tl.int64) * P
     t, s = _pixel_block(student, teacher, first, inside & (c < C), scale)
     m_t, m_s, d_t, d_s, x = block_sums(t, s, (c < C) & (p >= 0), 0)
     for start in range(CLASSES, C, CLASSES):
@@ -55,14 +63,13 @@ def _pixels(
         loss = tl.where(inside, weight * divergence(d_t, d_s, x), 0.0)
         tl.store(values + n * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.sum(loss, 1), 0))
     if gradient is not None:
-        share = tl.where(inside, weight * factor, 0.0)
-        g = (tl.exp(s - m_s) / d_s - tl.exp(t - m_t) / d_t) * share
+        share, sums = tl.where(inside, weight * factor, 0.0), (m_t, m_s, d_t, d_s)
+        g = _pixel_gradient(t, s, sums, share)
         tl.store(gradient + first, g.to(gradient.dtype.element_ty), mask=real & (c < C))
         for start in range(CLASSES, C, CLASSES):
-            k = start + c
-            at = base + k.to(tl.int64) * P
+            k, at = start + c, base + (start + c).to(tl.int64) * P
             t_k, s_k = _pixel_block(student, teacher, at, inside & (k < C), scale)
-            g_k = (tl.exp(s_k - m_s) / d_s - tl.exp(t_k - m_t) / d_t) * share
+            g_k = _pixel_gradient(t_k, s_k, sums, share)
             tl.store(gradient + at, g_k.to(gradient.dtype.element_ty), mask=real & (k < C))
 
 

@@ -25,6 +25,38 @@ def count_kernel(mask: tl.tensor, cells: tl.tensor, P: tl.tensor, BLOCK: tl.cons
 
 
 @triton.jit
+def _with_class(found: tl.tuple, t: tl.tensor, s: tl.tensor, on: tl.tensor, active: tl.tensor) -> tuple[tl.tensor, ...]:
+    """Maxima and sums of the cells, a class's logits joined where it is on; ``active`` classes were before."""
+    m_t, m_s, d_t, d_s, x = found
+    first, later, one = on & (active == 0), on & (active > 0), tl.zeros_like(t) + 1.0
+    j_t, j_s, e_t, e_s, y = joined_sums(m_t, m_s, d_t, d_s, x, t, s, one, one, one - 1.0)
+    m_t, m_s = tl.where(first, t, tl.where(later, j_t, m_t)), tl.where(first, s, tl.where(later, j_s, m_s))
+    d_t, d_s = tl.where(first, one, tl.where(later, e_t, d_t)), tl.where(first, one, tl.where(later, e_s, d_s))
+    # 0 for a first finite logit; one that is not finite stays visible in the loss.
+    return m_t, m_s, d_t, d_s, tl.where(first, (t - t) - (s - s), tl.where(later, y, x))
+
+
+@triton.jit
+def _with_zeros(found: tl.tuple, active: tl.tensor, C: tl.tensor) -> tuple[tl.tensor, ...]:
+    """The same with the other classes, whose masked logits are exactly 0.
+
+    Where there are none 0 must not enter the maxima: the sums would be 0.
+    """
+    m_t, m_s, d_t, d_s, x = found
+    zero, rest = tl.zeros_like(m_t), (C - active).to(tl.float32)
+    j_t, j_s, e_t, e_s, y = joined_sums(m_t, m_s, d_t, d_s, x, zero, zero, rest, rest, zero)
+    some = (active > 0) & (active < C)
+    m_t, m_s = tl.where(some, j_t, m_t), tl.where(some, j_s, m_s)
+    return m_t, m_s, tl.where(some, e_t, d_t), tl.where(some, e_s, d_s), tl.where(some, y, x)
+
+
+@triton.jit
+def _store_found(out: tl.tensor, P: tl.tensor, inside: tl.tensor, values: tl.tuple) -> None:
+    for k in tl.static_range(5):
+        tl.store(out + k * P, values[k], mask=inside)
+
+
+@triton.jit
 def edge_kernel(
     student: tl.tensor,  # [N, C, P]
     teacher: tl.tensor,  # [N, C, P]
@@ -41,13 +73,10 @@ def edge_kernel(
     BLOCK: tl.constexpr,
 ) -> None:
     """One program per BLOCK cells of an image; logits are read only where the mask is not zero."""
-    n = tl.program_id(1)
-    p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n, p = tl.program_id(1), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = p < P
     zero = tl.zeros([BLOCK], tl.float32)
-    one = zero + 1.0
-    m_t, m_s, d_t, d_s, x = zero, zero, zero, zero, zero
-    weight, share = zero, zero
+    m_t, m_s, d_t, d_s, x, weight, share = zero, zero, zero, zero, zero, zero, zero
     active = tl.zeros([BLOCK], tl.int32)
     for c in range(C):
         count = tl.load(cells + n * C + c)
@@ -58,33 +87,16 @@ def edge_kernel(
             m = tl.load(mask + at, mask=inside & (count > 0), other=0.0)
             weight += m * (factor / tl.maximum(count, 1))
             on = inside & ((m > 0) | (PRE == NONE))
-            t = tl.load(teacher + at, mask=on, other=0.0).to(tl.float32) * scale
-            s = tl.load(student + at, mask=on, other=0.0).to(tl.float32) * scale
-            if PRE == SOFT:
-                t, s = t * m, s * m
-            first, later = on & (active == 0), on & (active > 0)
-            j_t, j_s, e_t, e_s, y = joined_sums(m_t, m_s, d_t, d_s, x, t, s, one, one, zero)
-            m_t, m_s = tl.where(first, t, tl.where(later, j_t, m_t)), tl.where(first, s, tl.where(later, j_s, m_s))
-            d_t, d_s = tl.where(first, one, tl.where(later, e_t, d_t)), tl.where(first, one, tl.where(later, e_s, d_s))
-            # 0 for a first finite logit; one that is not finite stays visible in the loss.
-            x = tl.where(first, (t - t) - (s - s), tl.where(later, y, x))
+            t = tl.load(teacher + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
+            s = tl.load(student + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
+            m_t, m_s, d_t, d_s, x = _with_class((m_t, m_s, d_t, d_s, x), t, s, on, active)
             active += on.to(tl.int32)
     if PER_CLASS:
         weight = weight / tl.where(share > 0, share, 1.0)
-    # The other classes' masked logits are exactly 0. Where there are none 0 must not enter the maxima: d would be 0.
-    rest = (C - active).to(tl.float32)
-    j_t, j_s, e_t, e_s, y = joined_sums(m_t, m_s, d_t, d_s, x, zero, zero, rest, rest, zero)
-    some = (active > 0) & (active < C)
-    m_t, m_s = tl.where(some, j_t, m_t), tl.where(some, j_s, m_s)
-    d_t, d_s, x = tl.where(some, e_t, d_t), tl.where(some, e_s, d_s), tl.where(some, y, x)
+    m_t, m_s, d_t, d_s, x = _with_zeros((m_t, m_s, d_t, d_s, x), active, C)
     loss = tl.where(inside & (active > 0), weight * divergence(d_t, d_s, x), 0.0)
     tl.store(values + n * tl.num_programs(0) + tl.program_id(0), tl.sum(loss, 0))
-    out = found + n.to(tl.int64) * 5 * P + p
-    tl.store(out, weight, mask=inside)
-    tl.store(out + P, m_t, mask=inside)
-    tl.store(out + 2 * P, m_s, mask=inside)
-    tl.store(out + 3 * P, d_t, mask=inside)
-    tl.store(out + 4 * P, d_s, mask=inside)
+    _store_found(found + n.to(tl.int64) * 5 * P + p, P, inside, (weight, m_t, m_s, d_t, d_s))
 
 
 @triton.jit
@@ -129,6 +141,27 @@ def _edge_gradient(
 
 
 @triton.jit
+def _row_gradient(
+    block: tl.tuple,  # logits over T, mask, filter
+    sums: tl.tuple,  # maxima and sums of the row
+    found: tl.tensor,
+    image: tl.tensor,  # offset of the image in ``found``
+    p: tl.tensor,
+    P: tl.tensor,
+    edge_factor: tl.tensor,
+    body_factor: tl.tensor,
+    PRE: tl.constexpr,
+) -> tl.tensor:
+    """Gradient of both terms at one block of a row."""
+    t, s, m, keep = block
+    m_t, m_s, d_t, d_s = sums
+    g = (tl.exp(s * keep - m_s) / d_s - tl.exp(t * keep - m_t) / d_t) * keep * body_factor
+    if PRE != NO_EDGES:
+        g += edge_factor * _edge_gradient(t, s, m, found + image, p, P, PRE)
+    return g
+
+
+@triton.jit
 def _row(
     student: tl.tensor,
     teacher: tl.tensor,
@@ -147,13 +180,10 @@ def _row(
     BLOCK: tl.constexpr,
 ) -> None:
     """The first block of a row stays in registers between sums and gradient; what lies beyond is read twice."""
-    row = tl.program_id(0)
-    image = (row // C).to(tl.int64) * 5 * P
-    base = row.to(tl.int64) * P
-    count = row * 0
+    row, p = tl.program_id(0), tl.arange(0, BLOCK)
+    image, base, count = (row // C).to(tl.int64) * 5 * P, row.to(tl.int64) * P, row * 0
     if (PRE == SOFT) | (PRE == HARD):
         count = tl.load(cells + row)
-    p = tl.arange(0, BLOCK)
     t, s, m, keep = _row_block(student, teacher, mask, base + p, p < P, count, scale, PRE)
     m_t, m_s, d_t, d_s, x = block_sums(t * keep, s * keep, p < P, 0)
     for start in range(BLOCK, P, BLOCK):
@@ -164,16 +194,13 @@ def _row(
     if VALUE:
         tl.store(values + row + tl.arange(0, 1), divergence(d_t, d_s, x))
     if gradient is not None:
-        g = (tl.exp(s * keep - m_s) / d_s - tl.exp(t * keep - m_t) / d_t) * keep * body_factor
-        if PRE != NO_EDGES:
-            g += edge_factor * _edge_gradient(t, s, m, found + image, p, P, PRE)
+        sums = (m_t, m_s, d_t, d_s)
+        g = _row_gradient((t, s, m, keep), sums, found, image, p, P, edge_factor, body_factor, PRE)
         tl.store(gradient + base + p, g.to(gradient.dtype.element_ty), mask=p < P)
         for start in range(BLOCK, P, BLOCK):
             q = start + p
-            t_q, s_q, m_q, keep_q = _row_block(student, teacher, mask, base + q, q < P, count, scale, PRE)
-            g_q = (tl.exp(s_q * keep_q - m_s) / d_s - tl.exp(t_q * keep_q - m_t) / d_t) * keep_q * body_factor
-            if PRE != NO_EDGES:
-                g_q += edge_factor * _edge_gradient(t_q, s_q, m_q, found + image, q, P, PRE)
+            block = _row_block(student, teacher, mask, base + q, q < P, count, scale, PRE)
+            g_q = _row_gradient(block, sums, found, image, q, P, edge_factor, body_factor, PRE)
             tl.store(gradient + base + q, g_q.to(gradient.dtype.element_ty), mask=q < P)
 
 
