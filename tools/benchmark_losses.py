@@ -82,36 +82,31 @@ def variants(args: argparse.Namespace, num_classes: int) -> Variants:
     def mask() -> torch.Tensor:
         return class_edge_mask(labels, num_classes, k, size, ignore_index=IGNORE)
 
-    def on(path: str, function: Callable[[], object], *, backward: bool = False) -> Callable[[], None]:
-        def call() -> None:
+    def step(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def forward_backward() -> None:
             student.grad = None
-            with use_path(path):
-                value = function()
-                if backward:
-                    value.backward()  # type: ignore[attr-defined]
+            loss().backward()
 
-        return call
+        return forward_backward
 
-    calls = {LITERAL: lambda: void(literal_edge_mask(labels, num_classes, k, size[0]))}
-    for path in args.paths:
-        with use_path(path):
-            if not torch.equal(mask(), literal):
-                raise RuntimeError(f"class_edge_mask on {path} differs from the literal form ({num_classes} classes)")
-        calls[f"edge mask, {path}"] = on(path, mask)
+    masks = {LITERAL: lambda: void(literal_edge_mask(labels, num_classes, k, size[0]))}
+    losses: Variants = {}
     for path in args.paths:
         with use_path(path):
             edges = class_edges(labels, num_classes, k, size, ignore_index=IGNORE)
-        calls[f"boundary_kd, {path}"] = on(path, lambda e=edges: sum(boundary_kd(student, teacher, e)), backward=True)
-    losses = {
-        "channel_kd": lambda: channel_kd(student, teacher),
-        "pixel_kd": lambda: pixel_kd(student, teacher),
-        "upsampled_cross_entropy": lambda: upsampled_cross_entropy(student, labels, ignore_index=IGNORE),
-    }
-    for name, loss in losses.items():
-        for path in args.paths:
-            if (name, path) != ("upsampled_cross_entropy", "compiled"):  # it has no such path
-                calls[f"{name}, {path}"] = on(path, loss, backward=True)
-    return calls
+            if not torch.equal(mask(), literal):
+                raise RuntimeError(f"class_edge_mask on {path} differs from the literal form ({num_classes} classes)")
+        masks[f"edge mask, {path}"] = use_path(path)(lambda: void(mask()))
+        calls = {
+            "boundary_kd": lambda edges=edges: sum(boundary_kd(student, teacher, edges)),
+            "channel_kd": lambda: channel_kd(student, teacher),
+            "pixel_kd": lambda: pixel_kd(student, teacher),
+            "upsampled_cross_entropy": lambda: upsampled_cross_entropy(student, labels, ignore_index=IGNORE),
+        }
+        if path == "compiled":
+            del calls["upsampled_cross_entropy"]  # it has no such path
+        losses |= {f"{name}, {path}": use_path(path)(step(call)) for name, call in calls.items()}
+    return masks | dict(sorted(losses.items(), key=lambda item: item[0].split(",")[0]))
 
 
 def void(_: object) -> None:
