@@ -185,7 +185,6 @@ def inference_calls(args: argparse.Namespace) -> Calls:
     state = lively_state(ours)
     ours.load_state_dict(state)
     images = torch.randn(args.images, 3, *args.image_size, generator=torch.Generator().manual_seed(0)).to(args.device)
-    channels_last = images.contiguous(memory_format=torch.channels_last)
     calls: Calls = {}
     if args.rival:
         theirs = rival_network(state, args)
@@ -196,17 +195,25 @@ def inference_calls(args: argparse.Namespace) -> Calls:
     if args.compile:
         compiled = torch.compile(Scores(ours))
         calls["compiled"] = _quiet(lambda: compiled(images))
-    plan = Plan.choose("auto", "off", torch.device(args.device))
-    quick = copy.deepcopy(ours)
-    make_fast(quick, plan, lambda: images[:1])
-    dtype, half = torch.bfloat16, plan.amp == "bf16"
-
-    def fast() -> Tensor:
-        with torch.autocast(torch.device(args.device).type, dtype, enabled=half, cache_enabled=False):
-            return quick.predict(channels_last).logits
-
-    calls[str(plan)] = _quiet(fast)
+    for way in ("fold", "auto"):
+        plan = Plan.choose(way, "off", torch.device(args.device))
+        calls[str(plan)] = _quiet(quick_call(ours, plan, images))
     return calls
+
+
+def quick_call(model: Any, plan: Plan, images: Tensor) -> Callable[[], Tensor]:
+    """The logits of a copy of the network that is made as fast as a teacher may be."""
+    quick = copy.deepcopy(model)
+    make_fast(quick, plan, lambda: images[:1])
+    if "channels_last" in plan.ways:
+        images = images.contiguous(memory_format=torch.channels_last)
+
+    def call() -> Tensor:
+        kind = images.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=plan.amp == "bf16", cache_enabled=False):
+            return quick.predict(images).logits
+
+    return call
 
 
 def slide_calls(args: argparse.Namespace) -> Calls:
