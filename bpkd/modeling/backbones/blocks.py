@@ -104,24 +104,25 @@ def check_width(value: float, key: str) -> None:
         raise ValueError(f"{key}.WIDTH_MULTIPLIER: expected above 0, got {value}.")
 
 
-class _NarrowShortcut(nn.Conv2d):
-    """A strided 1x1 convolution to at most 16 channels.
+class _NarrowShortcut(nn.Sequential):
+    """A strided 1x1 convolution to at most 16 channels, and its norm.
 
-    oneDNN (torch 2.14) writes past its buffers in the backward pass of this one, in channels-last on a CPU, for maps of
-    48 x 48 and more. There the pixels that it skips are dropped before it.
+    oneDNN (torch 2.14) writes past its buffers in the backward pass of this convolution, in channels-last on a CPU, for
+    maps of 48 x 48 and more. There the pixels that it skips are dropped before it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [N, C, H, W] to [N, planes, H/stride, W/stride]."""
         if not (self.training and x.device.type == "cpu" and max(x.shape[-2:]) > 40):
-            return super().forward(x)
-        down, across = self.stride
-        return F.conv2d(x[..., ::down, ::across], self.weight)
+            return cast(Tensor, super().forward(x))
+        conv, norm = self
+        down, across = cast(nn.Conv2d, conv).stride
+        return cast(Tensor, norm(F.conv2d(x[..., ::down, ::across], cast(nn.Conv2d, conv).weight)))
 
 
 def _shortcut(inplanes: int, outplanes: int, stride: int, norm: str) -> nn.Sequential | None:
     if stride == 1 and inplanes == outplanes:
         return None
-    make = _NarrowShortcut if stride > 1 and outplanes <= 16 else nn.Conv2d
-    conv = make(inplanes, outplanes, 1, stride=stride, bias=False)
-    return nn.Sequential(conv, make_norm(norm, outplanes))
+    conv = nn.Conv2d(inplanes, outplanes, 1, stride=stride, bias=False)
+    shortcut = _NarrowShortcut if stride > 1 and outplanes <= 16 else nn.Sequential
+    return shortcut(conv, make_norm(norm, outplanes))
