@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpkd.functional import (
+    EdgeRows,
     boundary_kd,
     channel_kd,
     class_edge_mask,
@@ -392,6 +393,37 @@ def test_wrong_arguments_of_the_cross_entropy() -> None:
         upsampled_cross_entropy(logits, labels[0])
     with pytest.raises(ValueError, match="class_weight"):
         upsampled_cross_entropy(logits, labels, class_weight=torch.ones(2))
+
+
+@needs_extension
+@pytest.mark.parametrize("wrong", [3, 99, 10**6, -1, -(10**6)])
+def test_a_label_out_of_range_is_an_error_and_writes_nowhere(wrong: int) -> None:
+    logits, labels = torch.zeros(1, 3, 4, 4, requires_grad=True), torch.zeros(1, 32, 32, dtype=torch.long)
+    labels[0, 9, 9] = wrong
+    with use_path("cpp"), pytest.raises(ValueError, match=r"Labels: expected 0..2 or 255, got values from"):
+        upsampled_cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_image_is_an_exact_zero(path: str) -> None:
+    logits = torch.zeros(0, 3, 4, 4, requires_grad=True)
+    with use_path(path):
+        loss = upsampled_cross_entropy(logits, torch.zeros(0, 8, 8, dtype=torch.long))
+    assert float(loss.detach()) == 0
+    loss.backward()
+
+
+def test_wrong_sizes_and_temperatures() -> None:
+    labels, maps_ = torch.zeros(1, 8, 8, dtype=torch.long), torch.zeros(1, 3, 4, 4)
+    for size in (4, (0, 4), (4, 4, 4)):
+        with pytest.raises(ValueError, match=r"size: expected \(h, w\)"):
+            class_edge_mask(labels, 3, 7, size)
+    for call in (channel_kd, pixel_kd):
+        with pytest.raises(ValueError, match="temperature: expected above 0, got 0"):
+            call(maps_, maps_, 0.0)
+    with pytest.raises(ValueError, match="temperature"):
+        boundary_kd(maps_, maps_, maps_, temperature=-1.0)
+    assert repr(EdgeRows.of(maps_)) == "EdgeRows(shape=(1, 3, 4, 4), 0 non-zero cells)"
 
 
 @needs_extension

@@ -153,16 +153,17 @@ def shapes(args: argparse.Namespace) -> dict[str, str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads and checks the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    shown = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=shown)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="what to time")
     parser.add_argument("--config-file", default=str(PAIR), help="a student's config with TEACHER.CONFIG_FILE")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=sorted(DISTILLERS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=sorted(DISTILLERS), help="to time")
     parser.add_argument("--size", type=int, default=128, help="side of the training images")
     parser.add_argument("--batch", type=int, default=8, help="training images of a step")
     parser.add_argument("--classes", type=int, default=19, help="of the networks that only infer")
     parser.add_argument("--image-size", type=int, nargs=2, default=[256, 512], metavar=("H", "W"), help="to infer on")
     parser.add_argument("--images", type=int, default=1, help="that are inferred at once")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="calls of each variant")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's choice")
     parser.add_argument("--device", default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--peer-path", type=Path, help="folder in which mmsegmentation was installed")
@@ -190,12 +191,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def read_record(path: Path) -> Row:
+    """A record that --json wrote.
+
+    Raises:
+        SystemExit: there is no such file, or another tool wrote it.
+    """
+    try:
+        record: Row = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: expected a record of --json ({error}).") from error
+    if not isinstance(record, dict) or "shapes" not in record:
+        raise SystemExit(f"{path}: expected a record of this tool's --json, got another file.")
+    return record
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measures, prints and writes."""
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     if args.tables:
-        print("\n\n".join(tables(json.loads(path.read_text())) for path in args.tables))
+        print("\n\n".join(tables(read_record(path)) for path in args.tables))
         return 0
     torch.set_num_threads(args.threads or torch.get_num_threads())
     if args.peak_of:

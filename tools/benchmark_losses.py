@@ -204,12 +204,13 @@ def targets(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=int, nargs="+", default=[19, 150])
-    parser.add_argument("--batch", type=int, default=4)
+    shown = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=shown)
+    parser.add_argument("--classes", type=int, nargs="+", default=[19, 150], help="of the maps, in turns")
+    parser.add_argument("--batch", type=int, default=4, help="images")
     parser.add_argument("--size", type=int, default=512, help="label size; logits are an eighth")
-    parser.add_argument("--kernel-size", type=int, default=7)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--kernel-size", type=int, default=7, help="edge width in label pixels")
+    parser.add_argument("--rounds", type=int, default=7, help="calls of each variant")
     parser.add_argument("--paths", nargs="+", default=["eager", "auto"], choices=PATHS, help="implementations to time")
     parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's choice")
     parser.add_argument("--targets", action="store_true", help="measure the speed targets instead (2 threads)")
@@ -218,6 +219,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.rounds < 2 or args.size < 8:
         parser.error("--rounds must be at least 2 (a spread needs two) and --size at least 8")
+    if "triton" in args.paths and not torch.cuda.is_available():
+        parser.error("--paths: expected a GPU for triton, got none: another path would be timed under its name")
+    if args.peer_root and not (args.peer_root / "mmrazor").is_dir():
+        parser.error(f"--peer-root: expected a folder with a clone of mmrazor, got {args.peer_root}")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.targets:

@@ -72,7 +72,7 @@ def boundary_kd(
             f"edge_mask: expected the logits' shape {tuple(student_logits.shape)} or one channel of it, got "
             f"{tuple(edge_mask.shape)}. Give class_edge_mask the logits' size and number of classes."
         )
-    check_pair(student_logits, teacher_logits)
+    check_pair(student_logits, teacher_logits, temperature)
     # What instances need is not fused.
     dense = edge_mask.shape[1] == student_logits.shape[1]
     plain = dense and valid is None and not independent and normalizer != "weights"

@@ -12,12 +12,14 @@ from torch import Tensor
 from . import compiled, fused, paths, triton_path
 
 
-def check_pair(student: Tensor, teacher: Tensor) -> None:
-    """Looks at the shapes of two [N, C, h, w] maps.
+def check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
+    """Looks at the shapes of two [N, C, h, w] maps, and at the temperature.
 
     Raises:
-        ValueError: shapes differ, or are not four-dimensional.
+        ValueError: shapes differ, or are not four-dimensional, or the temperature is not above 0.
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected above 0, got {temperature}.")
     if student.ndim != 4 or student.shape != teacher.shape:
         raise ValueError(
             f"expected student and teacher of one shape [N, C, h, w], got {tuple(student.shape)} and "
@@ -116,13 +118,13 @@ def pixel_kd(
         Scalar float32.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or the temperature is not above 0.
 
     Source:
         Hinton et al. 2015, per pixel; the normaliser is CIRKD's (CVPR 2022, eq. 1).
     """
     with torch.autocast(student.device.type, enabled=False):
-        check_pair(student, teacher)
+        check_pair(student, teacher, temperature)
         path = "eager" if independent else chosen_path("pixel_kd", student, teacher)
         if path == "triton":
             from .triton_path import losses
@@ -149,13 +151,13 @@ def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
         Scalar float32.
 
     Raises:
-        ValueError: shapes differ.
+        ValueError: shapes differ, or the temperature is not above 0.
 
     Source:
         Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, eq. 5.
     """
     with torch.autocast(student.device.type, enabled=False):
-        check_pair(student, teacher)
+        check_pair(student, teacher, temperature)
         if not student.numel():
             return student.float().sum() * 0.0
         path = chosen_path("channel_kd", student, teacher)

@@ -37,6 +37,10 @@ class EdgeRows:
     cells: Tensor
     shares: Tensor
 
+    def __repr__(self) -> str:
+        """Short: the tensors have thousands of entries."""
+        return f"EdgeRows(shape={self.shape}, {len(self.cells)} non-zero cells)"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles as NumPy arrays: tensors would each take a shared memory segment on their way between processes."""
         return _unpickled, (self.shape, self.begin.numpy(), self.cells.numpy(), self.shares.numpy())

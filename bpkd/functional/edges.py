@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import overload
 
 import torch
@@ -142,7 +143,7 @@ def class_edge_mask(
         float32 [N, K, h, w] in [0, 1]: the share of each cell's pixels that are edge pixels of the class.
 
     Raises:
-        ValueError: wrong rank, window or mode, or (labels on CPU) a label out of range.
+        ValueError: wrong rank, size, window or mode, or (labels on CPU) a label out of range.
 
     Source:
         Liu et al., "BPKD: Boundary Privileged Knowledge Distillation for Semantic Segmentation", WACV 2024, edge
@@ -210,6 +211,9 @@ def class_edges(
 
 
 def _path(labels: Tensor, num_classes: int, sizes: list[tuple[int, int]]) -> str:
+    for size in sizes:
+        if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1:
+            raise ValueError(f"size: expected (h, w), 1 or more each, got {size!r}.")
     obstacles = {
         "cpp": edge_rows.obstacle(labels, num_classes),
         "triton": triton_path.obstacle(labels),

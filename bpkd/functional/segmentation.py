@@ -28,7 +28,7 @@ def upsampled_cross_entropy(
 
     Args:
         logits: [N, K, h, w], any float type; computed in float32.
-        target: [N, H, W] integer labels, 0..K-1 or ``ignore_index``; elsewhere undefined (``check_labels`` tells).
+        target: [N, H, W] integer labels, 0..K-1 or ``ignore_index``.
         ignore_index: label that costs nothing.
         class_weight: [K], a factor per class.
         denominator: "all" is the number of pixels, ignored ones too (OpenMMLab, the paper's numbers); "valid" is
@@ -39,7 +39,8 @@ def upsampled_cross_entropy(
         Scalar float32; an exact zero attached to the graph where nothing is valid.
 
     Raises:
-        ValueError: ``denominator`` is unknown, or shapes do not fit.
+        ValueError: ``denominator`` is unknown, shapes do not fit, or (path "cpp") a label is out of range. On "eager"
+            torch raises IndexError then, on "triton" the loss is NaN.
 
     Source: mmsegmentation 0.26.0, `CrossEntropyLoss` with its default `avg_non_ignore=False`.
     """
@@ -62,7 +63,12 @@ def upsampled_cross_entropy(
             return entropy.upsampled_cross_entropy(logits, target, options)
         values = logits.float()
         if path == "cpp":
-            return fused.upsampled_cross_entropy(values, target, options)
+            loss = fused.upsampled_cross_entropy(values, target, options)
+            if loss.isnan():  # so it is where a label is out of range
+                check_labels(target, logits.shape[1], ignore_index)
+            return loss
+        if not target.numel():
+            return values.sum() * 0.0
         values = F.interpolate(values, size=target.shape[-2:], mode="bilinear", align_corners=align_corners)
         total = F.cross_entropy(values, target.long(), weight, ignore_index=ignore_index, reduction="sum")
         return total / count

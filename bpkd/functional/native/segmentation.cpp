@@ -71,9 +71,16 @@ void stretch(const Problem& p, int64_t image, const Strip& s, Buffer& x) {
   }
 }
 
-void read_labels(const Problem& p, int64_t image, int64_t row, const Strip& s, Buffer& x) {
+// Returns 0, or NaN where a label is no class: it must show in the loss.
+double read_labels(const Problem& p, int64_t image, int64_t row, const Strip& s, Buffer& x) {
   const int64_t* in = p.target + (image * p.height + row) * p.width + s.from;
-  for (int64_t i = 0; i < s.to - s.from; ++i) x.label[i] = in[i] == p.ignore ? -1 : in[i];
+  bool wrong = false;
+  for (int64_t i = 0; i < s.to - s.from; ++i) {
+    const bool known = in[i] >= 0 && in[i] < p.classes;
+    wrong |= !known && in[i] != p.ignore;
+    x.label[i] = known && in[i] != p.ignore ? in[i] : -1;
+  }
+  return wrong ? NAN : 0.0;
 }
 
 // Softmax of one output row into mixed (without its denominator, which goes to sum); returns the row's loss.
@@ -163,7 +170,7 @@ double strip_loss(const Problem& p, int64_t image, const Strip& s, Buffer& x) {
   std::fill(x.grad_slope.begin(), x.grad_slope.end(), 0.f);
   double loss = 0;
   for (int64_t y = s.first; y < s.last; ++y) {
-    read_labels(p, image, y, s, x);
+    loss += read_labels(p, image, y, s, x);
     loss += row_loss(p, p.rows.share[y], s.to - s.from, x);
     if (p.grad) row_gradient(p, p.rows.share[y], s.to - s.from, x);
   }
@@ -190,7 +197,7 @@ int64_t strip_width(int64_t classes, int64_t width) {  // five buffers in most o
 }  // namespace
 
 // Sum over the pixels that are not ignored of weight[label] times the cross entropy of the resized logits; grad (zeroed, or
-// null) receives `scale` times its gradient. shape: images, classes, h, w, height, width. Labels must be in range.
+// null) receives `scale` times its gradient. shape: images, classes, h, w, height, width. NaN where a label is out of range.
 BPKD_API double bpkd_upsampled_cross_entropy(const float* logits, const int64_t* target, const float* weight, const int64_t* shape,
                                              int64_t ignore, int align_corners, double scale, float* grad, int threads) {
   const Problem p{logits, target, weight, shape[0], shape[1], shape[2], shape[3], shape[4], shape[5], ignore,
