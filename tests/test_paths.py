@@ -25,6 +25,13 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(paths.VARIABLE, raising=False)
 
 
+def test_a_path_that_does_not_exist_stops_a_run_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = pytest.importorskip("bpkd.engine.launch")
+    monkeypatch.setenv(paths.VARIABLE, "fast")
+    with pytest.raises(ValueError, match="BPKD_PATH: expected one of"):
+        launch.load_config(str(REPO / "configs" / "camvid" / "small_student.yaml"))
+
+
 def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.asked_path() == "auto"
     monkeypatch.setenv(paths.VARIABLE, "eager")

@@ -22,6 +22,7 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
+from bpkd.functional.paths import asked_path
 from bpkd.modeling import (
     build_instance_teacher_model,
     build_student,
@@ -56,10 +57,12 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a key is unknown, a value has the wrong type, or a distiller is named where nothing is distilled.
+        ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, or
+            BPKD_PATH names no path.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)
+    asked_path()
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_datasets(cfg)
