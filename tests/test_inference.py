@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -178,10 +179,10 @@ image = torch.zeros(1, 3, height, width)
 def memory(name):
     line = next(s for s in open("/proc/self/status") if s.startswith(name))
     return 1024 * int(line.split()[1])
-before = memory("VmRSS")
+before = memory("VmSize")
 with torch.no_grad():
     predict_logits(network, image, size, **options)[0].argmax(0)
-print((memory("VmHWM") - before) / (4 * classes * size[0] * size[1]))
+print((memory("VmPeak") - before) / (4 * classes * size[0] * size[1]))
 """
 
 
@@ -191,11 +192,16 @@ print((memory("VmHWM") - before) / (4 * classes * size[0] * size[1]))
     [
         ({"size": (512, 1024)}, 1.4),
         ({"mode": "slide", "crop": (128, 128), "stride": (85, 85)}, 1.4),
-        ({"scales": (0.5, 1.0, 1.5), "flip": True}, 2.8),
+        ({"scales": (0.5, 1.0, 1.5), "flip": True}, 2.5),
     ],
 )
 def test_memory_stays_near_one_map_of_scores(options: dict, limit: float) -> None:
-    """In maps [K, H, W] of float32: one for the result, a second one where views are averaged."""
+    """In maps [K, H, W] of float32: one for the result, a second one where views are averaged.
+
+    Of address space, with freed blocks given back at once: what is resident shrinks when the machine takes the
+    process's idle pages, and what the allocator keeps differs from run to run.
+    """
     command = [sys.executable, "-c", PEAK, repr(options), "150", "384", "768"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **settings})
     assert 0.9 < float(done.stdout) < limit
