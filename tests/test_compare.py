@@ -231,6 +231,15 @@ def test_a_run_with_another_config_is_named(pair: Path, tmp_path: Path, complete
         check_runs(jobs, resume=True)
 
 
+def test_a_run_keeps_the_precision_that_auto_gave_it(pair: Path, tmp_path: Path) -> None:
+    jobs = jobs_of(pair, tmp_path, opts=["TEACHER.AMP", "auto"])
+    for complete in (True, False):
+        for precision in ("bf16", "off"):  # as machines with and without such instructions would choose
+            written(jobs[2], complete=complete, TEACHER__AMP=precision)
+            check_runs(jobs, resume=True)
+        (jobs[2].output / "run.json").unlink(missing_ok=True)
+
+
 def test_an_equal_time_run_without_its_source_is_refused(pair: Path, tmp_path: Path) -> None:
     jobs = jobs_of(pair, tmp_path, equal_time=True)
     for job in jobs[:3]:

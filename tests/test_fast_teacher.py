@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bpkd.modeling import DenseModel, build_student, build_teacher
 from bpkd.modeling import fast as module
-from bpkd.modeling.fast import WAYS, Plan, computes_bf16, fold_batch_norm, make_fast, store_as
+from bpkd.modeling.fast import WAYS, Plan, fold_batch_norm, make_fast, store_as
+from bpkd.modeling.precision import has_instructions
 from bpkd.modeling.teacher import FrozenTeacher
 from bpkd.structures import SegOutput
 
@@ -136,7 +137,7 @@ def test_a_fast_teacher_says_what_a_plain_one_says(tmp_path: Path, fast: str, am
     assert got.logits.dtype == torch.float32
     assert float((got.logits - want.logits).abs().max() / want.logits.std()) < limit
     assert got.features.keys() == want.features.keys()
-    half = computes_bf16(CPU) if fast == "auto" else amp == "bf16"
+    half = has_instructions("bf16", CPU) if fast == "auto" else amp == "bf16"
     assert quick.amp == ("bf16" if half else "off")
     assert quick.model.images(items, SIZE).is_contiguous(memory_format=torch.channels_last) == (fast != "fold")
 
@@ -151,7 +152,7 @@ def test_a_compiled_teacher_says_what_a_plain_one_says(tmp_path: Path) -> None:
 
 def test_auto_takes_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
     for has, amp in ((True, "bf16"), (False, "off")):
-        monkeypatch.setattr(module, "computes_bf16", lambda _, has=has: has)
+        monkeypatch.setattr(module, "has_instructions", lambda *_, has=has: has)
         assert Plan.choose("auto", "off", CPU) == Plan(("fold", "channels_last"), amp)
         assert Plan.choose("auto", "fp16", CPU).amp == "fp16"
         assert Plan.choose("auto", "off", CPU, exported=True) == Plan((), amp)

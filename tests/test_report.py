@@ -96,8 +96,11 @@ def test_equal_time_runs_are_rows_of_their_own() -> None:
 def test_provenance_names_every_machine_and_the_runs() -> None:
     one, two = run("none", 0, 40.0, run="none-seed0"), run("BPKD", 0, 41.0, iterations=20, peak_memory_of="tensors")
     two["hardware"] = {"cpu": "other", "cores": 3, "gpus": ["big"]}
+    assert "Trained with" not in provenance([one, two])  # records that are older than "precision"
+    one["precision"], two["precision"] = {"student": "off"}, {"student": "bf16", "teacher": "bf16"}
     text = provenance([one, two])
     assert "other, 3 cores, big" in text
+    assert "Trained with student in float32 and bf16, teacher in bf16." in text
     assert f"{one['hardware']['cores']} cores" in text
     assert text.endswith("Peak memory: tensors.")
     header, rows = run_rows([one, two])

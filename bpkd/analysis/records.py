@@ -85,9 +85,11 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Returns processor, cores, threads and GPUs."""
+    """Returns processor, its instruction set as PyTorch uses it ("AVX512", "AVX2", ...), cores, threads and GPUs."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}
+    level = torch.backends.cpu.get_cpu_capability()
+    threads = torch.get_num_threads()
+    return {"cpu": _cpu_name(), "instructions": level, "cores": os.cpu_count(), "threads": threads, "gpus": gpus}
 
 
 def _cpu_name() -> str:

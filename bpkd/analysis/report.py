@@ -191,6 +191,7 @@ def provenance(records: Sequence[Record]) -> str:
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
         f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step."
         + _longer(records)
+        + _precision(records)
         + _memory(records)
     )
 
@@ -203,6 +204,16 @@ def _size(record: Record) -> str:
 def _machine(record: Record) -> str:
     machine = record["hardware"]
     return f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}"
+
+
+def _precision(records: Sequence[Record]) -> str:
+    """Says what the networks computed in, both where runs differ; older records do not tell."""
+    parts = []
+    for role in ("student", "teacher"):
+        names = dict.fromkeys(r["precision"][role] for r in records if role in r.get("precision", {}))
+        if names:
+            parts.append(f"{role} in {' and '.join('float32' if n == 'off' else n for n in names)}")
+    return f" Trained with {', '.join(parts)}." if parts else ""
 
 
 def _longer(records: Sequence[Record]) -> str:

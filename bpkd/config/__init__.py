@@ -3,6 +3,7 @@
 from .check import check_values
 from .defaults import add_bpkd_config
 from .distillation import WRAPPERS
+from .machine import loader_workers, usable_cores
 from .read import get_bpkd_cfg, read_config
 from .teachers import teacher_nodes, teacher_shares
 
@@ -11,7 +12,9 @@ __all__ = [
     "add_bpkd_config",
     "check_values",
     "get_bpkd_cfg",
+    "loader_workers",
     "read_config",
     "teacher_nodes",
     "teacher_shares",
+    "usable_cores",
 ]

@@ -71,6 +71,9 @@ def _add_data(cfg: CN) -> None:
     # a part is meant.
     cfg.DATASETS.SUBSET = False
 
+    # Worker processes of each training process; -1: what fits the machine (on a CPU none below four cores, else one; on
+    # a GPU up to four).
+    cfg.DATALOADER.NUM_WORKERS = -1
     # After so many training samples the same ones, with the same augmentation, come again; 0: every epoch draws anew.
     cfg.DATALOADER.REPEAT = 0
     # Where the edge masks of label maps are made (DISTILL.METHOD BPKD): in the training "step", or by the "workers"
@@ -99,7 +102,7 @@ def _add_model(cfg: CN) -> None:
     # ImageNet weights of the backbone, where a run starts without MODEL.WEIGHTS (docs/checkpoints.md): a converted file
     # or one as OpenMMLab, torchvision, timm or HRNet publish it. Empty: from scratch (the supplement's Table 1).
     cfg.MODEL.BACKBONE.WEIGHTS = ""
-    # Memory layout with the channels of a pixel side by side: faster on GPUs with mixed precision.
+    # Memory layout with the channels of a pixel side by side: faster on GPUs with mixed precision, and on CPUs.
     cfg.MODEL.CHANNELS_LAST = False
     # Run the network through torch.compile: long first iterations, then faster ones.
     cfg.MODEL.COMPILE = False
@@ -193,8 +196,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.HEAD_LR_MULTIPLIER = 1.0
     # Batches whose gradients are added up before a step; IMS_PER_BATCH counts one of them.
     cfg.SOLVER.ACCUMULATE = 1
-    # Autocast type of the student when SOLVER.AMP.ENABLED: "bf16" or "fp16" (with a loss scaler).
-    cfg.SOLVER.AMP.DTYPE = "bf16"
+    # Autocast type of the student when SOLVER.AMP.ENABLED: "bf16", "fp16" (with a loss scaler), "off" (float32), or
+    # "auto": bf16, else fp16 on GPUs, where the device has instructions for it, else float32.
+    cfg.SOLVER.AMP.DTYPE = "auto"
     # Checkpoints kept beside the last one; 0 keeps all.
     cfg.SOLVER.KEEP_CHECKPOINTS = 2
     # Iterations between lines of the log and rows of metrics.json.

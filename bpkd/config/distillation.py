@@ -54,7 +54,7 @@ def add_teacher_keys(node: CN) -> None:
     node.OPTS = []
     # Entry t is the student's class for the teacher's class t, or -1 to drop it; empty: the lists are the same.
     node.CLASS_MAP = []
-    # Autocast type of the teacher's forward pass: "off", "bf16" or "fp16".
+    # Autocast type of the teacher's forward pass: "auto", "off", "bf16" or "fp16", as SOLVER.AMP.DTYPE.
     node.AMP = "off"
     # How else it is made faster (docs/methods.md, "A fast teacher"). "off": not. "auto": what is known to help on the
     # device: batch norm folded, channels-last, and AMP bf16 where AMP is off and the device computes in it. Or names

@@ -33,6 +33,7 @@ from bpkd.modeling import (
 
 from .evaluate import evaluate
 from .record import origin, peak_memory, run_record, write_record
+from .resources import limit_threads, settle_precision, share_cores
 from .trainer import DistillationTrainer, method_of
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,13 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Reads a config (see ``read_config``), chooses the device, registers the data sets and freezes.
+def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = False) -> CfgNode:
+    """Reads a config (see ``read_config``), chooses device and precision, registers the data sets and freezes.
+
+    Args:
+        config_file: YAML file.
+        opts: KEY VALUE pairs.
+        resume: a run that is in OUTPUT_DIR goes on in the precision that it began with, where "auto" is asked for.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -65,6 +71,7 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     asked_path()
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    settle_precision(cfg, resume=resume)
     register_datasets(cfg)
     check_data_sets(cfg)
     check_classes(cfg)
@@ -122,7 +129,7 @@ def check_classes(cfg: CfgNode) -> None:
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
     """Runs training or evaluation in this process; every process of a launch calls it."""
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts, resume=args.resume)
     needed = "TEST" if args.eval_only else "TRAIN"
     if not cfg.DATASETS[needed]:
         raise ValueError(f"DATASETS.{needed}: expected a data set, got none: there is nothing to do.")
@@ -161,6 +168,7 @@ def setup(cfg: CfgNode) -> None:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
     facts = environment()
     logger.info("Commit %s, %s, %s", facts["commit"], facts["versions"], facts["hardware"])
+    limit_threads()
     torch.backends.cuda.matmul.allow_tf32 = cfg.SOLVER.TF32
     torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -228,6 +236,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         KeyboardInterrupt: the run was stopped; its processes have saved it and ended.
     """
+    if args.num_gpus > 1:
+        share_cores(args.num_gpus)
     with forwarded_stops() if args.num_gpus > 1 else contextlib.nullcontext():
         launch(
             _process,

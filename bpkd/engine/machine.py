@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 
 import torch
 
-
-def _cores() -> int:
-    return os.cpu_count() or 1
+from bpkd.config import usable_cores
 
 
 @dataclass(frozen=True)
 class Machine:
     """Runs at a time, one per slot."""
 
-    slots: tuple[str, ...] = field(default_factory=lambda: ("",) * _cores())
+    slots: tuple[str, ...] = field(default_factory=lambda: ("",) * usable_cores())
     """Per run the GPUs that it sees, as CUDA_VISIBLE_DEVICES names them; "" leaves the variable alone."""
     processes: int = 1
     """Processes of one run."""
-    cores: int = field(default_factory=_cores)
+    cores: int = field(default_factory=usable_cores)
 
     @property
     def runs(self) -> int:
@@ -45,7 +43,7 @@ def divide(*, gpus: Sequence[str], per_run: int = 1, workers: int = 0, cores: in
     Raises:
         ValueError: a count is negative, or one run needs more GPUs than there are.
     """
-    cores = _cores() if cores is None else cores
+    cores = usable_cores() if cores is None else cores
     if per_run < 1 or workers < 0:
         raise ValueError(f"expected --num-gpus of at least 1 and --workers of at least 0, got {per_run}, {workers}.")
     if not gpus:

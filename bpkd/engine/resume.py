@@ -8,11 +8,12 @@ from typing import Any
 import yaml
 
 from bpkd.analysis.report import ALONE
-from bpkd.config import get_bpkd_cfg
+from bpkd.config import get_bpkd_cfg, read_config
 from bpkd.distillers import DISTILLERS
 
 from .launch import load_config
 from .matrix import Job
+from .resources import precision_places
 
 # Where things lie and how fast they are fed: no figure depends on them.
 PLACES = (
@@ -67,9 +68,12 @@ def _check_run(job: Job, complete: set[str]) -> None:
         return
     # Of a complete run nothing more will be computed: its report may be made on any device.
     ignored = (*PLACES, "MODEL.DEVICE") if job.record else PLACES
-    wanted = yaml.safe_load(load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts]).dump())
+    opts = ["OUTPUT_DIR", str(job.output), *job.opts]
+    # "auto" asks for no precision: a run that is there keeps its own.
+    automatic = [k for k, node, name in precision_places(read_config(job.config_file, opts)) if node[name] == "auto"]
+    wanted = yaml.safe_load(load_config(job.config_file, opts).dump())
     only = EVALUATION if job.evaluates else ()
-    changed = differences(recorded, wanted, method=method(job), ignored=ignored, only=only)
+    changed = differences(recorded, wanted, method=method(job), ignored=(*ignored, *automatic), only=only)
     if changed:
         shown = "; ".join(f"{k}: {a!r} there, {b!r} asked for" for k, (a, b) in list(changed.items())[:8])
         more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""

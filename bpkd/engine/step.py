@@ -14,8 +14,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from bpkd.modeling.precision import AMP_DTYPES
+
 CLIPS = ("full_model", "norm", "value")
-AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -83,8 +84,8 @@ class StepTrainer(SimpleTrainer):
         Raises:
             ValueError: ``amp`` or the kind of clipping is unknown, or ``accumulate`` is below 1.
         """
-        if amp != "off" and amp not in AMP_DTYPES:
-            raise ValueError(f"SOLVER.AMP.DTYPE: expected 'bf16' or 'fp16', got {amp!r}.")
+        if amp not in AMP_DTYPES:
+            raise ValueError(f"SOLVER.AMP.DTYPE: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
         if accumulate < 1:
             raise ValueError(f"SOLVER.ACCUMULATE: expected at least 1, got {accumulate}.")
         if clip is not None and clip[0] not in CLIPS:

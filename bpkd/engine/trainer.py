@@ -27,6 +27,7 @@ from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
 from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2, predicts_instances
+from bpkd.modeling.precision import choose_precision
 
 from .checkpoint import StudentCheckpointer
 from .edges import Edges, loader_edges
@@ -35,6 +36,7 @@ from .hooks import MaskLossHint, RunClock, SilentTermGuard, StopOnSignal
 from .monitors import GradientMonitor, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
 from .record import peak_memory, run_record, write_record
+from .resources import report_resources
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,12 @@ def gradient_clip(cfg: CfgNode) -> tuple[str, float, float] | None:
     """Returns kind, limit and norm of SOLVER.CLIP_GRADIENTS; None where it is off."""
     node = cfg.SOLVER.CLIP_GRADIENTS
     return (node.CLIP_TYPE, node.CLIP_VALUE, node.NORM_TYPE) if node.ENABLED else None
+
+
+def student_precision(cfg: CfgNode) -> str:
+    """Returns what the student computes in: "off" (float32), "bf16" or "fp16"."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    return choose_precision(cfg.SOLVER.AMP.DTYPE, device, key="SOLVER.AMP.DTYPE") if cfg.SOLVER.AMP.ENABLED else "off"
 
 
 def settings(distiller: nn.Module) -> dict[str, Any]:
@@ -76,6 +84,10 @@ class DistillationTrainer(DefaultTrainer):
         wrapper = model if isinstance(model, SemanticDistiller | InstanceDistiller) else None
         self._wrapper = wrapper if self.distiller is not None else None
         self._edges = loader_edges(cfg, model)
+        self._precision = {"student": student_precision(cfg)}
+        if wrapper is not None and wrapper.teacher_precision:
+            self._precision["teacher"] = wrapper.teacher_precision
+        report_resources(cfg, self._precision)
         optimizer = self.build_optimizer(cfg, model)
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
@@ -84,7 +96,7 @@ class DistillationTrainer(DefaultTrainer):
             self.build_train_loader(cfg, edges=self._edges),
             optimizer,
             accumulate=cfg.SOLVER.ACCUMULATE,
-            amp=cfg.SOLVER.AMP.DTYPE if cfg.SOLVER.AMP.ENABLED else "off",
+            amp=self._precision["student"],
             seed=cfg.SEED,
             clip=gradient_clip(cfg),
             log_period=cfg.SOLVER.LOG_PERIOD,
@@ -260,6 +272,7 @@ class DistillationTrainer(DefaultTrainer):
                 "peak_memory_mb": memory,
                 "peak_memory_of": of_what,
                 "processes": comm.get_world_size(),
+                "precision": self._precision,
                 **self._environment,
             }
             write_record(self.cfg.OUTPUT_DIR, run_record(self.cfg, self.student, self._last_eval_results, **facts))

@@ -64,6 +64,14 @@ class SemanticDistiller(nn.Module):
         distiller = build_distiller(cfg, student, teacher)
         return {"student": student, "teacher": teacher, "distiller": distiller}
 
+    @property
+    def teacher_precision(self) -> str:
+        """What the teacher computes in: "off" (float32), "bf16" or "fp16"; "recorded"; empty without a teacher.
+
+        Those of several teachers are joined by "+".
+        """
+        return "" if self._teacher is None else self._teacher.amp
+
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
         """Returns the dict of losses in training, else what the student returns."""
         if not self.training:

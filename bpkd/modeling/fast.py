@@ -15,10 +15,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.exported import ExportedSegmentor
+from bpkd.modeling.precision import AMP_DTYPES, choose_precision, has_instructions
 
 logger = logging.getLogger(__name__)
 
-AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WAYS = ("fold", "channels_last", "compile", "graphs", "stream")
 NEEDS_CUDA = ("graphs", "stream")
 # Largest difference of the folded network's scores, in standard deviations of the scores.
@@ -38,7 +38,8 @@ class Plan:
 
         Args:
             fast: "off", "auto", or names of `WAYS` joined by "+".
-            amp: autocast type; "auto" takes bf16 in place of "off" where the device computes in it.
+            amp: autocast type, see `choose_precision`; ``fast`` "auto" takes bf16 in place of "off" where the device
+                computes in it.
             device: to run on.
             exported: the network is a file, which runs as it is: only its autocast type can be chosen.
             key: of the config node, for messages.
@@ -46,12 +47,11 @@ class Plan:
         Raises:
             ValueError: a name is unknown, stands there twice, or is nothing for this device or network.
         """
-        if amp not in AMP_DTYPES:
-            raise ValueError(f"{key}.AMP: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+        amp = choose_precision(amp, device, key=f"{key}.AMP")
         if fast == "off":
             return cls((), amp)
         if fast == "auto":
-            if amp == "off" and computes_bf16(device):
+            if amp == "off" and has_instructions("bf16", device):
                 amp = "bf16"
             return cls(() if exported else ("fold", "channels_last"), amp)
         ways = tuple(fast.split("+"))
@@ -76,13 +76,6 @@ def _refuse(ways: tuple[str, ...], device: torch.device, exported: bool, key: st
         raise ValueError(f"{key}.FAST: {cuda[0]!r} needs a CUDA device, got MODEL.DEVICE {device.type}. Leave it out.")
     if "graphs" in ways and set(ways) & {"compile", "stream"}:
         raise ValueError(f"{key}.FAST: expected graphs without compile, which it contains, and without stream.")
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16; without them it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def make_fast(model: DenseModel, plan: Plan, example: Callable[[], Tensor]) -> None:

@@ -18,7 +18,8 @@ from bpkd.distillers.adapters import map_classes
 from bpkd.modeling.build import build_dense
 from bpkd.modeling.dense import DenseModel
 from bpkd.modeling.exported import ExportedInfo, load_exported
-from bpkd.modeling.fast import AMP_DTYPES, Plan, make_fast
+from bpkd.modeling.fast import Plan, make_fast
+from bpkd.modeling.precision import AMP_DTYPES
 from bpkd.structures import SegOutput
 
 logger = logging.getLogger(__name__)

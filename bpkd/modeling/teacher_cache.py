@@ -140,6 +140,7 @@ class CachedTeacher:
     """
 
     no_features = "a recorded teacher (TEACHER.CACHE) has logits alone"
+    amp = "recorded"
 
     def __init__(self, path: str | Path, *, of: Mapping[str, Any], samples: int) -> None:
         """Opens a folder.

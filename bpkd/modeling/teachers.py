@@ -28,6 +28,7 @@ class MeanTeacher:
     def __init__(self, teachers: Sequence[FrozenTeacher], shares: Sequence[float]) -> None:
         """Joins teachers over the same classes; ``shares`` are positive and of sum 1."""
         self.teachers, self.shares = list(teachers), list(shares)
+        self.amp = "+".join(teacher.amp for teacher in teachers)
 
     def feature_channels(self) -> dict[str, int]:
         """Returns nothing: there are no features."""
@@ -51,6 +52,7 @@ class TeacherPanel:
     def __init__(self, teachers: Sequence[FrozenTeacher], shares: Sequence[float]) -> None:
         """Joins teachers over the same classes; ``shares`` are positive and of sum 1."""
         self.teachers, self.shares = list(teachers), list(shares)
+        self.amp = "+".join(teacher.amp for teacher in teachers)
 
     def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> list[SegOutput]:
         """Runs all teachers; the arguments are those of `FrozenTeacher`."""

@@ -71,6 +71,11 @@ class InstanceDistiller(nn.Module):
         teacher = build_instance_teacher(cfg, student)
         return {"student": student, "teacher": teacher, "distiller": build_instance_terms(cfg, student, teacher)}
 
+    @property
+    def teacher_precision(self) -> str:
+        """What the teacher computes in: "off" (float32), "bf16" or "fp16"; empty without a teacher."""
+        return "" if self._teacher is None else self._teacher.amp
+
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
         """Returns the dict of losses in training, else what the student returns."""
         if not self.training:

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from bpkd.convert import load_strict
 from bpkd.modeling.pixels import file_names, normalised, stack_padded
-from bpkd.modeling.teacher import AMP_DTYPES, check_class_names, check_weights, load_teacher_cfg
+from bpkd.modeling.precision import AMP_DTYPES, choose_precision
+from bpkd.modeling.teacher import check_class_names, check_weights, load_teacher_cfg
 from bpkd.structures import GridTargets, SOLOv2Outputs
 
 from .meta import SOLOv2
@@ -125,7 +126,8 @@ def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
     """
     model = build_instance_teacher_model(cfg)
     _check_fit(model, student, inputs=cfg.DISTILL.INSTANCE.INPUT)
-    return FrozenSOLOv2(model, inputs=cfg.DISTILL.INSTANCE.INPUT, amp=cfg.TEACHER.AMP)
+    amp = choose_precision(cfg.TEACHER.AMP, torch.device(cfg.MODEL.DEVICE), key="TEACHER.AMP")
+    return FrozenSOLOv2(model, inputs=cfg.DISTILL.INSTANCE.INPUT, amp=amp)
 
 
 def build_instance_teacher_model(cfg: CfgNode) -> SOLOv2:

@@ -1,0 +1,85 @@
+"""What one process of a run gets of the machine: threads, loader workers and numeric precision."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from bpkd.config import loader_workers, read_config, usable_cores
+from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
+
+logger = logging.getLogger(__name__)
+
+THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
+
+
+def share_cores(processes: int) -> None:
+    """Gives several processes that are about to start on this machine their share of the cores, by environment.
+
+    Otherwise each would take all cores, and its waiting threads would spin on those of the others: a step of 2
+    processes on 2 cores took 48 times as long. What is set already stays.
+    """
+    os.environ.setdefault(THREADS, str(max(1, usable_cores() // processes)))
+    os.environ.setdefault(WAITING, "PASSIVE")
+
+
+def limit_threads() -> None:
+    """Lets torch use no more threads than there are cores for this process: it does not know a container's quota."""
+    if THREADS not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
+
+
+def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
+    """Replaces the precision "auto" in a config by what this machine computes in: a run's config says what ran.
+
+    Args:
+        cfg: not frozen; SOLVER.AMP.DTYPE, TEACHER.AMP and AMP of each of TEACHER.OTHERS.
+        resume: a run that is in OUTPUT_DIR goes on in the precision that it began with.
+    """
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    began = read_config(path, source="OUTPUT_DIR") if resume and os.path.isfile(path) else cfg
+    recorded = {key: node[name] for key, node, name in precision_places(began)}
+    for key, node, name in precision_places(cfg):
+        if node[name] == "auto":
+            node[name] = recorded.get(key, "auto")
+        if node[name] == "auto":
+            chosen = choose_precision("auto", torch.device(cfg.MODEL.DEVICE), key=key)
+            # Processes on unlike machines take what all of them have.
+            node[name] = chosen if len(set(comm.all_gather(chosen))) == 1 else "off"
+
+
+def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:
+    """Returns the places of a config that hold a precision: (dotted key, node, its key in the node)."""
+    others = [(f"TEACHER.OTHERS[{i}].AMP", x) for i, x in enumerate(cfg.TEACHER.OTHERS) if isinstance(x, Mapping)]
+    return [
+        ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP, "DTYPE"),
+        ("TEACHER.AMP", cfg.TEACHER, "AMP"),
+        *((key, entry, "AMP") for key, entry in others if "AMP" in entry),
+    ]
+
+
+def report_resources(cfg: CfgNode, precision: Mapping[str, str]) -> None:
+    """Logs what this process runs with, and why.
+
+    Args:
+        cfg: DATALOADER.NUM_WORKERS, MODEL.CHANNELS_LAST, MODEL.DEVICE.
+        precision: of "student" and "teacher": "off", "bf16" or "fp16", several teachers' joined by "+", or another
+            word that is logged as it is.
+    """
+    device, processes = torch.device(cfg.MODEL.DEVICE), comm.get_local_size()
+    for name, value in precision.items():
+        parts = [describe(x, device) if x in AMP_DTYPES else x for x in value.split("+")]
+        logger.info("Precision of the %s: %s", name, ", ".join(parts))
+    reason = f"{THREADS} is {os.environ[THREADS]}" if THREADS in os.environ else "the cores of this process"
+    logger.info(
+        "%d usable cores, %d processes here; threads of each: %d (%s); %s is %s; loader workers: %d; %s",
+        usable_cores(), processes, torch.get_num_threads(), reason, WAITING, os.environ.get(WAITING, "not set"),
+        loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE, processes=processes),
+        "channels-last" if cfg.MODEL.CHANNELS_LAST else "channels first",
+    )  # fmt: skip

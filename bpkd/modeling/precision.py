@@ -1,0 +1,109 @@
+"""Automatic mixed precision: which type a device computes in, and what a type that it lacks costs."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import platform
+import time
+
+import torch
+from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
+
+AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AMP_CHOICES = ("auto", *AMP_DTYPES)
+# A convolution that takes this much longer than in float32 is worth a warning.
+SLOW = 1.2
+
+
+def choose_precision(asked: str, device: torch.device, *, key: str) -> str:
+    """Returns the autocast type of a network on a device: "off" (float32), "bf16" or "fp16".
+
+    Args:
+        asked: "auto": bf16, else fp16, where the device has instructions for it, else float32; or "off", "bf16",
+            "fp16", which are taken as they are. One that the device lacks instructions for is measured and warned of.
+        device: the network runs on.
+        key: of the config, for messages.
+
+    Raises:
+        ValueError: ``asked`` is unknown.
+    """
+    if asked not in AMP_CHOICES:
+        raise ValueError(f"{key}: expected one of {', '.join(AMP_CHOICES)}, got {asked!r}.")
+    if asked == "auto":
+        return next((name for name in _automatic(device) if has_instructions(name, device)), "off")
+    if not has_instructions(asked, device):
+        factor = slowdown(asked, device)
+        if factor > SLOW:
+            logger.warning(
+                "%s: %s, but %s has no instructions for it: a convolution takes %.1f times as long as in float32. "
+                "Set it to auto or off.", key, asked, device_name(device), factor,
+            )  # fmt: skip
+    return asked
+
+
+def describe(dtype: str, device: torch.device) -> str:
+    """Returns a precision with its reason, for a log: "bf16 (this CPU (AVX512) has instructions for it)"."""
+    has = "has instructions for it" if has_instructions(dtype, device) else "has no instructions for it"
+    if dtype != "off":
+        return f"{dtype} ({device_name(device)} {has})"
+    faster = [name for name in _automatic(device) if has_instructions(name, device)]
+    why = f"{faster[0]} is not asked for" if faster else f"{device_name(device)} has no instructions for bf16"
+    return f"float32 ({why})"
+
+
+def _automatic(device: torch.device) -> tuple[str, ...]:
+    """The types that "auto" considers, best first. fp16 needs a loss scaler, and few CPUs compute in it."""
+    return ("bf16", "fp16") if device.type == "cuda" else ("bf16",)
+
+
+def has_instructions(dtype: str, device: torch.device) -> bool:
+    """Whether a device computes in a type ("off", "bf16" or "fp16") by instructions of its own.
+
+    Without them bf16 and fp16 are emulated and slower than float32.
+    """
+    if dtype == "off":
+        return True
+    if device.type == "cuda":
+        if dtype == "bf16":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) >= (7, 0)  # tensor cores
+    if device.type != "cpu" or dtype == "fp16":
+        return False
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    # PyTorch's own kernels may be held below what the processor has (ATEN_CPU_CAPABILITY).
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
+
+
+def device_name(device: torch.device) -> str:
+    """Returns a device's name for messages: "this CPU (AVX2)", "NVIDIA H100 80GB HBM3"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"this CPU ({torch.backends.cpu.get_cpu_capability()})" if device.type == "cpu" else device.type
+
+
+@functools.cache
+def slowdown(dtype: str, device: torch.device) -> float:
+    """Measures a 3 x 3 convolution with its gradient in ``dtype`` ("bf16" or "fp16") over the same in float32.
+
+    Takes a fraction of a second. The global random numbers stay as they are.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 64, 48, 48, generator=generator).to(device).requires_grad_()
+    weight = torch.randn(64, 64, 3, 3, generator=generator).to(device).requires_grad_()
+
+    def seconds(kind: torch.dtype) -> float:
+        start = time.perf_counter()
+        F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    kinds = (AMP_DTYPES[dtype], torch.float32)
+    for kind in kinds:  # the first call builds the kernel
+        seconds(kind)
+    low, full = (min(times) for times in zip(*((seconds(kinds[0]), seconds(kinds[1])) for _ in range(3)), strict=True))
+    return low / full

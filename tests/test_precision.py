@@ -1,0 +1,130 @@
+"""Which numeric type a network runs in, what is said about it, and what a resumed run keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bpkd.config import get_bpkd_cfg
+from bpkd.engine import cli, load_config, resources
+from bpkd.modeling import precision
+from bpkd.modeling.precision import choose_precision, describe
+
+from .test_engine import TINY
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+AUTO = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "auto")
+
+
+def has(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Lets every device have instructions for these types."""
+    monkeypatch.setattr(precision, "has_instructions", lambda dtype, _: dtype in ("off", *names))
+    monkeypatch.setattr(precision, "slowdown", lambda *_: 5.04)
+    monkeypatch.setattr(precision, "device_name", lambda device: f"this {device.type}")
+
+
+@pytest.mark.parametrize(
+    ("device", "names", "expected"),
+    [(CPU, ("bf16",), "bf16"), (CPU, ("fp16",), "off"), (CPU, (), "off"),
+     (GPU, ("bf16", "fp16"), "bf16"), (GPU, ("fp16",), "fp16"), (GPU, (), "off")],
+)  # fmt: skip
+def test_auto_takes_what_the_device_has_instructions_for(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, names: tuple[str, ...], expected: str
+) -> None:
+    has(monkeypatch, *names)
+    assert choose_precision("auto", device, key="TEACHER.AMP") == expected
+    assert choose_precision("off", device, key="TEACHER.AMP") == "off"
+
+
+def test_a_type_that_is_asked_for_is_taken_and_its_cost_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    has(monkeypatch)
+    assert choose_precision("bf16", CPU, key="TEACHER.AMP") == "bf16"
+    message = "TEACHER.AMP: bf16, but this cpu has no instructions for it: a convolution takes 5.0 times as long as in"
+    assert message in caplog.text
+    caplog.clear()
+    has(monkeypatch, "bf16")
+    assert choose_precision("bf16", CPU, key="TEACHER.AMP") == "bf16"
+    assert not caplog.text
+    with pytest.raises(ValueError, match="TEACHER.AMP: expected one of auto, off, bf16, fp16, got 'int8'"):
+        choose_precision("int8", CPU, key="TEACHER.AMP")
+
+
+def test_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, "bf16")
+    assert describe("bf16", CPU) == "bf16 (this cpu has instructions for it)"
+    assert describe("off", CPU) == "float32 (bf16 is not asked for)"
+    has(monkeypatch)
+    assert describe("bf16", CPU) == "bf16 (this cpu has no instructions for it)"
+    assert describe("off", CPU) == "float32 (this cpu has no instructions for bf16)"
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="instruction sets of x86-64")
+def test_a_processor_without_bf16_stays_with_float32() -> None:
+    code = (
+        "import torch; from bpkd.modeling.precision import *; d = torch.device('cpu');"
+        "print(choose_precision('auto', d, key='K')); choose_precision('bf16', d, key='K'); print(slowdown('bf16', d))"
+    )
+    pinned = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **pinned}, check=True)
+    chosen, factor = done.stdout.split()
+    assert chosen == "off"
+    assert float(factor) > 0
+    assert ("K: bf16, but this CPU (AVX2) has no instructions for it" in done.stderr) == (float(factor) > 1.2)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "student.yaml"
+    path.write_text(TINY % 9)
+    return path
+
+
+def test_a_run_says_what_it_ran_in(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, "bf16")
+    said: list[str] = []
+    monkeypatch.setattr(resources.logger, "info", lambda text, *values: said.append(text % values))
+    folder = config.parent / "out"
+    command = ["--config-file", str(config), "--resume", "OUTPUT_DIR", str(folder), *AUTO]
+    assert cli([*command, "SOLVER.MAX_ITER", "1"]) == 0
+    record = json.loads((folder / "run.json").read_text())
+    assert record["precision"] == {"student": "bf16"}
+    assert "DTYPE: bf16" in record["config"]
+    assert said[0] == "Precision of the student: bf16 (this cpu has instructions for it)"
+    assert "usable cores, 1 processes here; threads of each: " in said[1]
+    # On a machine without bf16 the run goes on as it began; one that begins there does not.
+    has(monkeypatch)
+    opts = ["OUTPUT_DIR", str(folder), *AUTO]
+    assert load_config(str(config), opts, resume=True).SOLVER.AMP.DTYPE == "bf16"
+    assert load_config(str(config), opts).SOLVER.AMP.DTYPE == "off"
+    assert load_config(str(config), [*opts, "SOLVER.AMP.DTYPE", "off"], resume=True).SOLVER.AMP.DTYPE == "off"
+    assert cli([*command, "SOLVER.MAX_ITER", "2"]) == 0
+    assert json.loads((folder / "run.json").read_text())["precision"] == {"student": "bf16"}
+
+
+def test_every_teacher_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, "bf16")
+    cfg = get_bpkd_cfg()
+    cfg.MODEL.DEVICE, cfg.TEACHER.AMP = "cpu", "auto"
+    cfg.TEACHER.OTHERS = [{"AMP": "auto"}, {"AMP": "fp16"}, {}]
+    resources.settle_precision(cfg)
+    assert cfg.TEACHER.AMP == "bf16"
+    assert cfg.TEACHER.OTHERS == [{"AMP": "bf16"}, {"AMP": "fp16"}, {}]
+
+
+def test_processes_on_unlike_machines_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, "bf16")
+    monkeypatch.setattr(resources.comm, "all_gather", lambda value: [value, "off"])
+    cfg = get_bpkd_cfg()
+    cfg.MODEL.DEVICE, cfg.TEACHER.AMP = "cpu", "auto"
+    resources.settle_precision(cfg)
+    assert cfg.TEACHER.AMP == cfg.SOLVER.AMP.DTYPE == "off"
