@@ -102,6 +102,7 @@ def test_methods_share_seed_and_schedule(pair: Path, tmp_path: Path) -> None:
     assert distilled.opts == (*shared, "DISTILL.METHOD", "BPKD", "TEACHER.WEIGHTS", str(teacher.weights))
     assert alone.config_file == distilled.config_file == str(pair)
     assert distilled.after == ("teacher",)
+    assert alone.after == ()
     assert distilled.output == tmp_path / "BPKD-seed3"
 
 
@@ -263,12 +264,12 @@ def test_the_whole_comparison(
     text = capsys.readouterr().out
     runs = [f"{m}-seed{s}" for s in (0, 1) for m in ("none", "BPKD")]
     extra = [f"none-equal-time-seed{s}" for s in (0, 1)]
-    assert started == ["teacher", *runs, *extra]
+    assert started == [runs[0], "teacher", *runs[1:], *extra]  # the student alone needs no teacher
     assert f"teacher: trained here ({pair.with_name('net.yaml')})" in text
 
     report = out / "report"
     rows = json.loads((report / "results.json").read_text())
-    assert [r["run"] for r in rows] == started
+    assert [r["run"] for r in rows] == ["teacher", *runs, *extra]
     for row in rows:
         made = json.loads((out / row["run"] / "run.json").read_text())
         assert row["metrics"] == made["metrics"]

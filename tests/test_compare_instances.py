@@ -60,7 +60,7 @@ def test_the_whole_comparison_of_instances(
     short = ["SOLVER.MAX_ITER", 2, "SOLVER.STEPS", "(1,)", "DATALOADER.NUM_WORKERS", 0]
     assert compare(*asked, "--output", out, "--opts", *short) == 0
     text = capsys.readouterr().out
-    assert started == ["teacher", "none-seed0", "BPKD-seed0", "none-seed1", "BPKD-seed1"]
+    assert started == ["none-seed0", "teacher", "BPKD-seed0", "none-seed1", "BPKD-seed1"]
     assert "BPKD-seed1: AP 0." in text
     assert "mIoU" not in text
 

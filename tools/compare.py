@@ -16,7 +16,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-from bpkd.engine.compare import comparison_jobs
+from bpkd.engine.compare import comparison_jobs, start_order
 from bpkd.engine.launch import load_config
 from bpkd.engine.machine import divide, visible_gpus
 from bpkd.engine.matrix import JobFailedError, run_jobs
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         say(f"teacher: {jobs[0].evaluates or 'trained here'} ({jobs[0].config_file})")
         if args.equal_time and machine.runs > 1:
             say(f"--equal-time: {machine.runs} runs at a time slow each other down; --workers 1 gives truer iterations")
-        run_jobs(jobs, say=say, machine=machine)
+        run_jobs(start_order(jobs), say=say, machine=machine)
     except JobFailedError as error:
         say(f"error: {error}")
         return 1

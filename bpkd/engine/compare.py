@@ -42,7 +42,7 @@ def comparison_jobs(
         equal_time: more runs of the methods in ``CHEAP``, with the iterations that BPKD's time buys.
 
     Returns:
-        Jobs; the students' wait for the teacher.
+        Jobs, the teacher's first; those of students with a teacher wait for it.
 
     Raises:
         FileNotFoundError: the config or the teacher's does not exist.
@@ -102,7 +102,13 @@ def _student(config_file: str, teacher: Job, method: str, *, seed: int, opts: Se
     changes = ["SEED", str(seed), *opts, "DISTILL.METHOD", method]
     if method != ALONE:
         changes += ["TEACHER.WEIGHTS", str(teacher.weights)]
-    return Job(name, config_file, teacher.output.with_name(name), tuple(changes), after=(TEACHER,))
+    after = () if method == ALONE else (TEACHER,)
+    return Job(name, config_file, teacher.output.with_name(name), tuple(changes), after=after)
+
+
+def start_order(jobs: Sequence[Job]) -> list[Job]:
+    """Returns the jobs with the first student alone in front of the teacher: the first figure is there in minutes."""
+    return sorted(jobs, key=lambda job: job is not next((j for j in jobs if not j.after and j.method == ALONE), None))
 
 
 def _longer(job: Job, jobs: Sequence[Job]) -> Job:
