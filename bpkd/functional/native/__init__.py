@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from .openmp import share_runtime
+
 # torch's name of the processor's instruction set -> libraries that run on it, best first.
 LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
 INTERFACE = 1  # of the C functions: a library that was built from other sources is not called
@@ -42,6 +44,7 @@ def candidates() -> list[Path]:
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """Returns the library, or None and the reason."""
     reasons = []
+    share_runtime()
     for path in candidates():
         try:
             library = ctypes.CDLL(str(path))
