@@ -96,6 +96,11 @@ def serves_manylinux(files: list[Path]) -> bool:
 class BuildLibraries(build_ext):
     """Plain shared libraries: `_avx2.so` instead of `_avx2.cpython-311-x86_64-linux-gnu.so`."""
 
+    def finalize_options(self) -> None:
+        """Compiles the libraries side by side."""
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def get_ext_filename(self, fullname: str) -> str:
         """Returns the file's path without a tag of the Python that builds it."""
         return os.path.join(*fullname.split(".")) + ".so"
@@ -103,10 +108,11 @@ class BuildLibraries(build_ext):
     def run(self) -> None:
         """Builds; then removes what older builds left: `_avx2.so` must be the only library of its level."""
         super().run()
-        built = {p for p in map(Path, self.get_outputs()) if p.is_file()}
+        files = [Path(self.build_lib, self.get_ext_filename(ext.name)) for ext in self.extensions]
+        built = {p.name for p in files if p.is_file()}
         folders = [Path(self.build_lib, NATIVE)] + ([ROOT / NATIVE] if self.inplace else [])
         for path in (p for folder in folders for p in libraries(folder)):
-            if path.name not in {p.name for p in built}:
+            if path.name not in built:
                 path.unlink()
 
     def build_extension(self, ext: Extension) -> None:

@@ -28,11 +28,12 @@ def need(user: str, *modules: str, extra: str = "train") -> None:
         return
     steps = [f"pip install 'bpkd[{extra}]'"] if missing != [DETECTRON2] else []
     steps += ["python -m bpkd.install_detectron2"] if DETECTRON2 in missing else []
-    names = ", ".join("Detectron2" if name == DETECTRON2 else name for name in missing)
-    verb = "is" if len(missing) == 1 else "are"
-    raise ModuleNotFoundError(
-        f"{user} needs {names}, which {verb} not installed: {', then '.join(steps)}.", name=missing[0]
-    )
+    names = ["Detectron2" if name == DETECTRON2 else name for name in missing]
+    if len(names) > 4:
+        names[3:] = [f"{len(names) - 3} other packages"]
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    verb = "is" if len(names) == 1 else "are"
+    raise ModuleNotFoundError(f"{user} needs {listed}, which {verb} not installed: {', then '.join(steps)}.", name=missing[0])
 
 
 def need_detectron2(user: str) -> None:
