@@ -59,9 +59,10 @@ OPENMP = ["-fopenmp-simd"] if sys.platform == "darwin" else ["-fopenmp"]
 FLAGS = ["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]  # vectors as arguments of inline functions; GCC's own headers
 # Compiled with OpenMP, linked without: its functions are found in the runtime that PyTorch has loaded, whatever that
-# file is called (libgomp.so.1, libgomp-a34b3233.so.1, libiomp5.so). A runtime of our own, bundled or the system's, would
-# be a second pool of threads that spin beside PyTorch's. Where PyTorch brings none, the library does not load and says
-# which function is missing. libstdc++ and libgcc_s are PyTorch's needs as well, so they are there.
+# file is called (libgomp.so.1, libgomp-a34b3233.so.1, libiomp5.so; see native/openmp.py). A runtime of our own, bundled
+# or the system's, would be a second pool of threads that spin beside PyTorch's, and many systems have none. Where none
+# is found, the library does not load and says which function is missing. libstdc++ and libgcc_s are linked as usual:
+# PyTorch needs them too, in newer versions.
 EXTENSIONS = [
     Extension(
         f"bpkd.functional.native._{level}",

@@ -33,7 +33,8 @@ def need(user: str, *modules: str, extra: str = "train") -> None:
         names[3:] = [f"{len(names) - 3} other packages"]
     listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     verb = "is" if len(names) == 1 else "are"
-    raise ModuleNotFoundError(f"{user} needs {listed}, which {verb} not installed: {', then '.join(steps)}.", name=missing[0])
+    text = f"{user} needs {listed}, which {verb} not installed: {', then '.join(steps)}."
+    raise ModuleNotFoundError(text, name=missing[0])
 
 
 def need_detectron2(user: str) -> None:

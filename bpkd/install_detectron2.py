@@ -39,8 +39,8 @@ print(detectron2.__version__, ops, "in", pathlib.Path(detectron2.__file__).paren
 
 # What Detectron2 imports: checked before anything is fetched, since it is installed without its own requirements.
 NEEDS = (
-    "torch, torchvision, cv2, PIL, fvcore, iopath, omegaconf, hydra, pycocotools, yacs, tabulate, cloudpickle, termcolor,"
-    " tqdm, matplotlib, yaml"
+    "torch, torchvision, cv2, PIL, fvcore, iopath, omegaconf, hydra, pycocotools, yacs, tabulate, cloudpickle,"
+    " termcolor, tqdm, matplotlib, yaml"
 )
 BUILDS = "try: import setuptools.command.bdist_wheel\nexcept ImportError: import setuptools, wheel"
 PLANS = {
@@ -229,10 +229,11 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="\n".join(["sources:", *(f"  {k}: {v.format(url=GIT_URL)}" for k, v in PLANS.items())]),
     )
+    sources = ["auto", "git", "pypi"]
     parser.add_argument(
-        "--source", choices=["auto", "git", "pypi"], default="auto", help="auto: git, and pypi where that fails (default)"
+        "--source", choices=sources, default="auto", help="auto: git, and pypi where that fails (default)"
     )
-    parser.add_argument("--git-url", default=GIT_URL, metavar="URL", help="a mirror of upstream's, or file:///path/to/clone")
+    parser.add_argument("--git-url", default=GIT_URL, metavar="URL", help="a mirror's, or file:///path/to/clone")
     args = parser.parse_args()
     start = time.perf_counter()
     try:

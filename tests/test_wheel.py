@@ -20,8 +20,9 @@ import torch
 from .conftest import REPO, TOLERANCE
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
-SOURCES = ("bpkd", "configs", "docs", "projects", "tests", "tools", "README.md", "LICENSE", "Makefile", "requirements.txt")
-PACKAGING = ("setup.py", "pyproject.toml", "MANIFEST.in")
+SOURCES = ("bpkd", "configs", "docs", "projects", "tests", "tools")
+PACKAGING = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "requirements.txt")
+HELD = {"bpkd": ("*.py", "*.cpp", "*.h"), "configs": ("*.yaml",), "tests": ("*.py",), "tools": ("*.py", "*.sh")}
 UNBUILT = shutil.ignore_patterns("*.so", "*.pyd", "*.dylib", "__pycache__", "results", "golden")
 LIBRARIES = re.compile(r"bpkd/functional/native/_\w+\..*(so|pyd|dylib)$")
 LINUX = sys.platform == "linux" and os.uname().machine == "x86_64"
@@ -109,7 +110,7 @@ def test_sdist_holds_what_its_build_tests_and_commands_need(sdist: Path) -> None
         names = {name.partition("/")[2] for name in archive.getnames()}
     for name in (*SOURCES, *PACKAGING):
         assert name in names
-    for folder, pattern in (("bpkd", "*.py"), ("bpkd", "*.cpp"), ("bpkd", "*.h"), ("configs", "*.yaml"), ("tests", "*.py")):
+    for folder, pattern in ((folder, pattern) for folder, patterns in HELD.items() for pattern in patterns):
         there = {p.relative_to(REPO).as_posix() for p in (REPO / folder).rglob(pattern)}
         assert there
         assert there <= names
