@@ -30,7 +30,7 @@ LINUX = sys.platform == "linux" and os.uname().machine == "x86_64"
 
 def run(*command: object, path: str | None = None, cwd: Path | None = None) -> str:
     """Runs a command; returns what it says, and fails with it. PATH may be another one."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "BPKD_PATH", "CC", "CXX")}
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "CC", "CXX") and k[:5] != "BPKD_"}
     environment |= {"PATH": os.environ["PATH"] if path is None else path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr

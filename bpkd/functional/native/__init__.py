@@ -44,9 +44,9 @@ def candidates() -> list[Path]:
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """Returns the library, or None and the reason."""
     reasons = []
-    share_runtime()
     for path in candidates():
         try:
+            share_runtime()
             library = ctypes.CDLL(str(path))
             if library.bpkd_interface() != INTERFACE:
                 raise OSError("built from other sources; run `make env` or install bpkd again")
