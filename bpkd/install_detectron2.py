@@ -170,7 +170,7 @@ def failure_text(reasons: list[tuple[str, str]]) -> str:
         f"     or a Python package index that holds {PYPI_COPY} reachable (proxy, pip settings,",
         "     or --git-url with a mirror's address), and run this again.",
         "  2. Install Detectron2 yourself into this environment from a copy of its source:",
-        f"     {sys.executable} -m pip install --no-build-isolation /path/to/detectron2",
+        f"     {sys.executable} -m pip install --no-build-isolation --no-deps /path/to/detectron2",
         "     and run this again: it takes whatever imports.",
     ]
     return "\n".join(lines)
