@@ -61,5 +61,5 @@ env: $(STAMP)
 	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { echo "make: $(VENV) was made for another folder" \
 	  "($$(cat $(STAMP))). Run 'make clean', then this again."; exit 1; }
 
-$(STAMP): requirements.txt setup.py tools/make_env.sh tools/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
+$(STAMP): requirements.txt setup.py tools/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
 	@tools/make_env.sh $(VENV)

@@ -1,9 +1,8 @@
-"""tools/install_detectron2.py: which way is taken, what is refused, what is said."""
+"""bpkd.install_detectron2: which way is taken, what is refused, what is said."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
 import zipfile
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-PATH = Path(__file__).resolve().parent.parent / "tools" / "install_detectron2.py"
-SPEC = importlib.util.spec_from_file_location("install_detectron2", PATH)
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
+from bpkd import install_detectron2 as tool
+from bpkd.extras import TRAIN, need, need_detectron2
+
+from .conftest import REPO
 
 FILES = {
     "detectron2/__init__.py": "__version__ = '0'",
@@ -36,6 +35,7 @@ class Commands:
     def __init__(self, *, there=False, git=False, build=False, pypi=False, **more):
         self.importable, self.git, self.build, self.pypi = there, git, build, pypi
         self.torch, self.broken = more.get("torch", True), more.get("broken", False)
+        self.setuptools = more.get("setuptools", True)
         self.said: list[str] = []
         self.sha256 = ""
 
@@ -55,6 +55,8 @@ class Commands:
             return "check"
         if "import torch" in text:
             return "has_torch"
+        if tool.BUILDS in text:
+            return "can_build"
         return {"ls-remote": "reach"}.get(command[1], "compile" if "install" in command else "load")
 
     def check(self, command):
@@ -63,13 +65,16 @@ class Commands:
     def has_torch(self, command):
         return self.torch
 
+    def can_build(self, command):
+        return self.setuptools
+
     def reach(self, command):
         return self.git
 
     def compile(self, command):
         assert command[0] == sys.executable
         assert command[-1] == f"git+{tool.GIT_URL}@{tool.GIT_COMMIT}"
-        assert "--no-build-isolation" in command
+        assert {"--no-build-isolation", "--no-deps"} < set(command)
         self.importable = self.build
         return self.build
 
@@ -102,7 +107,7 @@ def test_takes_the_one_that_is_there(tmp_path):
 def test_builds_upstream_when_git_answers(tmp_path):
     commands = Commands(git=True, build=True, pypi=True)
     assert install(commands, tmp_path).startswith("installed (git)")
-    assert commands.said == ["check", "has_torch", "reach", "compile", "check"]
+    assert commands.said == ["check", "has_torch", "can_build", "reach", "compile", "check"]
 
 
 @pytest.mark.parametrize("git", [False, True], ids=["unreachable", "build-fails"])
@@ -153,11 +158,80 @@ def test_a_chosen_source_is_the_only_one_tried(tmp_path):
     assert "load" not in commands.said
 
 
-def test_torch_comes_first(tmp_path):
+def test_what_it_imports_comes_first(tmp_path):
     commands = Commands(torch=False, git=True, build=True)
-    with pytest.raises(tool.InstallError, match="install them first"):
+    with pytest.raises(tool.InstallError, match=r"has_torch said no\).*pip install 'bpkd\[train\]'"):
         install(commands, tmp_path)
     assert commands.said == ["check", "has_torch"]
+
+
+def test_says_what_it_will_do_before_it_does(tmp_path, known_wheel, capsys):
+    install(Commands(pypi=True), tmp_path)
+    said = capsys.readouterr().out
+    assert sys.executable in said.splitlines()[0]
+    first, second = (
+        said.index(f"1. upstream's source by git: {tool.GIT_URL}"),
+        said.index(f"2. the copy {tool.PYPI_COPY}"),
+    )
+    assert first < second < said.index("asking")
+
+
+def test_a_build_without_its_tools_is_not_begun(tmp_path):
+    commands = Commands(setuptools=False, git=True, build=True)
+    with pytest.raises(tool.InstallError, match="-m pip install setuptools wheel"):
+        install(commands, tmp_path, "git")
+    assert "reach" not in commands.said
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    write_wheel(tmp_path / "a.whl")
+    (tmp_path / "site").write_text("a file")
+    with pytest.raises(tool.InstallError, match="site cannot be written .*virtual environment"):
+        tool.unpack(tmp_path / "a.whl", tmp_path / "site")
+
+
+@pytest.mark.parametrize("door", [["-m", "bpkd.install_detectron2"], [str(REPO / "tools" / "install_detectron2.py")]])
+def test_both_doors_explain_themselves(door):
+    done = subprocess.run([sys.executable, *door, "--help"], capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m bpkd.install_detectron2" in done.stdout
+    assert tool.PYPI_COPY in done.stdout
+
+
+def test_the_command_itself_imports_neither_torch_nor_detectron2():
+    code = "import sys, bpkd.install_detectron2; print(sorted({'torch', 'detectron2'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [
+        ({"detectron2"}, "A needs Detectron2, which is not installed: python -m bpkd.install_detectron2."),
+        ({"cv2"}, "A needs cv2, which is not installed: pip install 'bpkd[train]'."),
+        (
+            {"detectron2", "yaml", "cv2"},
+            "A needs Detectron2, cv2 and yaml, which are not installed: pip install 'bpkd[train]', then "
+            "python -m bpkd.install_detectron2.",
+        ),
+    ],
+)
+def test_a_missing_extra_is_one_line(missing, text, monkeypatch):
+    monkeypatch.setattr("bpkd.extras.find_spec", lambda name: None if name in missing else name)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        need_detectron2("A")
+    assert str(caught.value) == text
+    monkeypatch.setattr("bpkd.extras.find_spec", lambda name: name)
+    need_detectron2("A")
+
+
+def test_the_extra_is_the_callers():
+    with pytest.raises(ModuleNotFoundError, match=r"bpkd\[onnx\]"):
+        need("A", "no_such_module_bpkd", extra="onnx")
+
+
+def test_detectron2s_needs_are_known_to_both():
+    assert set(TRAIN) | {"torch"} == set(tool.NEEDS.split(", "))
 
 
 def test_a_broken_one_is_mentioned(tmp_path, capsys):

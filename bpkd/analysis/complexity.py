@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bpkd.extras import need
+
 
 @dataclass(frozen=True)
 class Complexity:
@@ -56,8 +58,9 @@ def count(model: nn.Module, size: tuple[int, int] = (512, 512), *, activations: 
         The counts; the model keeps its mode.
 
     Raises:
-        ImportError: fvcore is not installed (it comes with Detectron2).
+        ImportError: fvcore is not installed (``bpkd[train]`` has it).
     """
+    need("Counting FLOPs", "fvcore")
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}

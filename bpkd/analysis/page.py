@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bpkd.extras import need
+
 Image = NDArray[np.uint8]
 Color = Sequence[int]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -111,6 +113,7 @@ def _document(title: str, sections: Sequence[str], pictures: Sequence[Picture]) 
 
 def png(image: Image) -> bytes:
     """Encodes an RGB image [H, W, 3] as PNG without loss, with a palette where 256 colours are enough."""
+    need("Writing PNG files", "PIL")
     from PIL import Image as Pillow
 
     red, green, blue = image.astype(np.uint32).transpose(2, 0, 1)

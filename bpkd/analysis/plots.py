@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, display_name
+from bpkd.extras import need
 from bpkd.functional import edge_band
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ Image = NDArray[np.uint8]
 
 def pyplot() -> Any:
     """Returns matplotlib.pyplot, which draws into files."""
+    need("Drawing figures", "matplotlib")
     import matplotlib
 
     matplotlib.use("Agg")

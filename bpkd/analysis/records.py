@@ -61,6 +61,8 @@ def environment() -> dict[str, Any]:
 def commit() -> str:
     """Returns the source's git commit, with ``+changes`` where files differ from it; "unknown" outside git."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed from a wheel, maybe into a folder of somebody else's repository
+        return "unknown"
     try:
         name = _git(root, "rev-parse", "--short=12", "HEAD")
         return name + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")

@@ -1,5 +1,9 @@
 """Configuration: Detectron2's yacs tree plus bpkd's keys."""
 
+from bpkd.extras import need_detectron2
+
+need_detectron2(__name__)
+
 from .check import check_values
 from .defaults import add_bpkd_config
 from .distillation import WRAPPERS

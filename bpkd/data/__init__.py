@@ -1,5 +1,9 @@
 """Data sets, augmentation and loaders."""
 
+from bpkd.extras import need_detectron2
+
+need_detectron2(__name__)
+
 from .catalog import register_datasets
 from .check import Survey, check_dataset, survey_dataset
 from .files import DatasetError

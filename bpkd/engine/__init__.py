@@ -1,5 +1,9 @@
 """Training runs: the only room that knows every other one."""
 
+from bpkd.extras import need_detectron2
+
+need_detectron2(__name__)
+
 from .evaluate import evaluate
 from .launch import argument_parser, cli, load_config, main, run
 from .trainer import DistillationTrainer

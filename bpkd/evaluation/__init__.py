@@ -1,5 +1,9 @@
 """Evaluation of networks on registered data sets."""
 
+from bpkd.extras import need_detectron2
+
+need_detectron2(__name__)
+
 from .build import build_evaluator
 from .cityscapes import CityscapesEvaluator
 from .instances import InstanceEvaluator

@@ -145,7 +145,7 @@ def onnx_session(
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter is built on it)
     except ImportError as error:
-        raise ImportError(f"{error}. ONNX files need the packages onnx, onnxscript and onnxruntime.") from error
+        raise ImportError(f"{error}. ONNX files need more packages: pip install 'bpkd[onnx]'.") from error
     shapes: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "verbose": False}
     program = torch.onnx.export(network, (example,), input_names=["image"], output_names=list(names), **shapes)
     assert program is not None  # only the old exporter returns nothing

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bpkd.extras import need
+
 # Of files that keep ids exactly.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
 # So many names stand in a message.
@@ -86,6 +88,7 @@ def read_ids(path: Path) -> NDArray[np.int64]:
     Raises:
         ValueError: the file cannot be read, or has colour channels.
     """
+    need("Reading label maps", "PIL")
     from PIL import Image
 
     try:

@@ -1,5 +1,9 @@
 """Networks, teacher and distillation wrapper. Importing this room registers them with Detectron2."""
 
+from bpkd.extras import need_detectron2
+
+need_detectron2(__name__)
+
 from .backbones import HRNet, MobileNetV2, ResNetV1c
 from .build import build_dense, build_student, predicts_instances, student_architecture
 from .dense import DenseModel, InferenceOptions

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from .openmp import share_runtime
+
 # torch's name of the processor's instruction set -> libraries that run on it, best first.
 LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
 INTERFACE = 1  # of the C functions: a library that was built from other sources is not called
@@ -44,6 +46,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     reasons = []
     for path in candidates():
         try:
+            share_runtime()
             library = ctypes.CDLL(str(path))
             if library.bpkd_interface() != INTERFACE:
                 raise OSError("built from other sources; run `make env` or install bpkd again")

@@ -16,6 +16,11 @@
 #define BPKD_API extern "C" __attribute__((visibility("default")))
 #endif
 
+#if defined(__linux__) && defined(__x86_64__) && defined(__GLIBC__)
+// glibc 2.29 gave log another version (errno apart it computes the same): the old one lets a wheel run on older systems too.
+__asm__(".symver log, log@GLIBC_2.2.5");
+#endif
+
 namespace bpkd {
 
 // exp(x) for x <= 0, as 2^n 2^r: n is the nearest whole number to x / ln 2 (adding 1.5 * 2^23 rounds, and leaves n in the low
