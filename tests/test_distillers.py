@@ -12,6 +12,7 @@ from bpkd.distillers import BPKD, CWD, DISTILLERS, KD, Distiller
 from bpkd.distillers.adapters import ChannelAdapter, map_classes, match_size
 from bpkd.functional import boundary_kd, class_edge_mask, gradient_norm
 from bpkd.structures import SegOutput
+from tests.conftest import TOLERANCE
 
 GOLDEN = Path(__file__).parent / "golden" / "distillers"
 
@@ -83,8 +84,9 @@ def test_bpkd_is_its_functions() -> None:
     got = BPKD(preset="literal", kernel_size=5, num_classes=5)(student, teacher, target)
     mask = class_edge_mask(target, 5, 5, (8, 8))
     edge, body = boundary_kd(student.logits, teacher.logits, mask)
-    assert torch.equal(got["loss_kd_edge"], 50 * edge)
-    assert torch.equal(got["loss_kd_body"], 20 * body)
+    # The weights are applied in double precision there, after rounding here: not the same bits.
+    assert float(got["loss_kd_edge"].detach()) == pytest.approx(50 * float(edge.detach()), rel=TOLERANCE[torch.float32])
+    assert float(got["loss_kd_body"].detach()) == pytest.approx(20 * float(body.detach()), rel=TOLERANCE[torch.float32])
 
 
 def test_bpkd_preset_fills_what_is_left_open() -> None:
@@ -124,8 +126,8 @@ def test_cwd_aligns_features_as_the_golden_says() -> None:
     )["loss_kd_channel"]
     want = json.loads((GOLDEN / "expected.json").read_text())["derived"]
     want = want["cwd/feat_align1x1_nobias_T4_div_by_teacher_channels"]
-    assert float(out.detach()) == pytest.approx(want["loss"], rel=1e-5)
-    assert float(gradient_norm(out, student)) == pytest.approx(want["grad_norm_student"], rel=1e-5)
+    assert float(out.detach()) == pytest.approx(want["loss"], rel=TOLERANCE[torch.float32])
+    assert float(gradient_norm(out, student)) == pytest.approx(want["grad_norm_student"], rel=TOLERANCE[torch.float32])
 
 
 def test_a_tap_that_does_not_exist_is_an_error() -> None:

@@ -25,10 +25,24 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(paths.VARIABLE, raising=False)
 
 
+def in_child(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a Python of its own, with these variables and none of the caller's that choose a path."""
+    inherited = {k: v for k, v in os.environ.items() if k not in (paths.VARIABLE, native.VARIABLE)}
+    environment = {"PYTHONPATH": str(REPO), **inherited, **variables}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=environment)
+
+
 def test_a_path_that_does_not_exist_stops_a_run_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     launch = pytest.importorskip("bpkd.engine.launch")
     monkeypatch.setenv(paths.VARIABLE, "fast")
     with pytest.raises(ValueError, match="BPKD_PATH: expected one of"):
+        launch.load_config(str(REPO / "configs" / "camvid" / "small_student.yaml"))
+
+
+def test_a_level_that_does_not_exist_stops_a_run_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = pytest.importorskip("bpkd.engine.launch")
+    monkeypatch.setenv(native.VARIABLE, "avx")
+    with pytest.raises(ValueError, match="BPKD_NATIVE_LEVEL: expected one of none, base, avx2, avx512, got 'avx'"):
         launch.load_config(str(REPO / "configs" / "camvid" / "small_student.yaml"))
 
 
@@ -91,8 +105,7 @@ def test_a_checkout_without_the_extension_works(tmp_path: Path) -> None:
         "x = torch.arange(64).view(1, 8, 8) % 3\n"
         "class_edge_mask(x, 3, 3, (4, 4)); channel_kd(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "BPKD_PATH": "auto"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    done = in_child(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "class_edge_mask on cpu runs the path compiled (cpp: the C++ extension is not built" in done.stderr
     assert "channel_kd on cpu runs the path eager (cpp: the C++ extension is not built" in done.stderr
@@ -105,6 +118,7 @@ def test_a_broken_library_is_passed_over(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "_avx2.so").write_text("no library")
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.delenv(native.VARIABLE, raising=False)
     native._load.cache_clear()
     try:
         assert native.level() == "base"
@@ -121,14 +135,46 @@ def test_a_broken_library_is_passed_over(tmp_path: Path, monkeypatch: pytest.Mon
         native._load.cache_clear()
 
 
-@pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
-@pytest.mark.parametrize("level", ["avx512", "avx2", "base"])
-def test_every_instruction_set_that_is_built_and_runs_here_is_tested(level: str) -> None:
+CAPABILITY = {"avx512": "avx512", "avx2": "avx2", "base": "default"}  # level -> ATEN_CPU_CAPABILITY of such a processor
+LEVEL = "from bpkd.functional import native; print(native.level() or native.unavailable())"
+
+
+def skip_unless_here(level: str) -> None:
     if not any(p.name.startswith(f"_{level}.") for p in native.candidates()):
         pytest.skip(f"{level} is not built, or this processor does not run it")
-    capability = {"avx512": "avx512", "avx2": "avx2", "base": "default"}[level]
+
+
+@pytest.mark.parametrize("level", CAPABILITY)
+def test_every_instruction_set_that_is_built_and_runs_here_is_tested(level: str) -> None:
+    skip_unless_here(level)
     code = f"from bpkd.functional import native; assert native.level() == {level!r}, native.level()\n"
     code += "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/test_fast_losses.py']))"
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "BPKD_PATH": "auto"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=environment)
+    done = in_child(code, ATEN_CPU_CAPABILITY=CAPABILITY[level])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("level", CAPABILITY)
+def test_an_instruction_set_can_be_pinned(level: str) -> None:
+    skip_unless_here(level)
+    done = in_child(LEVEL, BPKD_NATIVE_LEVEL=level)
+    assert done.stdout.split() == [level], done.stderr
+
+
+def test_the_extension_can_be_switched_off() -> None:
+    done = in_child(LEVEL, BPKD_NATIVE_LEVEL="none")
+    assert done.stdout == "BPKD_NATIVE_LEVEL is none\n", done.stderr
+
+
+def test_an_instruction_set_that_is_not_to_be_had_is_refused(tmp_path: Path) -> None:
+    done = in_child(LEVEL, BPKD_NATIVE_LEVEL="avx512", ATEN_CPU_CAPABILITY="default")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "BPKD_NATIVE_LEVEL: expected one of none, " in last
+    assert last.endswith("got 'avx512': torch finds DEFAULT in this processor. Unset it.")
+    code = f"from pathlib import Path; from bpkd.functional import native; native._FOLDER = Path({str(tmp_path)!r})\n"
+    code += "native.check_level()"
+    last = in_child(code, BPKD_NATIVE_LEVEL="base").stderr.splitlines()[-1]
+    assert last.endswith("expected one of none, got 'base': it is not built (see docs/install.md). Unset it.")
+    (tmp_path / "_base.so").write_text("no library")
+    last = in_child(code, BPKD_NATIVE_LEVEL="base").stderr.splitlines()[-1]
+    assert "got 'base': _base.so does not load" in last

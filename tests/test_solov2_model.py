@@ -13,6 +13,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from bpkd.config import get_bpkd_cfg
 from bpkd.modeling import build_dense, build_student, predicts_instances
 from bpkd.modeling.solov2 import SOLOv2
+from tests.conftest import TOLERANCE
 
 
 def tiny_cfg(*opts: Any) -> CfgNode:
@@ -190,6 +191,9 @@ def test_acceleration() -> None:
     images = model.preprocess(batch()).tensor
     plain = model.raw_outputs(images).mask_features
     model.accelerate(channels_last=True)
-    torch.testing.assert_close(model.raw_outputs(images).mask_features, plain, atol=1e-5, rtol=1e-4)
+    # Other kernels sum in another order, and which ones run depends on the processor: small values move by more than
+    # their own rounding, so the map's norm is the measure.
+    apart = model.raw_outputs(images).mask_features - plain
+    assert float(apart.norm()) <= TOLERANCE[torch.float32] * float(plain.norm())
     with pytest.raises(ValueError, match="MODEL.COMPILE: expected False"):
         model.accelerate(compiled=True)

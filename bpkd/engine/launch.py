@@ -22,6 +22,7 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
+from bpkd.functional import native
 from bpkd.functional.paths import asked_path
 from bpkd.modeling import (
     build_instance_teacher_model,
@@ -64,11 +65,13 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, or
-            BPKD_PATH names no path.
+            BPKD_PATH or BPKD_NATIVE_LEVEL names nothing that there is.
+        RuntimeError: BPKD_NATIVE_LEVEL pins an instruction set that is not to be had here.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)
     asked_path()
+    native.check_level()
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     settle_precision(cfg, resume=resume)

@@ -2,12 +2,14 @@
 
 setup.py builds one plain shared library per instruction set, without headers of Python or PyTorch; the best one that
 this processor runs is loaded on first use. Without a compiler at install there is none: callers take another path.
+The environment variable ``BPKD_NATIVE_LEVEL`` pins one (base, avx2, avx512), or none as if nothing were built.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from .openmp import share_runtime
 
 # torch's name of the processor's instruction set -> libraries that run on it, best first.
 LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
+VARIABLE, PINS = "BPKD_NATIVE_LEVEL", ("none", "base", "avx2", "avx512")
 INTERFACE = 1  # of the C functions: a library that was built from other sources is not called
 _FOLDER = Path(__file__).parent
 _SUFFIXES = (".so", ".pyd", ".dylib")
@@ -33,18 +36,47 @@ _SIGNATURES = {
 }
 
 
+def asked_level() -> str:
+    """Returns the instruction set that ``BPKD_NATIVE_LEVEL`` pins; empty: the best one runs.
+
+    Raises:
+        ValueError: it names none.
+    """
+    asked = os.environ.get(VARIABLE, "")
+    if asked and asked not in PINS:
+        raise ValueError(f"{VARIABLE}: expected one of {', '.join(PINS)}, got {asked!r}.")
+    return asked
+
+
+def _runs() -> tuple[str, ...]:
+    """Returns the instruction sets that torch finds in this processor, best first (ATEN_CPU_CAPABILITY limits both)."""
+    return LEVELS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
+
+
+def _level_of(path: Path) -> str:
+    return path.name.split(".")[0][1:]
+
+
 def candidates() -> list[Path]:
     """Returns the built libraries that this processor runs, best first."""
-    levels = LEVELS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
     files = sorted(p for p in _FOLDER.iterdir() if p.suffix in _SUFFIXES)
-    return [p for level in levels for p in files if p.name.split(".")[0] == f"_{level}"]
+    return [p for level in _runs() for p in files if _level_of(p) == level]
 
 
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """Returns the library, or None and the reason."""
-    reasons = []
+    """Returns the library, or None and the reason.
+
+    Raises:
+        ValueError: ``BPKD_NATIVE_LEVEL`` names no instruction set.
+        RuntimeError: it pins one that cannot be had here.
+    """
+    asked, reasons = asked_level(), list[str]()
+    if asked == "none":
+        return None, f"{VARIABLE} is none"
     for path in candidates():
+        if asked and _level_of(path) != asked:
+            continue
         try:
             share_runtime()
             library = ctypes.CDLL(str(path))
@@ -57,7 +89,29 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
             reasons.append(f"{path.name} does not load ({error})")
             continue
         return library, ""
-    return None, "; ".join(reasons) or "the C++ extension is not built (see docs/install.md)"
+    reason = "; ".join(reasons) or "the C++ extension is not built (see docs/install.md)"
+    if not asked:
+        return None, reason
+    if asked not in _runs():
+        reason = f"torch finds {torch.backends.cpu.get_cpu_capability()} in this processor"
+    elif not reasons:
+        reason = "it is not built (see docs/install.md)"
+    raise RuntimeError(f"{VARIABLE}: expected one of {', '.join(_had())}, got {asked!r}: {reason}. Unset it.")
+
+
+def _had() -> list[str]:
+    return ["none", *map(_level_of, reversed(candidates()))]
+
+
+def check_level() -> None:
+    """Loads what ``BPKD_NATIVE_LEVEL`` pins, if it pins anything.
+
+    Raises:
+        ValueError: it names no instruction set.
+        RuntimeError: it pins one that this processor does not run, or that is not built.
+    """
+    if asked_level():
+        _load()
 
 
 def unavailable() -> str:
@@ -70,7 +124,7 @@ def unavailable() -> str:
 def level() -> str:
     """Returns the instruction set of the loaded library ("avx512", "avx2", "base"), empty without one."""
     library = _load()[0]
-    return "" if library is None else Path(library._name).name.split(".")[0][1:]
+    return "" if library is None else _level_of(Path(library._name))
 
 
 def library() -> ctypes.CDLL:

@@ -10,25 +10,26 @@
 
 namespace {
 
-// One channel: its divergence over the positions, and scale times its gradient (grad may be null).
-double row_divergence(const Maps& m, const Rows& rows, int mode, int64_t r, float scale, float* grad, std::vector<Wide>& buffer) {
-  const int64_t n = m.cells;
+// One channel: its divergence over the positions, and scale times its gradient (grad may be null). After it this thread will take
+// the one `step` channels further on.
+double row_divergence(const Maps& m, const Rows& rows, int mode, int64_t r, int64_t step, float scale, float* grad,
+                      std::vector<Wide>& buffer) {
+  const int64_t n = m.cells, ahead = r + step < m.images * m.classes ? step * n : 0;
   const float *t = m.teacher + r * n, *s = m.student + r * n;
   float *ea = reinterpret_cast<float*>(buffer.data()), *eb = grad ? grad + r * n : ea + n;
   const bool masked = mode != kNone && rows.begin && rows.begin[r + 1] > rows.begin[r];
   const int64_t first = masked ? rows.begin[r] : 0, last = masked ? rows.begin[r + 1] : 0;
-  if (masked) {  // the filter first, then the maximum: it may be far below the unfiltered one
-    std::copy(t, t + n, ea);
-    std::copy(s, s + n, eb);
-    for (int64_t k = first; k < last; ++k) {
-      const float f = rows.body_factor(k, mode);
-      ea[rows.cells[k]] *= f;
-      eb[rows.cells[k]] *= f;
-    }
-    t = ea;
-    s = eb;
+  Pair pair{t, s, 0.f, 0.f, t + ahead, s + ahead};
+  if (masked) {
+    pair.teacher = ea;
+    pair.student = eb;
+    pair.top_t = filtered(t, n, rows, mode, first, last, ea);
+    pair.top_s = filtered(s, n, rows, mode, first, last, eb);
+  } else {
+    pair.top_t = largest(t, n);
+    pair.top_s = largest(s, n);
   }
-  const Sums sums = exponentials(t, s, n, m.inverse, ea, eb);
+  const Sums sums = exponentials(pair, n, m.inverse, ea, eb);
   if (grad) {
     const float ca = scale * m.inverse / sums.teacher, cb = scale * m.inverse / sums.student;
     each_wide(0, n, [&](int64_t i, int64_t lanes, int) {
@@ -48,11 +49,11 @@ double sum(const std::vector<double>& values) {  // in order: the same for any n
 // The functions that end in _of_team share their loop among the threads of the parallel region around them.
 
 // Divergence of all channels over their positions into values; grad (may be null) receives scale times its gradient.
-void rows_of_team(const Maps& m, const Rows& rows, int mode, float scale, float* grad, std::vector<double>& values) {
+void rows_of_team(const Maps& m, const Rows& rows, int mode, float scale, float* grad, int threads, std::vector<double>& values) {
   static thread_local std::vector<Wide> buffer;
   buffer.resize((2 * m.cells + kWide - 1) / kWide);
 #pragma omp for schedule(dynamic, 1)
-  for (int64_t r = 0; r < m.images * m.classes; ++r) values[r] = row_divergence(m, rows, mode, r, scale, grad, buffer);
+  for (int64_t r = 0; r < m.images * m.classes; ++r) values[r] = row_divergence(m, rows, mode, r, threads, scale, grad, buffer);
 }
 
 // The tiles of all images, those around positions of a weight other than 0 alone (weight null: all).
@@ -102,50 +103,79 @@ struct EdgeOptions {
   bool per_class;      // each image's sum divided by the sum of alpha over its classes that have an edge
 };
 
-// Weight of each position of one image: the sum over its classes of alpha / cells * share.
-void position_weights(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t image, float* weight) {
-  std::fill(weight, weight + m.cells, 0.f);
+// With per_class: divides an image's weights by the sum of alpha over its classes that have an edge.
+void divide_by_share(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t image, std::vector<float>& weight) {
   double share = 0;
-  for (int64_t c = 0; c < m.classes; ++c) {
-    const int64_t first = rows.begin[image * m.classes + c], last = rows.begin[image * m.classes + c + 1];
-    if (first == last) continue;
-    share += o.alpha[c];
-    const float own = o.alpha[c] / static_cast<float>(last - first);
-    for (int64_t k = first; k < last; ++k) weight[rows.cells[k]] += own * rows.shares[k];
-  }
+  for (int64_t c = 0, r = image * m.classes; c < m.classes; ++c, ++r)
+    if (rows.begin[r + 1] > rows.begin[r]) share += o.alpha[c];
   if (!o.per_class || share <= 0) return;
-  for (int64_t i = 0; i < m.cells; ++i) weight[i] /= static_cast<float>(share);
+  for (float& w : weight) w /= static_cast<float>(share);
 }
 
-// The non-zeros of an image in the order of its rows, and what is summed over the classes at each of its positions.
+// Weight of each position of one image: the sum over its classes of alpha / cells * share.
+std::vector<float> position_weights(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t image) {
+  std::vector<float> weight(m.cells);
+  for (int64_t c = 0, r = image * m.classes; c < m.classes; ++c, ++r) {
+    const float own = o.alpha[c] / static_cast<float>(std::max<int64_t>(1, rows.begin[r + 1] - rows.begin[r]));
+    for (int64_t k = rows.begin[r]; k < rows.begin[r + 1]; ++k) weight[rows.cells[k]] += own * rows.shares[k];
+  }
+  divide_by_share(m, rows, o, image, weight);
+  return weight;
+}
+
+// The non-zeros of an image in the order of its rows, and what is summed over the classes at each position that holds any.
 struct EdgeState {
   std::vector<float> a, b, own, factor;  // filtered values, then their exponentials; terms of cross; d value / d logit
-  std::vector<float> max_t, max_s, sum_t, sum_s, cross, zeros;  // zeros: classes without an edge at the position
-  explicit EdgeState(int64_t n) : max_t(n), max_s(n), sum_t(n), sum_s(n), cross(n), zeros(n) {}
+  std::vector<int32_t> at, slot;         // place of a non-zero, and of each position, in the following
+  std::vector<float> weight, max_t, max_s, sum_t, sum_s, cross, zeros;  // zeros: classes without an edge at the position
 };
 
-// Values of the non-zeros and the maxima over the classes. Classes without an edge at a position are exact zeros there; without
-// any, 0 must not shift: all values may be far below it.
-void load_edges(const Maps& m, const Rows& rows, int mode, int64_t image, EdgeState& x) {
-  const int64_t begin = rows.begin[image * m.classes], count = rows.begin[(image + 1) * m.classes] - begin;
+// Gives each position of the image that holds a non-zero a slot, in their order, and prepares all vectors.
+void find_slots(const Maps& m, const int32_t* cells, int64_t count, EdgeState& x) {
+  x.slot.assign(m.cells, 0);
+  for (int64_t k = 0; k < count; ++k) x.slot[cells[k]] = 1;
+  int32_t used = 0;
+  for (int32_t& slot : x.slot) {
+    const int32_t holds = slot;
+    slot = used;
+    used += holds;
+  }
   for (auto* v : {&x.a, &x.b, &x.own, &x.factor}) v->resize(count);
-  for (auto* v : {&x.max_t, &x.max_s}) std::fill(v->begin(), v->end(), kLowest);
-  std::fill(x.zeros.begin(), x.zeros.end(), static_cast<float>(m.classes));
-  for (int64_t r = image * m.classes; r < (image + 1) * m.classes; ++r)
-    for (int64_t k = rows.begin[r]; k < rows.begin[r + 1]; ++k) {
-      const int32_t p = rows.cells[k];
-      const float f = rows.edge_factor(k, mode) * m.inverse, a = m.teacher[r * m.cells + p] * f, b = m.student[r * m.cells + p] * f;
+  x.at.resize(count);
+  x.weight.assign(used, 0.f);
+  for (auto* v : {&x.sum_t, &x.sum_s, &x.cross}) v->resize(used);
+  for (auto* v : {&x.max_t, &x.max_s}) v->assign(used, kLowest);
+  x.zeros.assign(used, static_cast<float>(m.classes));
+}
+
+// Values of the non-zeros, the maxima over the classes and the weights. Classes without an edge at a position are exact zeros
+// there; without any, 0 must not shift: all values may be far below it.
+void load_edges(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t image, EdgeState& x) {
+  const int64_t begin = rows.begin[image * m.classes], count = rows.begin[(image + 1) * m.classes] - begin;
+  find_slots(m, rows.cells + begin, count, x);
+  const int32_t* slot = x.slot.data();
+  float *weight = x.weight.data(), *mt = x.max_t.data(), *ms = x.max_s.data(), *zeros = x.zeros.data();
+  for (int64_t r = image * m.classes; r < (image + 1) * m.classes; ++r) {
+    const float *teacher = m.teacher + r * m.cells, *student = m.student + r * m.cells;
+    const int64_t first = rows.begin[r], last = rows.begin[r + 1];
+    const float own = o.alpha[r - image * m.classes] / static_cast<float>(std::max<int64_t>(1, last - first));
+    for (int64_t k = first; k < last; ++k) {
+      const int32_t p = rows.cells[k], s = slot[p];
+      const float f = rows.edge_factor(k, o.mode) * m.inverse, a = teacher[p] * f, b = student[p] * f;
+      x.at[k - begin] = s;
       x.factor[k - begin] = f;
       x.a[k - begin] = a;
       x.b[k - begin] = b;
-      x.max_t[p] = std::max(x.max_t[p], a);
-      x.max_s[p] = std::max(x.max_s[p], b);
-      x.zeros[p] -= 1.f;
+      mt[s] = std::max(mt[s], a);
+      ms[s] = std::max(ms[s], b);
+      zeros[s] -= 1.f;
+      weight[s] += own * rows.shares[k];
     }
-  float *mt = x.max_t.data(), *ms = x.max_s.data(), *st = x.sum_t.data(), *ss = x.sum_s.data(), *d = x.cross.data();
-  const float* zeros = x.zeros.data();
+  }
+  divide_by_share(m, rows, o, image, x.weight);
+  float *st = x.sum_t.data(), *ss = x.sum_s.data(), *d = x.cross.data();
 #pragma omp simd
-  for (int64_t p = 0; p < m.cells; ++p) {
+  for (size_t p = 0; p < x.weight.size(); ++p) {
     const float z = zeros[p], least = z > 0.f ? 0.f : kLowest, t = std::max(mt[p], least), s = std::max(ms[p], least);
     const float sum = z * bpkd::exp_below(std::min(-t, 0.f));
     mt[p] = t;
@@ -157,48 +187,48 @@ void load_edges(const Maps& m, const Rows& rows, int mode, int64_t image, EdgeSt
 }
 
 // Edge sum of one image from the non-zeros alone; adds scale times its gradient to grad (may be null).
-double sparse_edges(const Maps& m, const Rows& rows, int mode, int64_t image, const float* weight, float scale, float* grad,
-                    EdgeState& x) {
-  load_edges(m, rows, mode, image, x);
+double sparse_edges(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t image, float scale, float* grad, EdgeState& x) {
+  load_edges(m, rows, o, image, x);
   const int64_t begin = rows.begin[image * m.classes], count = static_cast<int64_t>(x.a.size());
-  const int32_t* cells = rows.cells + begin;
+  const int64_t used = static_cast<int64_t>(x.weight.size());
+  const int32_t *cells = rows.cells + begin, *at = x.at.data();
   float *a = x.a.data(), *b = x.b.data(), *own = x.own.data(), *st = x.sum_t.data(), *ss = x.sum_s.data();
-  const float *mt = x.max_t.data(), *ms = x.max_s.data();
+  const float *mt = x.max_t.data(), *ms = x.max_s.data(), *weight = x.weight.data();
 #pragma omp simd
   for (int64_t k = 0; k < count; ++k) {
-    const float da = a[k] - mt[cells[k]], db = b[k] - ms[cells[k]];
+    const float da = a[k] - mt[at[k]], db = b[k] - ms[at[k]];
     a[k] = bpkd::exp_below(da);
     b[k] = bpkd::exp_below(db);
     own[k] = a[k] * (da - db);
   }
-  for (int64_t k = 0; k < count; ++k) {
-    st[cells[k]] += a[k];
-    ss[cells[k]] += b[k];
-    x.cross[cells[k]] += own[k];
-  }
   float* value = x.cross.data();
+  for (int64_t k = 0; k < count; ++k) {
+    st[at[k]] += a[k];
+    ss[at[k]] += b[k];
+    value[at[k]] += own[k];
+  }
 #pragma omp simd
-  for (int64_t p = 0; p < m.cells; ++p) value[p] = weight[p] * (value[p] / st[p] + bpkd::log_above(ss[p] / st[p]));
+  for (int64_t p = 0; p < used; ++p) value[p] = weight[p] * (value[p] / st[p] + bpkd::log_above(ss[p] / st[p]));
   double total = 0;
-  for (int64_t p = 0; p < m.cells; ++p) total += value[p];
+  for (int64_t p = 0; p < used; ++p) total += value[p];
   if (!grad) return total;
 #pragma omp simd
-  for (int64_t p = 0; p < m.cells; ++p) {
+  for (int64_t p = 0; p < used; ++p) {
     st[p] = scale * weight[p] / st[p];
     ss[p] = scale * weight[p] / ss[p];
   }
+#pragma omp simd
+  for (int64_t k = 0; k < count; ++k) own[k] = x.factor[k] * (b[k] * ss[at[k]] - a[k] * st[at[k]]);
   for (int64_t r = image * m.classes; r < (image + 1) * m.classes; ++r)
-    for (int64_t k = rows.begin[r] - begin; k < rows.begin[r + 1] - begin; ++k)
-      grad[r * m.cells + cells[k]] += x.factor[k] * (b[k] * ss[cells[k]] - a[k] * st[cells[k]]);
+    for (int64_t k = rows.begin[r] - begin; k < rows.begin[r + 1] - begin; ++k) grad[r * m.cells + cells[k]] += own[k];
   return total;
 }
 
 // Edge sum of each image into values.
-void edges_of_team(const Maps& m, const Rows& rows, int mode, const float* weight, float scale, float* grad,
-                   std::vector<double>& values) {
-  EdgeState state(m.cells);
+void edges_of_team(const Maps& m, const Rows& rows, const EdgeOptions& o, float scale, float* grad, std::vector<double>& values) {
+  static thread_local EdgeState state;
 #pragma omp for schedule(dynamic, 1)
-  for (int64_t n = 0; n < m.images; ++n) values[n] = sparse_edges(m, rows, mode, n, weight + n * m.cells, scale, grad, state);
+  for (int64_t n = 0; n < m.images; ++n) values[n] = sparse_edges(m, rows, o, n, scale, grad, state);
 }
 
 Maps maps_of(const float* student, const float* teacher, const int64_t* shape, double temperature) {
@@ -217,7 +247,7 @@ BPKD_API double bpkd_channel_kd(const float* student, const float* teacher, cons
   std::vector<double> values(m.images * m.classes);
   advise(m, grad);
 #pragma omp parallel num_threads(threads)
-  rows_of_team(m, {nullptr, nullptr, nullptr}, kNone, static_cast<float>(scale), grad, values);
+  rows_of_team(m, {nullptr, nullptr, nullptr}, kNone, static_cast<float>(scale), grad, threads, values);
   return scale * sum(values);
 }
 
@@ -246,19 +276,22 @@ BPKD_API void bpkd_boundary_kd(const float* student, const float* teacher, const
   const double square = temperature * temperature, body = square / static_cast<double>(m.images * m.classes);
   const double edge = square / static_cast<double>(m.images);
   const float edge_scale = static_cast<float>(factors[0] * edge), body_scale = static_cast<float>(factors[1] * body);
-  std::vector<float> weight(m.images * m.cells);
-  for (int64_t n = 0; n < m.images; ++n) position_weights(m, rows, o, n, &weight[n * m.cells]);
   const bool dense = o.mode == kNone;
+  std::vector<float> weight;  // of all positions
+  for (int64_t n = 0; dense && n < m.images; ++n) {
+    const std::vector<float> own = position_weights(m, rows, o, n);
+    weight.insert(weight.end(), own.begin(), own.end());
+  }
   const Tiles tiles(dense ? m : Maps{}, weight.data());
   std::vector<double> bodies(m.images * m.classes), edges(dense ? tiles.tiles.size() : m.images);
   advise(m, grad);
 #pragma omp parallel num_threads(threads)
   {
-    rows_of_team(m, rows, o.mode, body_scale, grad, bodies);  // writes the gradient, the edges add to it
+    rows_of_team(m, rows, o.mode, body_scale, grad, threads, bodies);  // writes the gradient, the edges add to it
     if (dense) {
       tiles_of_team(m, tiles, weight.data(), edge_scale, grad, edges);
     } else {
-      edges_of_team(m, rows, o.mode, weight.data(), edge_scale, grad, edges);
+      edges_of_team(m, rows, o, edge_scale, grad, edges);
     }
   }
   out[0] = edge * sum(edges);

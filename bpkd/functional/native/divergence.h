@@ -33,6 +33,7 @@ struct Sums {
 // Sums that run side by side, so that nothing waits for an addition. They go to double precision after 64 additions each:
 // equal addends would all round one way.
 constexpr int kSide = 4;
+constexpr int64_t kLine = 16;  // floats of a cache line
 constexpr int64_t kFlush = 64 * kSide * kWide;
 
 // Calls visit(i, lanes, side) for kWide values at a time; the last ones may be fewer.
@@ -46,14 +47,37 @@ inline void each_wide(int64_t from, int64_t to, Visit visit) {
   for (; i < to; i += kWide) visit(i, std::min(kWide, to - i), 0);
 }
 
-float largest(const float* x, int64_t n) {
+// The largest value; with `copy` the values are copied there as well.
+float largest(const float* x, int64_t n, float* copy = nullptr) {
   Wide most[kSide];
   for (Wide& m : most) m = bpkd::all(-INFINITY);
-  each_wide(0, n, [&](int64_t i, int64_t lanes, int j) { most[j] = bpkd::larger(bpkd::load(x + i, lanes, -INFINITY), most[j]); });
+  const auto pass = [&](bool copied) {
+    each_wide(0, n, [&](int64_t i, int64_t lanes, int j) {
+      const Wide v = bpkd::load(x + i, lanes, -INFINITY);
+      most[j] = bpkd::larger(v, most[j]);
+      if (copied) bpkd::store(copy + i, lanes, v);
+    });
+  };
+  copy ? pass(true) : pass(false);
   float out = -INFINITY;
   for (const Wide& m : most)
     for (int64_t l = 0; l < kWide; ++l) out = std::max(out, m[l]);
   return out;
+}
+
+// A channel times the body's filter at its non-zeros [first, last) into `out`; returns the largest value of the result, which may
+// be far below that of x.
+float filtered(const float* x, int64_t n, const Rows& rows, int mode, int64_t first, int64_t last, float* out) {
+  const float top = largest(x, n, out);
+  float most = -INFINITY;
+  bool lost = false;  // the largest value was filtered
+  for (int64_t k = first; k < last; ++k) {
+    float& v = out[rows.cells[k]];
+    lost |= v == top;
+    v *= rows.body_factor(k, mode);
+    most = std::max(most, v);
+  }
+  return lost ? largest(out, n) : std::max(top, most);
 }
 
 double total(const Wide* sums) {
@@ -63,15 +87,27 @@ double total(const Wide* sums) {
   return out;
 }
 
-// e^a' of a = t / T into ea and e^b' of b = s / T into eb (they may be t and s), and their sums. Powers of two inside.
-Sums exponentials(const float* t, const float* s, int64_t n, float inverse, float* ea, float* eb) {
-  const float per = inverse * kPerLn2, top_t = largest(t, n), top_s = largest(s, n);
-  const float fill_t = top_t - 125.f / per, fill_s = top_s - 125.f / per;  // past the end: adds next to nothing
-  const Wide shift_t = bpkd::all(top_t * per), shift_s = bpkd::all(top_s * per);
+struct Pair {  // one channel of both maps
+  const float *teacher, *student;
+  float top_t, top_s;                   // the largest values
+  const float *ahead_t, *ahead_s;  // the channel that comes next
+};
+
+// e^a' of a = teacher / T into ea and e^b' of b = student / T into eb (they may be the same memory), and their sums. Powers of two
+// inside. The next channel is fetched meanwhile: this pass computes, the one that looks for the largest value waits for memory.
+Sums exponentials(const Pair& x, int64_t n, float inverse, float* ea, float* eb) {
+  const float *t = x.teacher, *s = x.student, *ahead_t = x.ahead_t, *ahead_s = x.ahead_s;
+  const float per = inverse * kPerLn2;
+  const float fill_t = x.top_t - 125.f / per, fill_s = x.top_s - 125.f / per;  // past the end: adds next to nothing
+  const Wide shift_t = bpkd::all(x.top_t * per), shift_s = bpkd::all(x.top_s * per);
   double sum_a = 0, sum_b = 0, cross = 0;
   for (int64_t from = 0; from < n; from += kFlush) {
     Wide sa[kSide] = {}, sb[kSide] = {}, d[kSide] = {};
     each_wide(from, std::min(n, from + kFlush), [&](int64_t i, int64_t lanes, int j) {
+      if (j * kWide % kLine == 0) {
+        __builtin_prefetch(ahead_t + i);
+        __builtin_prefetch(ahead_s + i);
+      }
       const Wide da = bpkd::load(t + i, lanes, fill_t) * per - shift_t, db = bpkd::load(s + i, lanes, fill_s) * per - shift_s;
       const Wide a = bpkd::exp2_below(da), b = bpkd::exp2_below(db);
       sa[j] += a;

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#ifdef __AVX512F__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -23,11 +23,13 @@ __asm__(".symver log, log@GLIBC_2.2.5");
 
 namespace bpkd {
 
-// exp(x) for x <= 0, as 2^n 2^r: n is the nearest whole number to x / ln 2 (adding 1.5 * 2^23 rounds, and leaves n in the low
-// bits), r the rest, 2^r a polynomial fitted on [-1/2, 1/2]; relative error below 2e-7 for the values that count. Below -87 it
+constexpr float kRound = 12583039.f;  // 1.5 * 2^23 + 127
+
+// exp(x) for x <= 0, as 2^n 2^r: n is the nearest whole number to x / ln 2 (adding kRound rounds, and leaves the exponent of 2^n
+// in the low bits), r the rest, 2^r a polynomial fitted on [-1/2, 1/2]; relative error below 2e-7 for the values that count. Below -87 it
 // stays at 1e-38, which no sum that holds a 1 can tell from the true value. NaN stays NaN.
 static inline float exp_below(float x) {
-  constexpr float kPerLog = 1.44269504f, kRound = 12582912.f;
+  constexpr float kPerLog = 1.44269504f;
   x = x < -87.f ? -87.f : x;  // this order keeps NaN
   const float t = x * kPerLog + kRound, n = t - kRound, r = x * kPerLog - n;
   float p = 1.3264728115e-3f;
@@ -38,7 +40,7 @@ static inline float exp_below(float x) {
   p = p * r + 1.f;
   uint32_t bits;
   std::memcpy(&bits, &t, 4);
-  bits = (bits << 23) + 0x3f800000u;
+  bits <<= 23;
   float power;
   std::memcpy(&power, &bits, 4);
   return p * power;
@@ -80,8 +82,12 @@ static inline void store(float* x, int64_t lanes, Wide v) {
 
 // The larger of both; b where a is NaN.
 static inline Wide larger(Wide a, Wide b) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
   return _mm512_max_ps(a, b);
+#elif defined(__AVX__)
+  return _mm256_max_ps(a, b);
+#elif defined(__SSE2__)
+  return _mm_max_ps(a, b);
 #else
   return a > b ? a : b;
 #endif
@@ -89,12 +95,11 @@ static inline Wide larger(Wide a, Wide b) {
 
 // 2^x for x <= 0, with exp_below's polynomial; below -125 it stays at 2^-125. NaN stays NaN.
 static inline Wide exp2_below(Wide x) {
+  x = larger(all(-125.f), x);  // this order keeps NaN
 #ifdef __AVX512F__
-  x = _mm512_max_ps(all(-125.f), x);  // this order keeps NaN
   const Wide n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  x = x < -125.f ? all(-125.f) : x;
-  const Wide t = x + 12582912.f, n = t - 12582912.f;
+  const Wide t = x + kRound, n = t - kRound;
 #endif
   const Wide r = x - n;
   Wide p = all(1.3264728115e-3f);
@@ -108,7 +113,7 @@ static inline Wide exp2_below(Wide x) {
 #else
   WideInt bits;
   std::memcpy(&bits, &t, sizeof bits);
-  bits = (bits << 23) + 0x3f800000;
+  bits <<= 23;
   Wide power;
   std::memcpy(&power, &bits, sizeof power);
   return p * power;
