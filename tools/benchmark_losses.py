@@ -25,6 +25,7 @@ from bpkd.functional import (
     channel_kd,
     class_edge_mask,
     class_edges,
+    native,
     pixel_kd,
     upsampled_cross_entropy,
     use_path,
@@ -159,8 +160,14 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "extension": extension(),
         "machine": f"{platform.system()} {platform.machine()}, {cpu_name()}",
     }
+
+
+def extension() -> str:
+    """The instruction set of the C++ functions and that of torch, which ratios between the two depend on."""
+    return f"{native.level() or native.unavailable()} (torch {torch.backends.cpu.get_cpu_capability()})"
 
 
 def cpu_name() -> str:
@@ -175,7 +182,7 @@ def cpu_name() -> str:
 def table(rows: list[dict[str, object]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| what | classes | median ms | quartiles ms | first / this |",
+        f"| what, C++ on {extension()} | classes | median ms | quartiles ms | first / this |",
         "|---|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -193,9 +200,8 @@ def targets(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads or 2)
     peers = {"mmrazor": sources(args.peer_root)["mmrazor"]} if args.peer_root else {}
     record = {"environment": {**environment(), **fast_targets.versions()}, "peers": peers}
-    print(
-        "  ".join(f"{k} {v}" for k, v in record["environment"].items()), f"\n{fast_targets.HEAD}", sep="\n", flush=True
-    )
+    print("  ".join(f"{k} {v}" for k, v in record["environment"].items()))
+    print(f"\n{fast_targets.head(extension())}", flush=True)
     rows = fast_targets.run(args.peer_root, args.rounds, lambda line: print(line, flush=True))
     if args.json:
         args.json.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n")

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from peer_projects import load
 from torch import Tensor
 
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, class_edges, native, pixel_kd, use_path
+from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, class_edges, pixel_kd, use_path
 from bpkd.functional import upsampled_cross_entropy as fast_cross_entropy
 
 STRIDE, IGNORE = 8, 255
@@ -259,8 +259,10 @@ def run(peers: Path | None, rounds: int, say: Callable[[str], None]) -> list[Row
     return rows
 
 
-HEAD = """| what | logits | unit | ours | other | ratio | quartiles | of minima | target | |
-|---|---|---|---:|---:|---:|---|---:|---:|---|"""
+def head(extension: str) -> str:
+    """The table's first two rows."""
+    names = f"| what, C++ on {extension} | logits | unit | ours | other | ratio | quartiles | of minima | target | |"
+    return f"{names}\n|---|---|---|---:|---:|---:|---|---:|---:|---|"
 
 
 def line(row: Row) -> str:
@@ -276,7 +278,7 @@ def line(row: Row) -> str:
 
 def versions() -> Row:
     """What was measured."""
-    return {"extension": native.level() or native.unavailable(), "wait": os.environ.get("OMP_WAIT_POLICY", "")}
+    return {"wait": os.environ.get("OMP_WAIT_POLICY", "")}
 
 
 if __name__ == "__main__":

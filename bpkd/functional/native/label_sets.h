@@ -24,11 +24,22 @@ struct Task {
 inline int64_t begin_of(int64_t i, int64_t n, int64_t cells) { return i * n / cells; }
 inline int64_t end_of(int64_t i, int64_t n, int64_t cells) { return ((i + 1) * n + cells - 1) / cells; }
 
-// Labels of pixel rows [y0, y1) as bytes, 255 where ignored; presence of each byte. False: a label is out of range.
+// `count` labels, all of 0..255 if `small`, as bytes, 255 where ignored. False: one is out of range. Small ones are compared as
+// bytes, many at once.
 template <typename L>
-bool read_rows(const Task& t, int64_t y0, int64_t y1, uint8_t* out, uint8_t* seen) {
-  const L* in = static_cast<const L*>(t.labels) + y0 * t.width;
-  const int64_t count = (y1 - y0) * t.width;
+bool read_labels(const Task& t, const L* in, int64_t count, bool small, uint8_t* out) {
+  if (small) {
+    const bool known = t.ignore >= 0 && t.ignore < 256;
+    const uint8_t ignore = known ? static_cast<uint8_t>(t.ignore) : 0, classes = static_cast<uint8_t>(t.classes);
+    uint8_t bad = 0;
+#pragma omp simd reduction(| : bad)
+    for (int64_t i = 0; i < count; ++i) {
+      const uint8_t v = out[i], skip = static_cast<uint8_t>(known & (v == ignore));
+      bad |= static_cast<uint8_t>(!skip & (v >= classes));
+      out[i] = skip ? uint8_t(kVoid) : v;
+    }
+    return !bad;
+  }
   const int64_t classes = t.classes, ignore = t.ignore;
   int bad = 0;
 #pragma omp simd reduction(| : bad)
@@ -37,6 +48,28 @@ bool read_rows(const Task& t, int64_t y0, int64_t y1, uint8_t* out, uint8_t* see
     const bool skip = v == ignore;
     bad |= static_cast<int>(!skip) & static_cast<int>(v < 0 || v >= classes);
     out[i] = skip ? uint8_t(kVoid) : static_cast<uint8_t>(in[i]);
+  }
+  return !bad;
+}
+
+// Labels of pixel rows [y0, y1) as bytes, 255 where ignored; presence of each byte. False: a label is out of range.
+template <typename L>
+bool read_rows(const Task& t, int64_t y0, int64_t y1, uint8_t* out, uint8_t* seen) {
+  constexpr int64_t kPart = 1024;  // labels
+  const L* in = static_cast<const L*>(t.labels) + y0 * t.width;
+  const int64_t count = (y1 - y0) * t.width;
+  bool good = true;
+  for (int64_t from = 0; from < count; from += kPart) {
+    const int64_t part = std::min(kPart, count - from);
+    const L* own = in + from;
+    uint8_t* bytes = out + from;
+    L held = 0;
+#pragma omp simd reduction(| : held)
+    for (int64_t i = 0; i < part; ++i) {
+      held |= own[i];
+      bytes[i] = static_cast<uint8_t>(own[i]);
+    }
+    good &= read_labels(t, own, part, held >= 0 && held < 256, bytes);
   }
   // Neighbours are alike: a word of eight equal bytes is looked at once.
   int64_t i = 0;
@@ -51,7 +84,7 @@ bool read_rows(const Task& t, int64_t y0, int64_t y1, uint8_t* out, uint8_t* see
     for (int b = 0; b < 8; ++b) seen[(word >> (8 * b)) & 255] = 1;
   }
   for (; i < count; ++i) seen[out[i]] = 1;
-  return !bad;
+  return good;
 }
 
 // OR over `side` neighbours by doubling, in place, of `lines` lines; the last `side - 1` lines (elements) are lost.
