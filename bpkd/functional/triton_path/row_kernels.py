@@ -86,7 +86,7 @@ def edge_kernel(
             at = (n * C + c).to(tl.int64) * P + p
             m = tl.load(mask + at, mask=inside & (count > 0), other=0.0)
             weight += m * (factor / tl.maximum(count, 1))
-            on = inside & ((m > 0) | (PRE == NONE))
+            on = (inside & ((m > 0) | (PRE == NONE))).to(tl.int1)  # interpreted, the constant makes it int32
             t = tl.load(teacher + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
             s = tl.load(student + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
             m_t, m_s, d_t, d_s, x = _with_class((m_t, m_s, d_t, d_s, x), t, s, on, active)
@@ -128,7 +128,7 @@ def _edge_gradient(
     t: tl.tensor, s: tl.tensor, m: tl.tensor, found: tl.tensor, p: tl.tensor, P: tl.tensor, PRE: tl.constexpr
 ) -> tl.tensor:
     """Weight times (q - p) times the filter at one class's cells; ``found`` is the image's."""
-    on = (p < P) & ((m > 0) | (PRE == NONE))
+    on = ((p < P) & ((m > 0) | (PRE == NONE))).to(tl.int1)
     filtered = tl.zeros_like(t) + 1.0
     if PRE == SOFT:
         filtered = m
