@@ -3,6 +3,8 @@
 count: the cells of each row (n, c) of an edge mask that are not zero
 edge: per cell: both softmaxes over the classes of the masked logits, weight times divergence
 rows: per row: both softmaxes over the cells, divergence, the whole gradient, the edge term's too
+
+``(block & (number > 0)) != 0``: Triton 3.9's interpreter spreads a number's comparison as int32, which is no mask.
 """
 
 from __future__ import annotations
@@ -84,9 +86,9 @@ def edge_kernel(
         share += factor
         if (count > 0) | (PRE == NONE):
             at = (n * C + c).to(tl.int64) * P + p
-            m = tl.load(mask + at, mask=inside & (count > 0), other=0.0)
+            m = tl.load(mask + at, mask=(inside & (count > 0)) != 0, other=0.0)
             weight += m * (factor / tl.maximum(count, 1))
-            on = (inside & ((m > 0) | (PRE == NONE))).to(tl.int1)  # interpreted, the constant makes it int32
+            on = inside & ((m > 0) | (PRE == NONE))
             t = tl.load(teacher + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
             s = tl.load(student + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
             m_t, m_s, d_t, d_s, x = _with_class((m_t, m_s, d_t, d_s, x), t, s, on, active)
@@ -116,7 +118,8 @@ def _row_block(
     m = tl.zeros_like(t)
     keep = m + 1.0
     if (PRE == SOFT) | (PRE == HARD):
-        m = tl.load(mask + at, mask=ok & (count > 0), other=0.0)  # a class without an edge: no mask is read
+        # A class without an edge: no mask is read.
+        m = tl.load(mask + at, mask=(ok & (count > 0)) != 0, other=0.0)
         keep = tl.maximum(1.0 - m, 0.0)
     if PRE == HARD:
         keep = tl.where(m > 0, 0.0, 1.0)
@@ -128,7 +131,7 @@ def _edge_gradient(
     t: tl.tensor, s: tl.tensor, m: tl.tensor, found: tl.tensor, p: tl.tensor, P: tl.tensor, PRE: tl.constexpr
 ) -> tl.tensor:
     """Weight times (q - p) times the filter at one class's cells; ``found`` is the image's."""
-    on = ((p < P) & ((m > 0) | (PRE == NONE))).to(tl.int1)
+    on = (p < P) & ((m > 0) | (PRE == NONE))
     filtered = tl.zeros_like(t) + 1.0
     if PRE == SOFT:
         filtered = m
