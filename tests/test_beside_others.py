@@ -41,5 +41,5 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_requirements_resolve_beside(other: str, package: Path, tmp_path: Path) -> None:
     done = resolve(str(package), other, report=tmp_path / "report.json")
     assert done.returncode == 0, done.stderr[-3000:]
-    chosen = [item["metadata"]["name"].lower() for item in json.loads((tmp_path / "report.json").read_text())["install"]]
-    assert {"bpkd", "torch", "numpy"} <= set(chosen)
+    chosen = json.loads((tmp_path / "report.json").read_text())["install"]
+    assert {"bpkd", "torch", "numpy"} <= {item["metadata"]["name"].lower() for item in chosen}
