@@ -129,7 +129,7 @@ rm -f "$venv"/.bpkd-installed*
 : >"$log"
 echo "[2/4] installing torch (3 GB to download, 5.5 GB on disk, most of it NVIDIA's libraries; once) ..."
 # Lines as they stand, with their markers.
-grep -E '^(torch|torchvision|numpy|setuptools|wheel|ninja)\b' "$requirements" >"$venv/first.txt"
+grep -E '^(torch|torchvision|numpy|setuptools|wheel|ninja)(==|$)' "$requirements" >"$venv/first.txt"
 pip_quietly -r "$venv/first.txt"
 echo "[3/4] installing the other packages ..."
 pip_quietly -r "$requirements"
