@@ -89,7 +89,7 @@ def to_exported_program(
 
     def write(scores: nn.Module, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
         try:
-            program = torch.export.export(scores, (example,), dynamic_shapes=(dims,))
+            program = torch.export.export(scores, (example,), dynamic_shapes=(dims,), strict=False)  # later default
         except Exception as error:  # torch.export's errors have no common type
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"{type(model).__name__}: torch.export cannot write this network ({reason}).") from error
@@ -146,7 +146,8 @@ def onnx_session(
         import onnxscript  # noqa: F401  (torch's exporter is built on it)
     except ImportError as error:
         raise ImportError(f"{error}. ONNX files need the packages onnx, onnxscript and onnxruntime.") from error
-    shapes: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "verbose": False}
+    # Before torch 2.9 the default is the exporter by TorchScript.
+    shapes: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "dynamo": True, "verbose": False}
     program = torch.onnx.export(network, (example,), input_names=["image"], output_names=list(names), **shapes)
     assert program is not None  # only the old exporter returns nothing
     program.save(part)
