@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from bpkd.modeling import DenseModel, ExportedInfo
 from bpkd.modeling.exported import INFO_FILE
@@ -139,8 +140,10 @@ def onnx_session(
         dynamic_shapes: of torch.onnx.export.
 
     Raises:
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ImportError: onnx, onnxscript or onnxruntime is not installed, or torch is too old.
     """
+    if TorchVersion(torch.__version__) < "2.7":  # its exporter does not know the operators of today's onnxscript
+        raise ImportError(f"ONNX files: expected torch 2.7 or later, got {torch.__version__}. Export TorchScript.")
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter is built on it)
