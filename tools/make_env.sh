@@ -127,7 +127,7 @@ if [ ! -e "$venv" ]; then
 fi
 rm -f "$venv"/.bpkd-installed*
 : >"$log"
-echo "[2/4] installing torch (3 GB to download, 5.5 GB on disk, most of it NVIDIA's libraries; once) ..."
+echo "[2/4] installing torch (with the rest 3.2 GB to download and 6 GB on disk, half of it NVIDIA's libraries; once) ..."
 # Lines as they stand, with their markers.
 grep -E '^(torch|torchvision|numpy|setuptools|wheel|ninja)(==|$)' "$requirements" >"$venv/first.txt"
 pip_quietly -r "$venv/first.txt"
