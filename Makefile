@@ -1,6 +1,7 @@
 # One environment (.venv), a few verbs. `make help` lists them. Settings:
 #   ARGS="..."         passed to the verb's command
 #   PYTHON=python3.12  the interpreter to make the environment with
+#   REQUIREMENTS=...   the set of versions: requirements.txt (newest), requirements-oldest.txt; an environment keeps its own
 #   PIP_ARGS="..."     extra pip options (an index, a proxy)
 #   D2_ARGS="..."      options of tools/install_detectron2.py
 SHELL := bash
@@ -10,7 +11,9 @@ VENV ?= .venv
 # Detectron2 and torch announce their own deprecations on every import.
 export PYTHONWARNINGS ?= ignore::FutureWarning
 PY := $(VENV)/bin/python
-STAMP := $(VENV)/.bpkd-installed
+REQUIREMENTS ?= $(or $(shell cat $(VENV)/.bpkd-requirements 2>/dev/null),requirements.txt)
+export REQUIREMENTS
+STAMP := $(VENV)/.bpkd-installed-$(notdir $(REQUIREMENTS))
 
 .PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench bench-losses bench-distillers bench-loader clean
 
@@ -61,5 +64,5 @@ env: $(STAMP)
 	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { echo "make: $(VENV) was made for another folder" \
 	  "($$(cat $(STAMP))). Run 'make clean', then this again."; exit 1; }
 
-$(STAMP): requirements.txt setup.py tools/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
+$(STAMP): $(REQUIREMENTS) setup.py tools/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
 	@tools/make_env.sh $(VENV)

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,7 @@ def test_training_and_distillation_checkpoints_are_converted(
     assert TOOL.main([str(src), str(tmp_path / "out.pth"), "--config-file", config]) == 0
     out = capsys.readouterr().out
     assert f"{len(state)} mapped, {len(state)} dropped (teacher.*)" in out
-    assert "numpy.core.multiarray._reconstruct" in out
+    assert re.search(r"numpy\._?core\.multiarray\._reconstruct", out)  # numpy 2 writes _core
     content = torch.load(tmp_path / "out.pth", weights_only=True)  # nothing of the placeholders is in it
     assert same(content["model"], state)
     assert content["bpkd"]["palette"] == PALETTE

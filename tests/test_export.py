@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bpkd.export import student, to_torchscript
+from bpkd.export import student, to_onnx, to_torchscript
 from bpkd.modeling import build_student
 
 from .tiny_networks import TINY, tiny_cfg
@@ -43,6 +43,13 @@ def test_tool_writes_what_runs_without_us(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         tool().main([str(tmp_path / "net.bin"), *options])
     assert sorted(p.name for p in tmp_path.glob("*.ts")) == ["net.ts"]
+
+
+def test_onnx_of_an_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(student.torch, "__version__", "2.6.0+cu124")
+    with pytest.raises(ImportError, match=r"expected torch 2.7 or later, got 2.6.0\+cu124"):
+        to_onnx(build_student(tiny_cfg()), str(tmp_path / "net.onnx"), (64, 64))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_computes_something_else_is_not_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

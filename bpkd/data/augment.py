@@ -23,7 +23,8 @@ def level_counts(values: Array) -> NDArray[np.int64]:
 
     NumPy's bincount would copy everything to int64 first.
     """
-    return cv2.calcHist([values], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256])  # [256, 1], of OpenCV 5 [256]
+    return counts.ravel().astype(np.int64)
 
 
 def fitted_size(height: int, width: int, box: tuple[float, float]) -> tuple[int, int]:

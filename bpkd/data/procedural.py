@@ -7,6 +7,7 @@ occlude each other, light falls off across the picture, and noise lies over all 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,7 +95,7 @@ class _Canvas:
     def smooth_noise(self, sigma: float) -> NDArray[np.float32]:
         noise = self.rng.standard_normal((self.h, self.w)).astype(np.float32)
         noise = cv2.GaussianBlur(noise, (0, 0), sigma * self.unit).astype(np.float32, copy=False)
-        return noise / (noise.std() + 1e-6)
+        return noise / (float(noise.std()) + 1e-6)
 
     def blend(self, pattern: NDArray[np.bool_]) -> NDArray[np.float32]:
         a, b = self.two_colors()
@@ -136,8 +137,8 @@ def _facade(c: _Canvas) -> NDArray[np.float32]:
 
 
 def _rotated(c: _Canvas, angle: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    u = c.xx * np.cos(angle) + c.yy * np.sin(angle)
-    v = c.yy * np.cos(angle) - c.xx * np.sin(angle)
+    u = c.xx * math.cos(angle) + c.yy * math.sin(angle)
+    v = c.yy * math.cos(angle) - c.xx * math.sin(angle)
     return u, v
 
 
@@ -202,7 +203,7 @@ def _pole(c: _Canvas) -> None:
 def _camera(c: _Canvas) -> Array:
     """Light that falls off, a slight blur, sensor noise."""
     turn = c.rng.uniform(0, 2 * np.pi)
-    ramp = (c.xx / c.w - 0.5) * np.cos(turn) + (c.yy / c.h - 0.5) * np.sin(turn)
+    ramp = (c.xx / c.w - 0.5) * math.cos(turn) + (c.yy / c.h - 0.5) * math.sin(turn)
     image = c.image * (1 + c.rng.uniform(0.2, 0.6) * ramp)[..., None]
     image = cv2.GaussianBlur(image, (0, 0), 0.6 * c.unit)
     image += c.rng.normal(0, c.rng.uniform(3, 8), image.shape)

@@ -7,6 +7,7 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,8 @@ class CityscapesEvaluator(DatasetEvaluator):
         Raises:
             ImportError: cityscapesscripts is not installed.
         """
-        try:
-            import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
-        except ImportError as error:
-            raise ImportError("Cityscapes' official evaluation: pip install cityscapesscripts.") from error
-        self.official, self.output_dir = official, output_dir
-        ids = {label.trainId: label.id for label in official.labels if 0 <= label.trainId < 255}
+        self.official, self.output_dir = official_scripts(), output_dir
+        ids = {label.trainId: label.id for label in self.official.labels if 0 <= label.trainId < 255}
         self.ids = np.array([ids[i] for i in range(len(ids))], np.uint8)
         self.reset()
 
@@ -123,6 +120,26 @@ class CityscapesEvaluator(DatasetEvaluator):
         result.update({f"IoU-{n}": 100 * whole["classScores"][n] for n in trained})
         result.update({f"IoU_sup-{g}": 100 * v for g, v in whole["categoryScores"].items() if v == v})
         return result
+
+
+def official_scripts() -> Any:
+    """Returns cityscapesscripts' pixel-level evaluation, a module, able to run on any numpy.
+
+    Raises:
+        ImportError: cityscapesscripts is not installed.
+    """
+    try:
+        import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
+    except ImportError as error:
+        raise ImportError("Cityscapes' official evaluation: pip install cityscapesscripts.") from error
+    if not hasattr(official.np, "in1d"):  # numpy 2.5 dropped it, cityscapesscripts 2.3.0 calls it
+        official.np = SimpleNamespace(**vars(np), in1d=in1d)  # that module's own name, not numpy itself
+    return official
+
+
+def in1d(values: Any, wanted: Any, invert: bool = False) -> NDArray[np.bool_]:
+    """Returns what numpy's function of this name returned: [values.size], whether each value is one of ``wanted``."""
+    return np.isin(np.ravel(values), wanted, invert=invert)
 
 
 def label_ids_file(item: dict[str, Any]) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from bpkd.modeling import DenseModel, ExportedInfo
 from bpkd.modeling.exported import INFO_FILE
@@ -89,7 +90,7 @@ def to_exported_program(
 
     def write(scores: nn.Module, example: Tensor, part: str) -> Callable[[Tensor], Tensor]:
         try:
-            program = torch.export.export(scores, (example,), dynamic_shapes=(dims,))
+            program = torch.export.export(scores, (example,), dynamic_shapes=(dims,), strict=False)  # later default
         except Exception as error:  # torch.export's errors have no common type
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"{type(model).__name__}: torch.export cannot write this network ({reason}).") from error
@@ -139,14 +140,17 @@ def onnx_session(
         dynamic_shapes: of torch.onnx.export.
 
     Raises:
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        ImportError: onnx, onnxscript or onnxruntime is not installed, or torch is too old.
     """
+    if TorchVersion(torch.__version__) < "2.7":  # its exporter does not know the operators of today's onnxscript
+        raise ImportError(f"ONNX files: expected torch 2.7 or later, got {torch.__version__}. Export TorchScript.")
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter is built on it)
     except ImportError as error:
         raise ImportError(f"{error}. ONNX files need more packages: pip install 'bpkd[onnx]'.") from error
-    shapes: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "verbose": False}
+    # Before torch 2.9 the default is the exporter by TorchScript.
+    shapes: dict[str, Any] = {"dynamic_shapes": dynamic_shapes, "dynamo": True, "verbose": False}
     program = torch.onnx.export(network, (example,), input_names=["image"], output_names=list(names), **shapes)
     assert program is not None  # only the old exporter returns nothing
     program.save(part)

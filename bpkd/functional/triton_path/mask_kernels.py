@@ -62,7 +62,7 @@ def _edge_bits(
     found = tl.zeros(x.shape, tl.int32)
     for d in range(side):
         row = y + d - side // 2
-        inside = ok & (row >= 0) & (row < H)
+        inside = (ok & (row >= 0) & (row < H)) != 0  # Triton 3.9's interpreter makes this int32, which is no mask
         found |= tl.load(words + (n * H + row).to(tl.int64) * W + x, mask=inside, other=0)
     found = tl.where((found & (found - 1)) != 0, found, 0)
     if TRANSPARENT:

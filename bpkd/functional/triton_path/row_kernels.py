@@ -3,6 +3,8 @@
 count: the cells of each row (n, c) of an edge mask that are not zero
 edge: per cell: both softmaxes over the classes of the masked logits, weight times divergence
 rows: per row: both softmaxes over the cells, divergence, the whole gradient, the edge term's too
+
+``(block & (number > 0)) != 0``: Triton 3.9's interpreter spreads a number's comparison as int32, which is no mask.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ def edge_kernel(
         share += factor
         if (count > 0) | (PRE == NONE):
             at = (n * C + c).to(tl.int64) * P + p
-            m = tl.load(mask + at, mask=inside & (count > 0), other=0.0)
+            m = tl.load(mask + at, mask=(inside & (count > 0)) != 0, other=0.0)
             weight += m * (factor / tl.maximum(count, 1))
             on = inside & ((m > 0) | (PRE == NONE))
             t = tl.load(teacher + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
@@ -116,7 +118,8 @@ def _row_block(
     m = tl.zeros_like(t)
     keep = m + 1.0
     if (PRE == SOFT) | (PRE == HARD):
-        m = tl.load(mask + at, mask=ok & (count > 0), other=0.0)  # a class without an edge: no mask is read
+        # A class without an edge: no mask is read.
+        m = tl.load(mask + at, mask=(ok & (count > 0)) != 0, other=0.0)
         keep = tl.maximum(1.0 - m, 0.0)
     if PRE == HARD:
         keep = tl.where(m > 0, 0.0, 1.0)
