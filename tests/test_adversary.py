@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,16 +25,8 @@ from bpkd.functional import critic_loss, generator_loss, gradient_norm, gradient
 from bpkd.structures import SegOutput
 
 from .golden_distillers import entry, exact_norm, golden, golden_critic, gradient, names
-from .test_engine import (
-    TINY,
-    command,
-    largest_difference,
-    losses,
-    run_parallel,
-    stop_after,
-    train,
-    weights,
-)
+from .processes import command, meeting, run_parallel
+from .test_engine import TINY, largest_difference, losses, stop_after, train, weights
 
 K = 5
 
@@ -385,17 +375,10 @@ def test_joint_optimizer_is_one_for_schedule_and_checkpoint() -> None:
 # Processes
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def replica(rank: int, port: int, folder: str, options: dict) -> None:
+def replica(rank: int, folder: str, options: dict) -> None:
     """Trains one of two replicas on its half of the batches; leaves its weights and gradients in a file."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(1)
     model = Toy(SKDS(num_classes=K, **options))
     ddp = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
@@ -413,7 +396,7 @@ def test_two_processes(exact: bool, tmp_path: Path) -> None:
     """
     options = {"adv_loss": "hinge", "critic_input": "tanh", "critic_optimizer": "sgd", "adv_weight": 0.1}
     options = options if exact else {}
-    mp.spawn(replica, (free_port(), str(tmp_path), options), nprocs=2)
+    mp.spawn(replica, (str(tmp_path), options), nprocs=2)
     states = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1)]
     # the critic's running statistics are each process's own; nothing reads them
     assert largest_difference(*({k: v for k, v in s.items() if "running" not in k} for s in states)) == 0.0
@@ -484,7 +467,7 @@ def test_processes_equal_one_process(tiny: Path, tmp_path: Path) -> None:
     opts = ("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0", "SOLVER.MAX_ITER", "2", "DATASETS.CHECK", "off")
     opts += ("DISTILL.SKDS.ADV_LOSS", "hinge", "DISTILL.SKDS.CRITIC_INPUT", "tanh")
     opts += ("DISTILL.SKDS.CRITIC_OPTIMIZER", "sgd", "DISTILL.SKDS.ADV_WEIGHT", "0.1")
-    two = ("--num-gpus", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}")
+    two = ("--num-gpus", "2", *meeting(tmp_path))
     run_parallel([command(tiny / "pair.yaml", tmp_path / "one", *opts)])
     run_parallel([command(tiny / "pair.yaml", tmp_path / "two", *opts, flags=two)])
     for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):

@@ -14,8 +14,9 @@ from bpkd.distillers import CIRKD
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.structures import SegOutput
 
+from .processes import command, meeting, run_parallel
 from .test_cirkd import SMALL, outputs
-from .test_engine import TINY, command, largest_difference, losses, run_parallel, stop_after, train, weights
+from .test_engine import TINY, largest_difference, losses, stop_after, train, weights
 
 # Both processes, and one process that holds both images
 
@@ -181,7 +182,7 @@ def test_checkpoint_is_a_plain_student(pair: Path, tmp_path: Path) -> None:
 def test_queues_of_a_run_do_not_depend_on_the_number_of_processes(pair: Path, tmp_path: Path) -> None:
     opts = ("SOLVER.MAX_ITER", "2", "DATASETS.CHECK", "off", "MODEL.SEM_SEG_HEAD.DROPOUT", "0.0")
     run_parallel([command(pair / "pair.yaml", tmp_path / "one", *opts)])
-    run_parallel([command(pair / "pair.yaml", tmp_path / "two", *opts, flags=("--num-gpus", "2"))])
+    run_parallel([command(pair / "pair.yaml", tmp_path / "two", *opts, flags=("--num-gpus", "2", *meeting(tmp_path)))])
     one, two = (distiller_state(tmp_path / x) for x in ("one", "two"))
     for key in one:
         if key.startswith("bank."):
