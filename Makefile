@@ -3,6 +3,7 @@
 #   PYTHON=python3.12  the interpreter to make the environment with
 #   PIP_ARGS="..."     extra pip options (an index, a proxy)
 #   D2_ARGS="..."      options of tools/install_detectron2.py
+#   WORKERS=2          processes that share the tests; 0: none beside pytest itself
 SHELL := bash
 .DEFAULT_GOAL := help
 
@@ -11,8 +12,12 @@ VENV ?= .venv
 export PYTHONWARNINGS ?= ignore::FutureWarning
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.bpkd-installed
+# Each takes the tests that are next in the files' order, so that what a file's tests share is mostly made once, and at
+# the end the rest of another's. Processes that are more than the cores only wait for each other.
+WORKERS ?= 2
+PYTEST = $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
 
-.PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench bench-losses bench-distillers bench-loader clean
+.PHONY: help env quickstart quickstart-full test test-slow test-levels test-browser lint type bench bench-losses bench-distillers bench-loader clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -24,10 +29,13 @@ quickstart-full: env ## the same with KD too and 3 seeds
 	@$(PY) tools/quickstart.py --full $(ARGS)
 
 test: env ## the tests, without the slow ones and the browser's
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
-test-slow: env ## the slow tests: they train
-	@$(PY) -m pytest -q -m slow $(ARGS)
+test-slow: env ## the slow tests: they train, interpret or generate code
+	@$(PYTEST) -m slow $(ARGS)
+
+test-levels: env ## losses, masks, distillers and metrics on the processor's other instruction sets
+	@$(PY) tools/test_levels.py -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-browser: env ## the report's page in headless Chromium, installed where Debian's can be
 	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/test_browser.py $(ARGS)

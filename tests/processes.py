@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+from torch.multiprocessing import start_processes
+
+from bpkd.engine import argument_parser, run
 
 HANGS = 1800.0
 """Seconds after which a process counts as hanging. Far above what any needs: a busy machine is no error."""
+
+
+def spawn(function: Callable[..., None], args: tuple[Any, ...], count: int, **options: Any) -> None:
+    """Runs function(rank, *args) in so many processes at a time, and waits for them.
+
+    They are forked off a server that has imported what they need and done nothing else: imports are most of the time
+    that such a process takes, and one that has computed gradients cannot be forked.
+    """
+    multiprocessing.set_forkserver_preload(["bpkd.engine", "pytest", "cv2", "cityscapesscripts"])
+    start_processes(function, args, count, start_method="forkserver", **options)
+
+
+def two_processes(config: Path, out: Path, *opts: str) -> None:
+    """One run of the engine in two processes of this machine."""
+    arguments = ["--config-file", str(config), "--num-gpus", "2", *meeting(out.parent), "OUTPUT_DIR", str(out), *opts]
+
+    def start(function: Callable[..., None], nprocs: int, args: tuple[Any, ...], daemon: bool) -> None:
+        spawn(function, args, nprocs, daemon=daemon)
+
+    with mock.patch("torch.multiprocessing.start_processes", start):
+        run(argument_parser().parse_args(arguments))
 
 
 def meeting(folder: Path) -> tuple[str, ...]:
