@@ -198,7 +198,7 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tiny: Path, tm
 def test_processes_and_machines_equal_one_process(tiny: Path, tmp_path: Path) -> None:
     opts = ("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0", "SOLVER.MAX_ITER", "3", "DATASETS.CHECK", "off")
     url = f"tcp://127.0.0.1:{free_port()}"
-    run_parallel([command(tiny / "pair.yaml", tmp_path / "one", *opts)])
+    train(tiny / "pair.yaml", tmp_path / "one", *opts)
     two = ("--num-gpus", "2", *meeting(tmp_path))
     run_parallel([command(tiny / "pair.yaml", tmp_path / "two", *opts, flags=two)])
     machines = [
