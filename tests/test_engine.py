@@ -22,7 +22,7 @@ from bpkd.engine.hooks import RunClock
 from bpkd.engine.optim import parameter_groups, poly_schedule
 from bpkd.engine.step import NonFiniteLossError
 
-from .processes import HANGS, command, free_port, meeting, run_parallel
+from .processes import HANGS, command, free_port, run_parallel, two_processes
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 
@@ -199,8 +199,7 @@ def test_processes_and_machines_equal_one_process(tiny: Path, tmp_path: Path) ->
     opts = ("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0", "SOLVER.MAX_ITER", "3", "DATASETS.CHECK", "off")
     url = f"tcp://127.0.0.1:{free_port()}"
     train(tiny / "pair.yaml", tmp_path / "one", *opts)
-    two = ("--num-gpus", "2", *meeting(tmp_path))
-    run_parallel([command(tiny / "pair.yaml", tmp_path / "two", *opts, flags=two)])
+    two_processes(tiny / "pair.yaml", tmp_path / "two", *opts)
     machines = [
         command(tiny / "pair.yaml", tmp_path / f"machine{rank}", *opts, flags=(
             "--num-gpus", "1", "--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url))
