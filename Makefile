@@ -4,6 +4,7 @@
 #   REQUIREMENTS=...   the set of versions: requirements.txt (newest), requirements-oldest.txt; an environment keeps its own
 #   PIP_ARGS="..."     extra pip options (an index, a proxy)
 #   D2_ARGS="..."      options of tools/install_detectron2.py
+#   WORKERS=2          processes that share the tests; 0: none beside pytest itself
 SHELL := bash
 .DEFAULT_GOAL := help
 
@@ -14,8 +15,12 @@ PY := $(VENV)/bin/python
 REQUIREMENTS ?= $(or $(shell cat $(VENV)/.bpkd-requirements 2>/dev/null),requirements.txt)
 export REQUIREMENTS
 STAMP := $(VENV)/.bpkd-installed-$(notdir $(REQUIREMENTS))
+# Each takes the tests that are next in the files' order, so that what a file's tests share is mostly made once, and at
+# the end the rest of another's. Processes that are more than the cores only wait for each other.
+WORKERS ?= 2
+PYTEST = $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
 
-.PHONY: help env quickstart quickstart-full test test-slow test-browser lint type bench bench-losses bench-distillers bench-loader clean
+.PHONY: help env quickstart quickstart-full test test-slow test-levels test-browser lint type bench bench-losses bench-distillers bench-loader clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -27,10 +32,13 @@ quickstart-full: env ## the same with KD too and 3 seeds
 	@$(PY) tools/quickstart.py --full $(ARGS)
 
 test: env ## the tests, without the slow ones and the browser's
-	@$(PY) -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
-test-slow: env ## the slow tests: they train
-	@$(PY) -m pytest -q -m slow $(ARGS)
+test-slow: env ## the slow tests: they train, interpret or generate code
+	@$(PYTEST) -m slow $(ARGS)
+
+test-levels: env ## losses, masks, distillers and metrics on the processor's other instruction sets
+	@$(PY) tools/test_levels.py -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-browser: env ## the report's page in headless Chromium, installed where Debian's can be
 	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/test_browser.py $(ARGS)

@@ -36,7 +36,7 @@ TRAIN = [  # data, networks, training, evaluation; the second block is what Dete
     "iopath>=0.1.9",
     "omegaconf>=2.1",
     "hydra-core>=1.1",
-    "pycocotools>=2.0.6",
+    "pycocotools>=2.0.8",
     "yacs>=0.1.8",
     "tabulate",
     "cloudpickle",
@@ -44,7 +44,7 @@ TRAIN = [  # data, networks, training, evaluation; the second block is what Dete
     "packaging",
 ]
 ONNX = ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.17"]
-TESTS = ["pytest>=8", "pytest-cov", "ruff", "mypy", "cityscapesscripts"]
+TESTS = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "cityscapesscripts"]
 
 # The C++ functions of bpkd/functional/native: one library per instruction set, the best one is chosen when it is
 # loaded. They use neither Python's nor PyTorch's headers, so one file serves every Python. Optional: without a compiler

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 """Seconds: a loaded machine may take long to start a browser."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Sandboxes need user namespaces, which containers and root do not have; the pages are our own.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as torch_spectral_norm
@@ -27,16 +24,8 @@ from bpkd.functional import critic_loss, generator_loss, gradient_norm, gradient
 from bpkd.structures import SegOutput
 
 from .golden_distillers import entry, exact_norm, golden, golden_critic, gradient, names
-from .test_engine import (
-    TINY,
-    command,
-    largest_difference,
-    losses,
-    run_parallel,
-    stop_after,
-    train,
-    weights,
-)
+from .processes import spawn, two_processes
+from .test_engine import TINY, largest_difference, losses, stop_after, train, weights
 
 K = 5
 
@@ -278,11 +267,11 @@ def steps(trainer: StepTrainer, count: int) -> None:
     "options", [{}, {"adv_loss": "hinge"}, {"preset": "author", "pixel_weight": 1.0}], ids=["wgan-gp", "hinge", "sgd"]
 )
 def test_one_step_equals_the_authors_loop_of_two(options: dict) -> None:
-    """20 steps against: student's backward and step, then the critic's on the logits from before."""
+    """6 steps against: student's backward and step, then the critic's on the logits from before."""
     torch.manual_seed(1)
     ours = Toy(SKDS(num_classes=K, **options))
     theirs, start = copy.deepcopy(ours), copy.deepcopy(ours.distiller.adversary.critic.state_dict())
-    steps(StepTrainer(ours, loader(2), joint(ours)), 20)
+    steps(StepTrainer(ours, loader(2), joint(ours)), 6)
 
     game: Adversary = theirs.distiller.adversary
     generator = torch.optim.SGD(theirs.student.parameters(), lr=0.05, momentum=0.9)
@@ -291,7 +280,7 @@ def test_one_step_equals_the_authors_loop_of_two(options: dict) -> None:
     keywords.pop("min_lr")
     critic_optimizer = kind(game.critic.parameters(), **keywords)
     theirs.distiller.adversary, theirs.distiller.taps = None, {}  # the other terms
-    for iteration, batch in zip(range(20), loader(2), strict=False):
+    for iteration, batch in zip(range(6), loader(2), strict=False):
         seed_iteration(0, iteration, 0)
         game.critic.requires_grad_(False)
         generator.zero_grad()
@@ -385,17 +374,10 @@ def test_joint_optimizer_is_one_for_schedule_and_checkpoint() -> None:
 # Processes
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def replica(rank: int, port: int, folder: str, options: dict) -> None:
+def replica(rank: int, folder: str, options: dict) -> None:
     """Trains one of two replicas on its half of the batches; leaves its weights and gradients in a file."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(1)
     model = Toy(SKDS(num_classes=K, **options))
     ddp = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
@@ -413,7 +395,7 @@ def test_two_processes(exact: bool, tmp_path: Path) -> None:
     """
     options = {"adv_loss": "hinge", "critic_input": "tanh", "critic_optimizer": "sgd", "adv_weight": 0.1}
     options = options if exact else {}
-    mp.spawn(replica, (free_port(), str(tmp_path), options), nprocs=2)
+    spawn(replica, (str(tmp_path), options), 2)
     states = [torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1)]
     # the critic's running statistics are each process's own; nothing reads them
     assert largest_difference(*({k: v for k, v in s.items() if "running" not in k} for s in states)) == 0.0
@@ -484,9 +466,8 @@ def test_processes_equal_one_process(tiny: Path, tmp_path: Path) -> None:
     opts = ("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0", "SOLVER.MAX_ITER", "2", "DATASETS.CHECK", "off")
     opts += ("DISTILL.SKDS.ADV_LOSS", "hinge", "DISTILL.SKDS.CRITIC_INPUT", "tanh")
     opts += ("DISTILL.SKDS.CRITIC_OPTIMIZER", "sgd", "DISTILL.SKDS.ADV_WEIGHT", "0.1")
-    two = ("--num-gpus", "2", "--dist-url", f"tcp://127.0.0.1:{free_port()}")
-    run_parallel([command(tiny / "pair.yaml", tmp_path / "one", *opts)])
-    run_parallel([command(tiny / "pair.yaml", tmp_path / "two", *opts, flags=two)])
+    train(tiny / "pair.yaml", tmp_path / "one", *opts)
+    two_processes(tiny / "pair.yaml", tmp_path / "two", *opts)
     for a, b in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=1e-4)
     one, other = state(tmp_path / "one"), state(tmp_path / "two")

@@ -14,8 +14,9 @@ from bpkd.distillers import CIRKD
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.structures import SegOutput
 
+from .processes import spawn, two_processes
 from .test_cirkd import SMALL, outputs
-from .test_engine import TINY, command, largest_difference, losses, run_parallel, stop_after, train, weights
+from .test_engine import TINY, largest_difference, losses, stop_after, train, weights
 
 # Both processes, and one process that holds both images
 
@@ -78,7 +79,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    spawn(worker, (str(folder),), 2)
     return [torch.load(folder / f"{rank}.pth") for rank in (0, 1)]
 
 
@@ -180,8 +181,8 @@ def test_checkpoint_is_a_plain_student(pair: Path, tmp_path: Path) -> None:
 
 def test_queues_of_a_run_do_not_depend_on_the_number_of_processes(pair: Path, tmp_path: Path) -> None:
     opts = ("SOLVER.MAX_ITER", "2", "DATASETS.CHECK", "off", "MODEL.SEM_SEG_HEAD.DROPOUT", "0.0")
-    run_parallel([command(pair / "pair.yaml", tmp_path / "one", *opts)])
-    run_parallel([command(pair / "pair.yaml", tmp_path / "two", *opts, flags=("--num-gpus", "2"))])
+    train(pair / "pair.yaml", tmp_path / "one", *opts)
+    two_processes(pair / "pair.yaml", tmp_path / "two", *opts)
     one, two = (distiller_state(tmp_path / x) for x in ("one", "two"))
     for key in one:
         if key.startswith("bank."):

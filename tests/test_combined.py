@@ -16,9 +16,10 @@ from bpkd.engine.hooks import SilentTermError, SilentTermGuard
 from bpkd.export import to_torchscript
 from bpkd.functional import gradient_norm
 
+from .processes import two_processes
 from .test_adversary import still
 from .test_distillers import build, outputs
-from .test_engine import TINY, command, largest_difference, losses, run_parallel, stop_after, train, weights
+from .test_engine import TINY, largest_difference, losses, stop_after, train, weights
 from .test_exported import export
 from .tiny_networks import batch, save_teacher, tiny_cfg
 
@@ -207,8 +208,8 @@ def test_resume_equals_no_interruption(pair: Path, tmp_path: Path, caplog: pytes
 
 def test_two_processes_stay_one_run(pair: Path, tmp_path: Path) -> None:
     opts = ("SOLVER.MAX_ITER", "2", "DATASETS.CHECK", "off", "MODEL.SEM_SEG_HEAD.DROPOUT", "0.0")
-    run_parallel([command(pair / "pair.yaml", tmp_path / "one", *opts)])
-    run_parallel([command(pair / "pair.yaml", tmp_path / "two", *opts, flags=("--num-gpus", "2"))])
+    train(pair / "pair.yaml", tmp_path / "one", *opts)
+    two_processes(pair / "pair.yaml", tmp_path / "two", *opts)
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
     for key in one:
         if ".bank." in key:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,8 @@ from bpkd.engine import DistillationTrainer, cli, load_config
 from bpkd.engine.hooks import RunClock
 from bpkd.engine.optim import parameter_groups, poly_schedule
 from bpkd.engine.step import NonFiniteLossError
+
+from .processes import HANGS, command, free_port, run_parallel, two_processes
 
 GOLDEN = Path(__file__).parent / "golden" / "networks"
 
@@ -67,11 +68,6 @@ def train(config: Path, out: Path, *opts: str, resume: bool = False) -> Distilla
     trainer.resume_or_load(resume=resume)
     trainer.train()
     return trainer
-
-
-def command(config: Path, out: Path, *opts: str, flags: tuple[str, ...] = ()) -> list[str]:
-    start = [sys.executable, "-m", "bpkd.engine", "--config-file", str(config), *flags]
-    return [*start, "OUTPUT_DIR", str(out), *opts]
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -123,13 +119,18 @@ def test_checkpoint_is_a_plain_student(tiny: Path, tmp_path: Path) -> None:
 def test_the_share_of_a_step_that_waits_for_data_is_logged(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mapper that sleeps makes the steps wait for it, one process or not; the log and the record say so."""
+    """A mapper that takes long makes the steps wait for it; the log and the record say so."""
     mapper, seconds = TrainMapper.__call__, {"fast": 0.0, "slow": 0.1}
     found = {}
     for name in seconds:
+        clock = itertools.count()  # on which every look takes a hundredth of a second, and a mapper more
+        looks = SimpleNamespace(perf_counter=lambda clock=clock: 0.01 * next(clock))
+        monkeypatch.setattr("bpkd.engine.step.time", looks)
+        monkeypatch.setattr("bpkd.engine.hooks.time", looks)
 
-        def sleepy(self: TrainMapper, *args: Any, pause: float = seconds[name]) -> dict[str, Any]:
-            time.sleep(pause)
+        def sleepy(self: TrainMapper, *args: Any, pause: float = seconds[name], clock: Any = clock) -> dict[str, Any]:
+            for _ in range(round(100 * pause)):
+                next(clock)
             return mapper(self, *args)
 
         monkeypatch.setattr(TrainMapper, "__call__", sleepy)
@@ -143,7 +144,8 @@ def test_the_share_of_a_step_that_waits_for_data_is_logged(
         timed = [r["data_time"] / r["data_share"] for r in rows if "data_share" in r]  # of each step
         assert all(0 < of_step <= of_clock for of_step, of_clock in zip(timed, trainer.clock.steps, strict=True))
         found[name] = trainer.clock
-    assert sum(found["slow"].waits) > 4 * 4 * 0.1  # iterations, images
+    for name, pause in seconds.items():
+        assert list(found[name].waits) == pytest.approx([0.01 + 4 * pause] * 4)  # four images in each of four steps
     assert found["slow"].data_share() > found["fast"].data_share()
 
 
@@ -193,21 +195,11 @@ def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tiny: Path, tm
     assert largest_difference(weights(tmp_path / "a"), weights(tmp_path / "b")) < 1e-6
 
 
-def run_parallel(commands: list[list[str]]) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    running = [
-        subprocess.Popen(c, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands
-    ]
-    for process in running:
-        out, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, out[-3000:]
-
-
 def test_processes_and_machines_equal_one_process(tiny: Path, tmp_path: Path) -> None:
     opts = ("MODEL.SEM_SEG_HEAD.DROPOUT", "0.0", "SOLVER.MAX_ITER", "3", "DATASETS.CHECK", "off")
-    url = f"tcp://127.0.0.1:{29500 + os.getpid() % 1000}"
-    run_parallel([command(tiny / "pair.yaml", tmp_path / "one", *opts)])
-    run_parallel([command(tiny / "pair.yaml", tmp_path / "two", *opts, flags=("--num-gpus", "2"))])
+    url = f"tcp://127.0.0.1:{free_port()}"
+    train(tiny / "pair.yaml", tmp_path / "one", *opts)
+    two_processes(tiny / "pair.yaml", tmp_path / "two", *opts)
     machines = [
         command(tiny / "pair.yaml", tmp_path / f"machine{rank}", *opts, flags=(
             "--num-gpus", "1", "--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url))
@@ -305,13 +297,15 @@ def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:
         command(tiny / "student.yaml", tmp_path, *opts),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    end = time.monotonic() + 120
+    end = time.monotonic() + HANGS
     metrics = tmp_path / "metrics.json"  # opened before the run listens to signals, written to after
-    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < end
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 130, out[-3000:]
     name = (tmp_path / "last_checkpoint").read_text()
     iteration = int(re.findall(r"\d+", name)[0])

@@ -15,6 +15,7 @@ import torch
 from bpkd.convert import CheckpointError
 from bpkd.engine import DistillationTrainer, argument_parser, load_config, main, run
 
+from .processes import HANGS
 from .test_engine import TINY, largest_difference, losses, train, weights
 
 CLASSES = 9
@@ -109,7 +110,7 @@ def _saves_on_sigterm(folder: Path) -> None:
 
     signal.signal(signal.SIGTERM, save)
     (folder / "ready").write_text("")
-    time.sleep(60)
+    time.sleep(HANGS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
@@ -29,6 +28,7 @@ from bpkd.engine.launch import leave_group
 from bpkd.evaluation import CityscapesEvaluator, InstanceEvaluator, SemanticEvaluator, build_evaluator
 from bpkd.evaluation.cityscapes import in1d, official_scripts
 
+from .processes import spawn
 from .test_evaluation import NAMES, WIDTHS, pairs
 from .test_metrics import published_boundary
 
@@ -128,7 +128,7 @@ def test_three_processes_equal_one(tmp_path: Path) -> None:
     """5 images over 3 processes, and 2: the third has none."""
     rows = (pairs(), write_cityscapes(tmp_path), write_coco(tmp_path / "coco.json"))
     for count in (5, 2):
-        mp.spawn(_worker, (tmp_path, rows, count, 3), nprocs=3)
+        spawn(_worker, (tmp_path, rows, count, 3), 3)
         got = json.loads((tmp_path / f"got{count}.json").read_text())
         want = [run(judge, part[:count]) for judge, part in zip(judges(tmp_path / "one"), rows, strict=True)]
         # Counts are whole numbers: exact. Sums of the instances' weights differ in the last digit by their order.

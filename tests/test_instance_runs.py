@@ -17,6 +17,7 @@ from bpkd.engine.monitors import GradientMonitor, ShareMonitor
 from bpkd.engine.step import StepTrainer
 from bpkd.modeling import InstanceDistiller
 
+from .processes import spawn
 from .test_instance_distillation import NODE, wrapper
 from .tiny_solov2 import batch, save_teacher
 
@@ -91,7 +92,7 @@ def gradients(model: InstanceDistiller) -> dict[str, torch.Tensor]:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Category terms are means over images. Mask terms are means over the pairs of a process, as the task's own are."""
     teacher = save_teacher(tmp_path)
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    spawn(worker, (str(tmp_path),), 2)
     model = wrapper(tmp_path, "BPKD", NODE + "MASK_WEIGHT", 0.0, teacher=teacher)
     losses = model(batch(4, 2))
     sum(v for k, v in losses.items() if k.startswith("loss_kd")).backward()

@@ -25,6 +25,7 @@ from bpkd.structures import SegOutput
 
 from .golden_solov2 import REPO
 from .miniatures import blocks, photo, save_mask, save_photo
+from .processes import spawn
 from .test_edges import scenes
 from .test_engine import largest_difference, stop_after, train, weights
 
@@ -182,7 +183,7 @@ def process(rank: int, path: str, folder: str) -> None:
 
 
 def test_two_processes_step_to_the_same_weights(pair: Path, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(process, (str(pair), str(tmp_path)), nprocs=2)
+    spawn(process, (str(pair), str(tmp_path)), 2)
     for rank in (0, 1):
         step, workers = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
         assert largest_difference(step, workers) == 0.0

@@ -120,7 +120,7 @@ def test_visible_gpus_keep_their_names(monkeypatch: pytest.MonkeyPatch, named: s
 
 def test_several_processes_of_runs_side_by_side_get_ports_of_their_own(tmp_path: Path) -> None:
     job = Job("x", "x.yaml", tmp_path / "x", ("A", "1"))
-    assert f"--num-gpus 2 --dist-url auto OUTPUT_DIR {job.output} A 1" in " ".join(job.command(2))
+    assert f"--num-gpus 2 OUTPUT_DIR {job.output} A 1" in " ".join(job.command(2))
     assert "--num-gpus" not in job.command(1)
     assert "--resume" in job.command(1)
     teacher = Job("teacher", "x.yaml", tmp_path / "x", evaluates="w.pth")

@@ -28,6 +28,7 @@ def run(*arguments: str, **variables: str) -> str:
 
 
 @needs_triton
+@pytest.mark.slow
 def test_values_gradients_masks_and_the_check_by_the_interpreter() -> None:
     out = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/triton_interpreted.py", TRITON_INTERPRET="1")
     assert " passed" in out

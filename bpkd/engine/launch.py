@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -241,13 +242,19 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.num_gpus > 1:
         share_cores(args.num_gpus)
-    with forwarded_stops() if args.num_gpus > 1 else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if args.num_gpus > 1:
+            stack.enter_context(forwarded_stops())
+        url = args.dist_url
+        if args.num_machines == 1 and url in ("auto", argument_parser().get_default("dist_url")):
+            # A file, not a port: the default port is the same for every run, and a free one may be taken meanwhile.
+            url = f"file://{stack.enter_context(tempfile.TemporaryDirectory(prefix='bpkd-'))}/processes"
         launch(
             _process,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
+            dist_url=url,
             args=(args,),
         )
 

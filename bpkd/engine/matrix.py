@@ -67,7 +67,7 @@ class Job:
         command = [sys.executable, "-m", "bpkd.engine", "--config-file", self.config_file]
         command += ["--eval-only", "--evaluate", "teacher"] if self.evaluates else ["--resume"]
         if processes > 1:
-            command += ["--num-gpus", str(processes), "--dist-url", "auto"]
+            command += ["--num-gpus", str(processes)]
         return [*command, "OUTPUT_DIR", str(self.output), *self.opts]
 
     def start(self, machine: Machine, slot: str, *, alone: bool) -> subprocess.Popen[bytes]:
