@@ -32,8 +32,9 @@ def test_loader_workers_fit_the_machine(
     monkeypatch: pytest.MonkeyPatch, device: str, cores: int, processes: int, expected: int
 ) -> None:
     monkeypatch.setattr(machine, "usable_cores", lambda: cores)
-    assert loader_workers(-1, device=device, processes=processes) == expected
-    assert loader_workers(3, device=device, processes=processes) == 3
+    monkeypatch.setattr(machine, "local_processes", lambda: processes)
+    assert loader_workers(-1, device=device) == expected
+    assert loader_workers(3, device=device) == 3
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

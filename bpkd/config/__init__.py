@@ -7,7 +7,7 @@ need_detectron2(__name__)
 from .check import check_values
 from .defaults import add_bpkd_config
 from .distillation import WRAPPERS
-from .machine import loader_workers, usable_cores
+from .machine import loader_workers, local_processes, usable_cores
 from .read import get_bpkd_cfg, read_config
 from .teachers import teacher_nodes, teacher_shares
 
@@ -17,6 +17,7 @@ __all__ = [
     "check_values",
     "get_bpkd_cfg",
     "loader_workers",
+    "local_processes",
     "read_config",
     "teacher_nodes",
     "teacher_shares",

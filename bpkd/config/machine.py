@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from detectron2.utils import comm
+
 CGROUP = Path("/sys/fs/cgroup/cpu.max")
 # Loader workers of a process on a GPU, at most.
 MOST_WORKERS = 4
@@ -20,18 +22,25 @@ def usable_cores() -> int:
         return cores
 
 
-def loader_workers(asked: int, *, device: str, processes: int) -> int:
+def local_processes() -> int:
+    """Returns how many processes of this run are on this machine; all of the run's if no launcher has told."""
+    try:
+        return comm.get_local_size()
+    except AssertionError:  # a process group that Detectron2's launch has not made
+        return comm.get_world_size()
+
+
+def loader_workers(asked: int, *, device: str) -> int:
     """Returns the loader's worker processes of each training process.
 
     Args:
         asked: DATALOADER.NUM_WORKERS; below 0: what fits this machine. On a CPU the network takes the cores and a
             worker would take one of them away, so there is one only from four cores on.
         device: MODEL.DEVICE.
-        processes: of the run on this machine.
     """
     if asked >= 0:
         return asked
-    share = usable_cores() // processes
+    share = usable_cores() // local_processes()
     if device.startswith("cpu"):
         return 1 if share >= 4 else 0
     return max(1, min(MOST_WORKERS, share - 1))

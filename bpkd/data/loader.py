@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bpkd.config import loader_workers
@@ -121,11 +120,6 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _workers(cfg: CfgNode) -> int:
-    processes = comm.get_local_size()
-    return loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE, processes=processes)
-
-
 def build_train_loader(
     cfg: CfgNode, *, start_iter: int = 0, rank: int = 0, world_size: int = 1, edges: Edges | None = None
 ) -> DataLoader[dict[str, Any]]:
@@ -162,7 +156,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    workers = _workers(cfg)
+    workers = loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE)
     return DataLoader(
         TrainStream(items, mapper, cfg.SEED, repeat=cfg.DATALOADER.REPEAT),
         batch_sampler=sampler,
@@ -187,7 +181,7 @@ def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int
     return DataLoader(
         TestItems(items, mapper),
         batch_size=1,
-        num_workers=_workers(cfg),
+        num_workers=loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE),
         collate_fn=_as_list,
         worker_init_fn=_one_thread,
     )

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from bpkd.config import loader_workers, read_config, usable_cores
+from bpkd.config import loader_workers, local_processes, read_config, usable_cores
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
 
 logger = logging.getLogger(__name__)
@@ -72,14 +72,14 @@ def report_resources(cfg: CfgNode, precision: Mapping[str, str]) -> None:
         precision: of "student" and "teacher": "off", "bf16" or "fp16", several teachers' joined by "+", or another
             word that is logged as it is.
     """
-    device, processes = torch.device(cfg.MODEL.DEVICE), comm.get_local_size()
+    device = torch.device(cfg.MODEL.DEVICE)
     for name, value in precision.items():
         parts = [describe(x, device) if x in AMP_DTYPES else x for x in value.split("+")]
         logger.info("Precision of the %s: %s", name, ", ".join(parts))
     reason = f"{THREADS} is {os.environ[THREADS]}" if THREADS in os.environ else "the cores of this process"
     logger.info(
         "%d usable cores, %d processes here; threads of each: %d (%s); %s is %s; loader workers: %d; %s",
-        usable_cores(), processes, torch.get_num_threads(), reason, WAITING, os.environ.get(WAITING, "not set"),
-        loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE, processes=processes),
+        usable_cores(), local_processes(), torch.get_num_threads(), reason, WAITING, os.environ.get(WAITING, "not set"),
+        loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE),
         "channels-last" if cfg.MODEL.CHANNELS_LAST else "channels first",
     )  # fmt: skip
