@@ -7,15 +7,19 @@ occlude each other, light falls off across the picture, and noise lies over all 
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.uint8]
+logger = logging.getLogger(__name__)
+# Older ones fill polygons differently.
+OPENCV = (4, 11)
 
 CLASSES = ("sky", "building", "road", "grass", "pole", "fence", "striped", "checked", "dotted")
 COLORS = (
@@ -210,6 +214,16 @@ def _camera(c: _Canvas) -> Array:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
+@cache
+def warn_of_other_pixels() -> None:
+    """Warns, once, where the installed OpenCV draws other scenes than the ones that results are of."""
+    if tuple(int(part) for part in cv2.__version__.split(".")[:2]) < OPENCV:
+        logger.warning(
+            "Built-in scenes: OpenCV %s fills polygons differently: some pixels and labels are not those of OpenCV "
+            "%d.%d and later, so scores cannot be compared. Install a later one.", cv2.__version__, *OPENCV,
+        )  # fmt: skip
+
+
 @lru_cache(maxsize=1024)
 def make_scene(seed: int, index: int, height: int, width: int) -> Scene:
     """Draws one scene.
@@ -228,6 +242,7 @@ def make_scene(seed: int, index: int, height: int, width: int) -> Scene:
     """
     if min(height, width) < 16:
         raise ValueError(f"scene size: expected at least 16x16, got {height}x{width}.")
+    warn_of_other_pixels()
     canvas = _Canvas(np.random.default_rng((seed, index)), height, width)
     _background(canvas)
     if canvas.rng.random() < 0.5:
