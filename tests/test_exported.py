@@ -14,6 +14,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from bpkd.export import student as student_export
 from bpkd.export import to_exported_program
