@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from bpkd.functional import channel_kd, class_edge_mask, paths, triton_path, use_path
 
@@ -36,6 +37,9 @@ def test_values_gradients_masks_and_the_check_by_the_interpreter() -> None:
 
 
 @needs_triton
+@pytest.mark.skipif(
+    TorchVersion(torch.__version__) < "2.7", reason="written for the compiler of Triton 3.3, torch 2.7's"
+)
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_every_kernel_compiles_to_a_cubin(architecture: int, tmp_path: Path) -> None:
     out = run("tests/compile_triton.py", str(architecture), TRITON_CACHE_DIR=str(tmp_path))
