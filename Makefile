@@ -12,7 +12,9 @@ VENV ?= .venv
 # Detectron2 and torch announce their own deprecations on every import.
 export PYTHONWARNINGS ?= ignore::FutureWarning
 PY := $(VENV)/bin/python
-REQUIREMENTS ?= $(or $(shell cat $(VENV)/.bpkd-requirements 2>/dev/null),requirements.txt)
+ifeq ($(strip $(REQUIREMENTS)),)
+override REQUIREMENTS := $(or $(shell cat $(VENV)/.bpkd-requirements 2>/dev/null),requirements.txt)
+endif
 export REQUIREMENTS
 STAMP := $(VENV)/.bpkd-installed-$(notdir $(REQUIREMENTS))
 # Each takes the tests that are next in the files' order, so that what a file's tests share is mostly made once, and at
@@ -72,5 +74,5 @@ env: $(STAMP)
 	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { echo "make: $(VENV) was made for another folder" \
 	  "($$(cat $(STAMP))). Run 'make clean', then this again."; exit 1; }
 
-$(STAMP): $(REQUIREMENTS) setup.py tools/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
+$(STAMP): $(wildcard $(REQUIREMENTS)) setup.py tools/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
 	@tools/make_env.sh $(VENV)

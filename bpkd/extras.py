@@ -23,7 +23,7 @@ def need(user: str, *modules: str, extra: str = "train") -> None:
     Raises:
         ModuleNotFoundError: some are not installed; the message names them and says how to install them.
     """
-    missing = [name for name in modules if find_spec(name) is None]
+    missing = [name for name in modules if not _is_there(name)]
     if not missing:
         return
     steps = [f"pip install 'bpkd[{extra}]'"] if missing != [DETECTRON2] else []
@@ -35,6 +35,13 @@ def need(user: str, *modules: str, extra: str = "train") -> None:
     verb = "is" if len(names) == 1 else "are"
     text = f"{user} needs {listed}, which {verb} not installed: {', then '.join(steps)}."
     raise ModuleNotFoundError(text, name=missing[0])
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # a stand-in that somebody has put into sys.modules
+        return True
 
 
 def need_detectron2(user: str) -> None:

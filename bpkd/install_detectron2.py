@@ -66,6 +66,7 @@ def run(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
             text=True,
             timeout=timeout,
             stdin=subprocess.DEVNULL,
+            cwd=tempfile.gettempdir(),  # not here: a folder "detectron2" would count as installed
             env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},  # asking for a name is a "no"
         )
     except FileNotFoundError:
@@ -206,6 +207,8 @@ def install(run: Run, source: str, git_url: str, target: Path) -> str:
         "pypi": lambda: install_pypi(run, target),
     }
     chosen = [source] if source != "auto" else list(ways)
+    if Path(git_url).exists():  # a folder by its relative name: commands run elsewhere
+        git_url = Path(git_url).resolve().as_uri()
     print(plan(chosen, git_url), flush=True)
     reasons = []
     for way in chosen:

@@ -197,6 +197,9 @@ def test_settings_that_a_run_does_not_read_do_not_matter() -> None:
         "TEACHER.AMP": ("off", "bf16"),
     }
     assert differences(old, nested(SOLVER__MAX_ITER=7), method="none") == {"SOLVER.MAX_ITER": (40000, 7)}
+    one, two = (nested(TEACHER__OTHERS=[{"AMP": amp, "CONFIG_FILE": "b.yaml"}]) for amp in ("bf16", "off"))
+    assert differences(one, two, method="BPKD") == {"TEACHER.OTHERS[0].AMP": ("bf16", "off")}
+    assert differences(one, two, method="BPKD", ignored=("TEACHER.OTHERS[0].AMP",)) == {}
     del old["MODEL"]["COMPILE"]  # a run that is older than the key
     assert differences(old, nested(), method="none") == {}
     assert differences(old, nested(MODEL__COMPILE=True), method="none") == {"MODEL.COMPILE": (False, True)}

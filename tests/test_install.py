@@ -251,3 +251,10 @@ def test_pip_noise_is_left_out_of_reasons():
     text = "ERROR: real\nWARNING: Location 'a' is ignored\n\n"
     result = subprocess.CompletedProcess([], 1, "", text)
     assert tool.last_lines(result) == "ERROR: real"
+
+
+def test_a_folder_of_that_name_is_not_an_installation(tmp_path, monkeypatch):
+    (tmp_path / "detectron2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code = "import os, sys; sys.exit(os.path.exists('detectron2'))"
+    assert tool.run([sys.executable, "-c", code], 60).returncode == 0

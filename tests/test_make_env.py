@@ -123,6 +123,13 @@ def test_a_set_that_is_not_there_is_said(programs: Path) -> None:
     assert "REQUIREMENTS=absent.txt: no such file" in done.stderr
 
 
+def test_a_set_without_its_pythons_is_said(programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("torch\n")
+    done = find(programs, REQUIREMENTS=str(tmp_path / "own.txt"))
+    assert done.returncode == 1
+    assert "own.txt: expected a line '# python: 3.LOW - 3.HIGH'" in done.stderr
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_the_sets_say_their_pythons_and_pin(name: str) -> None:
     lines = (REPO / name).read_text().splitlines()

@@ -111,6 +111,44 @@ def test_a_run_says_what_it_ran_in(config: Path, monkeypatch: pytest.MonkeyPatch
     assert json.loads((folder / "run.json").read_text())["precision"] == {"student": "bf16"}
 
 
+@pytest.mark.parametrize("text", ["", "[1, 2]", "SOLVER: {AMP: {DTYPE", "SOLVER: {AMP: {}}", "\x00"])
+def test_a_damaged_config_of_a_run_does_not_stop_it(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    has(monkeypatch, "bf16")
+    folder = config.parent / "out"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(text)
+    with caplog.at_level("WARNING", "bpkd"):
+        assert load_config(str(config), ["OUTPUT_DIR", str(folder), *AUTO], resume=True).SOLVER.AMP.DTYPE == "bf16"
+    assert "config.yaml: it cannot be read" in caplog.text
+
+
+def test_a_device_that_is_not_there_computes_on_the_cpu(config: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert load_config(str(config), ["MODEL.DEVICE", "cuda:1", *AUTO]).MODEL.DEVICE == "cpu"
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE: expected cpu, cuda or cuda:N, got 'gpu'\."):
+        load_config(str(config), ["MODEL.DEVICE", "gpu"])
+
+
+def test_the_cost_is_measured_in_inference_too() -> None:
+    for mode in (torch.no_grad, torch.inference_mode):
+        precision.slowdown.cache_clear()
+        with mode():
+            assert precision.slowdown("bf16", CPU) > 0
+
+
+def test_a_recorded_teacher_keeps_its_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    has(monkeypatch)
+    cfg = get_bpkd_cfg()
+    cfg.MODEL.DEVICE, cfg.TEACHER.AMP, cfg.TEACHER.CACHE = "cpu", "auto", str(tmp_path)
+    (tmp_path / "index.json").write_text(json.dumps({"of": {"TEACHER.AMP": "bf16", "TEACHER.FAST": "off"}}))
+    resources.settle_precision(cfg)
+    assert cfg.TEACHER.AMP == "bf16"
+    assert cfg.SOLVER.AMP.DTYPE == "off"
+
+
 def test_every_teacher_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     has(monkeypatch, "bf16")
     cfg = get_bpkd_cfg()
@@ -123,7 +161,7 @@ def test_every_teacher_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_processes_on_unlike_machines_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     has(monkeypatch, "bf16")
-    monkeypatch.setattr(resources.comm, "all_gather", lambda value: [value, "off"])
+    monkeypatch.setattr(resources.comm, "all_gather", lambda told: [told, ({}, "off")])
     cfg = get_bpkd_cfg()
     cfg.MODEL.DEVICE, cfg.TEACHER.AMP = "cpu", "auto"
     resources.settle_precision(cfg)

@@ -15,14 +15,16 @@ fail() { printf 'make: %s\n' "$@" >&2; exit 1; }
 
 [ -f "$requirements" ] || fail "REQUIREMENTS=$requirements: no such file. Take requirements.txt or requirements-oldest.txt."
 # The Pythons that the set was tested on: its line "# python: 3.LOW - 3.HIGH".
-read -r low high < <(sed -n 's/^# python: 3\.\([0-9]*\) - 3\.\([0-9]*\)$/\1 \2/p' "$requirements")
+read -r low high < <(sed -n 's/^# python: 3\.\([0-9]*\) - 3\.\([0-9]*\)\r*$/\1 \2/p' "$requirements") ||
+  fail "$requirements: expected a line '# python: 3.LOW - 3.HIGH' (the Pythons that it serves), got none."
 range="Python 3.$low to 3.$high"
 [ "$low" != "$high" ] || range="Python 3.$low"
 
 # An interpreter counts only when it runs: version managers leave launchers on PATH for versions that are not installed,
 # and some systems ship Python without venv. Prints its version where it runs, and "fits" or what is wrong.
 probe() {
-  "$1" -c 'import sys
+  local said
+  said=$("$1" -c 'import sys
 low, high = int(sys.argv[1]), int(sys.argv[2])
 version = sys.version_info[:2]
 try:
@@ -32,7 +34,9 @@ except ImportError:
     found = "has no venv module"
 if version < (3, low): found = "too old"
 if version > (3, high): found = "too new"
-print("%d.%d %s" % (version[0], version[1], found))' "$low" "$high" 2>/dev/null || echo "? does not run"
+print("%d.%d %s" % (version[0], version[1], found))' "$low" "$high" 2>/dev/null) || said=
+  said=${said##*$'\n'} # some launchers greet first
+  case $said in *" fits" | *" has no venv module" | *" too old" | *" too new") echo "$said" ;; *) echo "? does not run" ;; esac
 }
 
 usable() { case $(probe "$1") in *" fits") ;; *) return 1 ;; esac; }
@@ -126,6 +130,7 @@ if [ ! -e "$venv" ]; then
   "$python" -m venv "$venv"
 fi
 rm -f "$venv"/.bpkd-installed*
+echo "$requirements" >"$venv/.bpkd-requirements" # an interrupted call goes on with the same set
 : >"$log"
 echo "[2/4] installing torch (with the rest 3.2 GB to download and 6 GB on disk, half of it NVIDIA's libraries; once) ..."
 # Lines as they stand, with their markers.
@@ -140,6 +145,5 @@ echo "[4/4] Detectron2 ..."
 "$py" -c 'import cv2, torch, torchvision, bpkd' || fail "the installed packages do not import. Run 'make clean', then this again."
 "$py" -c 'from bpkd.functional import native
 print("C++ functions:", native.level() or f"none ({native.unavailable()}); the losses take their PyTorch path")'
-echo "$requirements" >"$venv/.bpkd-requirements"
 echo "$root" >"$venv/.bpkd-installed-${requirements##*/}"
 echo "environment ready: $("$py" -V), torch $("$py" -c 'import torch; print(torch.__version__)')"

@@ -39,6 +39,9 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         raise FileNotFoundError(f"{source}: expected a YAML file, got {path!r}; configs/ and projects/ hold some.")
     cfg, place = get_bpkd_cfg(), f"{source} {path}"
     try:
+        with open(path) as file:
+            if not isinstance(yaml.safe_load(file), dict):
+                raise ValueError("expected keys with values, got a file without any")
         loaded = cfg.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -217,7 +218,7 @@ def _camera(c: _Canvas) -> Array:
 @cache
 def warn_of_other_pixels() -> None:
     """Warns, once, where the installed OpenCV draws other scenes than the ones that results are of."""
-    if tuple(int(part) for part in cv2.__version__.split(".")[:2]) < OPENCV:
+    if tuple(map(int, re.findall(r"\d+", cv2.__version__)[:2])) < OPENCV:
         logger.warning(
             "Built-in scenes: OpenCV %s fills polygons differently: some pixels and labels are not those of OpenCV "
             "%d.%d and later, so scores cannot be compared. Install a later one.", cv2.__version__, *OPENCV,

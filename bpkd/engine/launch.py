@@ -73,7 +73,12 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     check_values(cfg)
     asked_path()
     native.check_level()
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+    try:
+        kind = torch.device(cfg.MODEL.DEVICE).type
+    except RuntimeError:
+        message = f"MODEL.DEVICE: expected cpu, cuda or cuda:N, got {cfg.MODEL.DEVICE!r}."
+        raise ValueError(message) from None
+    if kind == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     settle_precision(cfg, resume=resume)
     register_datasets(cfg)
@@ -143,8 +148,10 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():  # a refused run or an evaluation leaves the config of the run that is there alone
-        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as f:
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+        with open(path + ".tmp", "w") as f:
             f.write(cfg.dump())
+        os.replace(path + ".tmp", path)  # whole or not at all
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             check_dataset(name, mode=cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET)
@@ -243,12 +250,12 @@ def run(args: argparse.Namespace) -> None:
     if args.num_gpus > 1:
         share_cores(args.num_gpus)
     with contextlib.ExitStack() as stack:
+        url = args.dist_url
         if args.num_gpus > 1:
             stack.enter_context(forwarded_stops())
-        url = args.dist_url
-        if args.num_machines == 1 and url in ("auto", argument_parser().get_default("dist_url")):
-            # A file, not a port: the default port is the same for every run, and a free one may be taken meanwhile.
-            url = f"file://{stack.enter_context(tempfile.TemporaryDirectory(prefix='bpkd-'))}/processes"
+            if args.num_machines == 1 and url in ("auto", argument_parser().get_default("dist_url")):
+                # A file, not a port: the default port is the same for every run, and a free one may be taken meanwhile.
+                url = f"file://{stack.enter_context(tempfile.TemporaryDirectory(prefix='bpkd-'))}/processes"
         launch(
             _process,
             args.num_gpus,

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from bpkd.config import loader_workers, local_processes, read_config, usable_cores
+from bpkd.config import loader_workers, local_processes, usable_cores
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
+from bpkd.modeling.teacher_cache import recorded_precision
 
 logger = logging.getLogger(__name__)
 
@@ -40,18 +42,35 @@ def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
 
     Args:
         cfg: not frozen; SOLVER.AMP.DTYPE, TEACHER.AMP and AMP of each of TEACHER.OTHERS.
-        resume: a run that is in OUTPUT_DIR goes on in the precision that it began with.
+        resume: a run that is in OUTPUT_DIR goes on in the precision that it began with. A recorded teacher
+            (TEACHER.CACHE) keeps the one that it was recorded in anyway.
     """
-    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    began = read_config(path, source="OUTPUT_DIR") if resume and os.path.isfile(path) else cfg
-    recorded = {key: node[name] for key, node, name in precision_places(began)}
-    for key, node, name in precision_places(cfg):
-        if node[name] == "auto":
-            node[name] = recorded.get(key, "auto")
-        if node[name] == "auto":
-            chosen = choose_precision("auto", torch.device(cfg.MODEL.DEVICE), key=key)
-            # Processes on unlike machines take what all of them have.
-            node[name] = chosen if len(set(comm.all_gather(chosen))) == 1 else "off"
+    open_places = [place for place in precision_places(cfg) if place[1][place[2]] == "auto"]
+    if not open_places:
+        return
+    chosen = choose_precision("auto", torch.device(cfg.MODEL.DEVICE), key="auto")
+    recorded = began_with(cfg.OUTPUT_DIR) if resume else {}
+    if cfg.TEACHER.CACHE:
+        recorded |= recorded_precision(cfg.TEACHER.CACHE)
+    # What the first process has found holds for all; processes on unlike machines take what all of them have.
+    told = comm.all_gather((recorded, chosen))
+    common = chosen if len({one for _, one in told}) == 1 else "off"
+    for key, node, name in open_places:
+        node[name] = told[0][0].get(key, common)
+
+
+def began_with(folder: str) -> dict[str, str]:
+    """Returns the precisions that the run in a folder began with, by key; empty without a readable config.yaml."""
+    path = os.path.join(folder, "config.yaml")
+    if not os.path.isfile(path):
+        return {}
+    try:
+        with open(path) as file:
+            places = precision_places(CfgNode(yaml.safe_load(file)))
+        return {key: node[name] for key, node, name in places if node[name] in AMP_DTYPES}
+    except (yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        logger.warning("%s: it cannot be read (%s): the precision is chosen anew.", path, type(error).__name__)
+        return {}
 
 
 def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:

@@ -129,8 +129,14 @@ def differences(
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a nested config as {dotted key: value}."""
+    """Returns a nested config as {dotted key: value}; the mappings of a list are counted: ``TEACHER.OTHERS[0].AMP``."""
     out: dict[str, Any] = {}
     for key, value in node.items():
-        out.update(flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        if isinstance(value, Mapping):
+            out.update(flat(value, f"{prefix}{key}."))
+        elif isinstance(value, list) and value and all(isinstance(entry, Mapping) for entry in value):
+            for i, entry in enumerate(value):
+                out.update(flat(entry, f"{prefix}{key}[{i}]."))
+        else:
+            out[f"{prefix}{key}"] = value
     return out

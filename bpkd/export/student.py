@@ -142,7 +142,7 @@ def onnx_session(
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed, or torch is too old.
     """
-    if TorchVersion(torch.__version__) < "2.7":  # its exporter does not know the operators of today's onnxscript
+    if TorchVersion(torch.__version__) < "2.7.0a0":  # its exporter does not know the operators of today's onnxscript
         raise ImportError(f"ONNX files: expected torch 2.7 or later, got {torch.__version__}. Export TorchScript.")
     try:
         import onnxruntime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import platform
 import time
 
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AMP_CHOICES = ("auto", *AMP_DTYPES)
+ONEDNN_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 # A convolution that takes this much longer than in float32 is worth a warning.
 SLOW = 1.2
 
@@ -67,6 +69,8 @@ def has_instructions(dtype: str, device: torch.device) -> bool:
     if dtype == "off":
         return True
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return False
         if dtype == "bf16":
             return torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.cuda.get_device_capability(device) >= (7, 0)  # tensor cores
@@ -74,7 +78,9 @@ def has_instructions(dtype: str, device: torch.device) -> bool:
         return False
     if platform.machine().lower() in ("aarch64", "arm64"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    # PyTorch's own kernels may be held below what the processor has (ATEN_CPU_CAPABILITY).
+    # PyTorch's own kernels, and oneDNN's, may be held below what the processor has.
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ONEDNN_WITHOUT_BF16:
+        return False
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
 
 
@@ -92,9 +98,14 @@ def slowdown(dtype: str, device: torch.device) -> float:
     Takes a fraction of a second. The global random numbers stay as they are.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 64, 48, 48, generator=generator).to(device).requires_grad_()
-    weight = torch.randn(64, 64, 3, 3, generator=generator).to(device).requires_grad_()
+    with torch.inference_mode(False):
+        images = torch.randn(2, 64, 48, 48, generator=generator).to(device).requires_grad_()
+        weight = torch.randn(64, 64, 3, 3, generator=generator).to(device).requires_grad_()
 
+    # As in a training step, whatever the caller is in.
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    @torch.autocast(device.type, enabled=False)
     def seconds(kind: torch.dtype) -> float:
         start = time.perf_counter()
         F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float().backward()

@@ -133,6 +133,15 @@ class CacheFolder:
         return np.memmap(self.path / LOGITS, np.uint8, "r", shape=shape)
 
 
+def recorded_precision(path: str | Path) -> dict[str, str]:
+    """Returns what the teachers of a cache computed in, by key ("TEACHER.AMP"); empty where it cannot be read."""
+    try:
+        of = json.loads((Path(path) / INDEX).read_text())["of"]
+        return {key: value for key, value in of.items() if key.endswith(".AMP")}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return {}  # CachedTeacher says what is wrong
+
+
 class CachedTeacher:
     """Answers from a recorded folder; like `FrozenTeacher` a plain object, but there is no network.
 

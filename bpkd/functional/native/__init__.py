@@ -68,8 +68,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     """Returns the library, or None and the reason.
 
     Raises:
-        ValueError: ``BPKD_NATIVE_LEVEL`` names no instruction set.
-        RuntimeError: it pins one that cannot be had here.
+        ValueError: ``BPKD_NATIVE_LEVEL`` names no instruction set, or one that cannot be had here.
     """
     asked, reasons = asked_level(), list[str]()
     if asked == "none":
@@ -93,10 +92,12 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if not asked:
         return None, reason
     if asked not in _runs():
-        reason = f"torch finds {torch.backends.cpu.get_cpu_capability()} in this processor"
+        limit = os.environ.get("ATEN_CPU_CAPABILITY")
+        where = f"with ATEN_CPU_CAPABILITY={limit}" if limit else "in this processor"
+        reason = f"torch finds {torch.backends.cpu.get_cpu_capability()} {where}"
     elif not reasons:
         reason = "it is not built (see docs/install.md)"
-    raise RuntimeError(f"{VARIABLE}: expected one of {', '.join(_had())}, got {asked!r}: {reason}. Unset it.")
+    raise ValueError(f"{VARIABLE}: expected one of {', '.join(_had())}, got {asked!r}: {reason}. Unset it.")
 
 
 def _had() -> list[str]:
@@ -107,8 +108,7 @@ def check_level() -> None:
     """Loads what ``BPKD_NATIVE_LEVEL`` pins, if it pins anything.
 
     Raises:
-        ValueError: it names no instruction set.
-        RuntimeError: it pins one that this processor does not run, or that is not built.
+        ValueError: it names no instruction set, or one that this processor does not run, or that is not built.
     """
     if asked_level():
         _load()

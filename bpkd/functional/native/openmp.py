@@ -16,7 +16,7 @@ _RUNTIME = re.compile(r"\s(/\S.*/lib(?:g|i)?omp5?(?:-[^/]*)?\.so[^/\s]*)$", re.M
 def loaded_runtimes() -> list[str]:
     """Returns the OpenMP runtimes of this process, PyTorch's own first; empty where the system does not tell."""
     try:
-        found = sorted(set(_RUNTIME.findall(Path("/proc/self/maps").read_text())))
+        found = sorted(set(_RUNTIME.findall(Path("/proc/self/maps").read_text(errors="surrogateescape"))))
     except OSError:
         return []
     return sorted(found, key=lambda path: not path.startswith(str(Path(torch.__file__).parent)))
