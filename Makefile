@@ -1,6 +1,7 @@
 # One environment (.venv), a few verbs. `make help` lists them. Settings:
 #   ARGS="..."         passed to the verb's command
 #   PYTHON=python3.12  the interpreter to make the environment with
+#   VENV=.venv         its folder
 #   REQUIREMENTS=...   the set of versions: requirements.txt (newest), requirements-oldest.txt; an environment keeps its own
 #   PIP_ARGS="..."     extra pip options (an index, a proxy)
 #   D2_ARGS="..."      options of tools/install_detectron2.py
@@ -68,7 +69,7 @@ clean: ## remove the environment and the caches (results in output/ stay)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is complete, and it is this folder's: costs a few milliseconds.
-env: $(STAMP)
+env: $(STAMP) ## make the environment, where it is not there yet
 	@$(PY) -c '' 2>/dev/null || { echo "make: $(VENV) exists but is broken ($(PY) does not run)." \
 	  "Run 'make clean', then this again."; exit 1; }
 	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { echo "make: $(VENV) was made for another folder" \

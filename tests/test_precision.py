@@ -26,7 +26,7 @@ AUTO = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "auto")
 def has(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Lets every device have instructions for these types."""
     monkeypatch.setattr(precision, "has_instructions", lambda dtype, _: dtype in ("off", *names))
-    monkeypatch.setattr(precision, "slowdown", lambda *_: 5.04)
+    monkeypatch.setattr(precision, "slowdown", lambda *_, **__: 5.04)
     monkeypatch.setattr(precision, "device_name", lambda device: f"this {device.type}")
 
 
@@ -48,7 +48,9 @@ def test_a_type_that_is_asked_for_is_taken_and_its_cost_is_told(
 ) -> None:
     has(monkeypatch)
     assert choose_precision("bf16", CPU, key="TEACHER.AMP") == "bf16"
-    message = "TEACHER.AMP: bf16, but this cpu has no instructions for it: a convolution takes 5.0 times as long as in"
+    message = (
+        "TEACHER.AMP: bf16, in which this cpu is slower than in float32: a convolution takes 5.0 times as long. "
+    )
     assert message in caplog.text
     caplog.clear()
     has(monkeypatch, "bf16")
@@ -60,11 +62,11 @@ def test_a_type_that_is_asked_for_is_taken_and_its_cost_is_told(
 
 def test_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     has(monkeypatch, "bf16")
-    assert describe("bf16", CPU) == "bf16 (this cpu has instructions for it)"
-    assert describe("off", CPU) == "float32 (bf16 is not asked for)"
+    assert describe("bf16", CPU, key="K") == "bf16 (this cpu has instructions for it)"
+    assert describe("off", CPU, key="K") == "float32 (K is off)"
     has(monkeypatch)
-    assert describe("bf16", CPU) == "bf16 (this cpu has no instructions for it)"
-    assert describe("off", CPU) == "float32 (this cpu has no instructions for bf16)"
+    assert describe("bf16", CPU, key="K") == "bf16 (this cpu has no instructions for it)"
+    assert describe("off", CPU, key="K") == "float32 (this cpu has no instructions for bf16)"
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="instruction sets of x86-64")
@@ -79,7 +81,7 @@ def test_a_processor_without_bf16_stays_with_float32() -> None:
     chosen, factor = done.stdout.split()
     assert chosen == "off"
     assert float(factor) > 0
-    assert ("K: bf16, but this CPU (AVX2) has no instructions for it" in done.stderr) == (float(factor) > 1.2)
+    assert ("K: bf16, in which this CPU (AVX2) is slower than in float32" in done.stderr) == (float(factor) > 1.2)
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_a_run_says_what_it_ran_in(config: Path, monkeypatch: pytest.MonkeyPatch
     assert record["precision"] == {"student": "bf16"}
     assert "DTYPE: bf16" in record["config"]
     assert said[0] == "Precision of the student: bf16 (this cpu has instructions for it)"
-    assert "usable cores, 1 processes here; threads of each: " in said[1]
+    assert "processes here: 1; threads of each: " in said[1]
     # On a machine without bf16 the run goes on as it began; one that begins there does not.
     has(monkeypatch)
     opts = ["OUTPUT_DIR", str(folder), *AUTO]
@@ -157,6 +159,22 @@ def test_every_teacher_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     resources.settle_precision(cfg)
     assert cfg.TEACHER.AMP == "bf16"
     assert cfg.TEACHER.OTHERS == [{"AMP": "bf16"}, {"AMP": "fp16"}, {}]
+
+
+@pytest.mark.parametrize("began", ["bf16", "off"])
+def test_a_fast_teacher_stays_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, began: str) -> None:
+    cfgs = []
+    for names, resume in ((("bf16",) if began == "bf16" else (), False), (() if began == "bf16" else ("bf16",), True)):
+        has(monkeypatch, *names)
+        cfg = get_bpkd_cfg()
+        cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = "cpu", str(tmp_path)
+        cfg.TEACHER.FAST, cfg.TEACHER.OTHERS = "auto", [{"FAST": "auto", "EXPORTED": "a.ts"}]
+        resources.settle_precision(cfg, resume=resume)
+        (tmp_path / "config.yaml").write_text(cfg.dump())
+        cfgs.append(cfg)
+    for cfg in cfgs:
+        assert ("fold+channels_last", began) == (cfg.TEACHER.FAST, cfg.TEACHER.AMP)
+        assert [{"FAST": "off", "EXPORTED": "a.ts", "AMP": began}] == cfg.TEACHER.OTHERS
 
 
 def test_processes_on_unlike_machines_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,10 @@
 # is kept. `tools/make_env.sh --python` prints the interpreter that it would take.
 set -euo pipefail
 
-venv=${1:?usage: tools/make_env.sh FOLDER}
+case ${1:-} in
+  "" | -*) [ "${1:-}" = --python ] || { echo "usage: tools/make_env.sh FOLDER, or --python" >&2; exit 2; } ;;
+esac
+venv=$1
 py=$venv/bin/python
 log=$venv/install.log
 root=$PWD
@@ -122,7 +125,12 @@ pip_quietly() {
 
 if [ "$1" = --python ]; then find_python; exit; fi
 if [ -e "$venv" ] && ! { usable "$py" && "$py" -c 'import pip' 2>/dev/null; }; then
-  fail "$venv exists, but it has no working $range with pip ($requirements needs that). Run 'make clean', then this again."
+  found=$(probe "$py")
+  case $found in
+    *" too old" | *" too new") fail "$venv is of Python ${found%% *}, and $requirements needs $range: take another folder" \
+      "(make ... VENV=.venv-other REQUIREMENTS=$requirements), or remove this one (make clean VENV=$venv)." ;;
+  esac
+  fail "$venv exists, but it has no working Python with pip. Run 'make clean VENV=$venv', then this again."
 fi
 if [ ! -e "$venv" ]; then
   python=$(find_python)

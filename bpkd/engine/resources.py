@@ -13,6 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from bpkd.config import loader_workers, local_processes, usable_cores
+from bpkd.functional import native
+from bpkd.modeling.fast import AUTOMATIC_WAYS
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
 from bpkd.modeling.teacher_cache import recorded_precision
 
@@ -45,7 +47,7 @@ def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
         resume: a run that is in OUTPUT_DIR goes on in the precision that it began with. A recorded teacher
             (TEACHER.CACHE) keeps the one that it was recorded in anyway.
     """
-    open_places = [place for place in precision_places(cfg) if place[1][place[2]] == "auto"]
+    open_places = [place for place in precision_places(cfg) if is_automatic(*place[1:])]
     if not open_places:
         return
     chosen = choose_precision("auto", torch.device(cfg.MODEL.DEVICE), key="auto")
@@ -57,6 +59,10 @@ def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
     common = chosen if len({one for _, one in told}) == 1 else "off"
     for key, node, name in open_places:
         node[name] = told[0][0].get(key, common)
+        if node[name] != common:
+            logger.warning("%s: %s, as the run began, not %s, which is automatic here.", key, node[name], common)
+        if node.get("FAST") == "auto":  # its other half, so that nothing is left to choose when the teacher is built
+            node["FAST"] = "off" if node.get("EXPORTED") else "+".join(AUTOMATIC_WAYS)
 
 
 def began_with(folder: str) -> dict[str, str]:
@@ -67,10 +73,17 @@ def began_with(folder: str) -> dict[str, str]:
     try:
         with open(path) as file:
             places = precision_places(CfgNode(yaml.safe_load(file)))
-        return {key: node[name] for key, node, name in places if node[name] in AMP_DTYPES}
+        found = {key: node.get(name) for key, node, name in places if not is_automatic(node, name)}
+        return {key: value for key, value in found.items() if value in AMP_DTYPES}
     except (yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         logger.warning("%s: it cannot be read (%s): the precision is chosen anew.", path, type(error).__name__)
         return {}
+
+
+def is_automatic(node: Mapping[str, Any], name: str) -> bool:
+    """Whether a place of a config leaves the precision open: by "auto", or to TEACHER.FAST auto."""
+    value = node.get(name, "off")
+    return value == "auto" or (value == "off" and name == "AMP" and node.get("FAST") == "auto")
 
 
 def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:
@@ -79,7 +92,7 @@ def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:
     return [
         ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP, "DTYPE"),
         ("TEACHER.AMP", cfg.TEACHER, "AMP"),
-        *((key, entry, "AMP") for key, entry in others if "AMP" in entry),
+        *((key, entry, "AMP") for key, entry in others),
     ]
 
 
@@ -93,12 +106,16 @@ def report_resources(cfg: CfgNode, precision: Mapping[str, str]) -> None:
     """
     device = torch.device(cfg.MODEL.DEVICE)
     for name, value in precision.items():
-        parts = [describe(x, device) if x in AMP_DTYPES else x for x in value.split("+")]
+        key = {"student": "SOLVER.AMP.DTYPE", "teacher": "TEACHER.AMP"}[name]
+        parts = [describe(x, device, key=key) if x in AMP_DTYPES else x for x in value.split("+")]
+        if name == "student" and not cfg.SOLVER.AMP.ENABLED:
+            parts = ["float32 (SOLVER.AMP.ENABLED is False)"]
         logger.info("Precision of the %s: %s", name, ", ".join(parts))
     reason = f"{THREADS} is {os.environ[THREADS]}" if THREADS in os.environ else "the cores of this process"
     logger.info(
-        "%d usable cores, %d processes here; threads of each: %d (%s); %s is %s; loader workers: %d; %s",
+        "Usable cores: %d; processes here: %d; threads of each: %d (%s); %s is %s; loader workers: %d; "
+        "C++ functions: %s; %s",
         usable_cores(), local_processes(), torch.get_num_threads(), reason, WAITING, os.environ.get(WAITING, "not set"),
         loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE),
-        "channels-last" if cfg.MODEL.CHANNELS_LAST else "channels first",
+        native.level() or "none", "channels-last" if cfg.MODEL.CHANNELS_LAST else "channels first",
     )  # fmt: skip

@@ -13,7 +13,7 @@ from bpkd.distillers import DISTILLERS
 
 from .launch import load_config
 from .matrix import Job
-from .resources import precision_places
+from .resources import is_automatic, precision_places
 
 # Where things lie and how fast they are fed: no figure depends on them.
 PLACES = (
@@ -70,7 +70,7 @@ def _check_run(job: Job, complete: set[str]) -> None:
     ignored = (*PLACES, "MODEL.DEVICE") if job.record else PLACES
     opts = ["OUTPUT_DIR", str(job.output), *job.opts]
     # "auto" asks for no precision: a run that is there keeps its own.
-    automatic = [k for k, node, name in precision_places(read_config(job.config_file, opts)) if node[name] == "auto"]
+    automatic = [k for k, *place in precision_places(read_config(job.config_file, opts)) if is_automatic(*place)]
     wanted = yaml.safe_load(load_config(job.config_file, opts).dump())
     only = EVALUATION if job.evaluates else ()
     changed = differences(recorded, wanted, method=method(job), ignored=(*ignored, *automatic), only=only)

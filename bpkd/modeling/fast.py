@@ -20,6 +20,7 @@ from bpkd.modeling.precision import AMP_DTYPES, choose_precision, has_instructio
 logger = logging.getLogger(__name__)
 
 WAYS = ("fold", "channels_last", "compile", "graphs", "stream")
+AUTOMATIC_WAYS = ("fold", "channels_last")
 NEEDS_CUDA = ("graphs", "stream")
 # Largest difference of the folded network's scores, in standard deviations of the scores.
 FOLD_TOLERANCE = 1e-3
@@ -53,7 +54,7 @@ class Plan:
         if fast == "auto":
             if amp == "off" and has_instructions("bf16", device):
                 amp = "bf16"
-            return cls(() if exported else ("fold", "channels_last"), amp)
+            return cls(() if exported else AUTOMATIC_WAYS, amp)
         ways = tuple(fast.split("+"))
         if len(set(ways)) != len(ways) or not set(ways) <= set(WAYS):
             raise ValueError(f"{key}.FAST: expected off, auto, or some of {', '.join(WAYS)} joined by +, got {fast!r}.")

@@ -37,23 +37,28 @@ def choose_precision(asked: str, device: torch.device, *, key: str) -> str:
     if asked == "auto":
         return next((name for name in _automatic(device) if has_instructions(name, device)), "off")
     if not has_instructions(asked, device):
-        factor = slowdown(asked, device)
+        factor = slowdown(asked, device, gradient=not key.startswith("TEACHER"))
         if factor > SLOW:
             logger.warning(
-                "%s: %s, but %s has no instructions for it: a convolution takes %.1f times as long as in float32. "
-                "Set it to auto or off.", key, asked, device_name(device), factor,
+                "%s: %s, in which %s is slower than in float32: a convolution takes %.1f times as long. "
+                "off runs in float32.", key, asked, device_name(device), factor,
             )  # fmt: skip
     return asked
 
 
-def describe(dtype: str, device: torch.device) -> str:
-    """Returns a precision with its reason, for a log: "bf16 (this CPU (AVX512) has instructions for it)"."""
-    has = "has instructions for it" if has_instructions(dtype, device) else "has no instructions for it"
+def describe(dtype: str, device: torch.device, *, key: str) -> str:
+    """Returns a precision with its reason, for a log: "bf16 (this CPU (AVX512) has instructions for it)".
+
+    Args:
+        dtype: "off", "bf16" or "fp16".
+        device: the network runs on.
+        key: of the config that says so.
+    """
+    where = device_name(device)
     if dtype != "off":
-        return f"{dtype} ({device_name(device)} {has})"
-    faster = [name for name in _automatic(device) if has_instructions(name, device)]
-    why = f"{faster[0]} is not asked for" if faster else f"{device_name(device)} has no instructions for bf16"
-    return f"float32 ({why})"
+        return f"{dtype} ({where} has {'' if has_instructions(dtype, device) else 'no '}instructions for it)"
+    fast = any(has_instructions(name, device) for name in _automatic(device))
+    return f"float32 ({f'{key} is off' if fast else f'{where} has no instructions for bf16'})"
 
 
 def _automatic(device: torch.device) -> tuple[str, ...]:
@@ -92,10 +97,15 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def slowdown(dtype: str, device: torch.device) -> float:
-    """Measures a 3 x 3 convolution with its gradient in ``dtype`` ("bf16" or "fp16") over the same in float32.
+def slowdown(dtype: str, device: torch.device, *, gradient: bool = True) -> float:
+    """Measures a 3 x 3 convolution, with or without its gradient, in ``dtype`` over the same in float32.
 
-    Takes a fraction of a second. The global random numbers stay as they are.
+    The global random numbers stay as they are.
+
+    Args:
+        dtype: "bf16" or "fp16".
+        device: to run it on.
+        gradient: as in training; else the forward pass alone.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False):
@@ -108,7 +118,9 @@ def slowdown(dtype: str, device: torch.device) -> float:
     @torch.autocast(device.type, enabled=False)
     def seconds(kind: torch.dtype) -> float:
         start = time.perf_counter()
-        F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float().backward()
+        answer = F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float()
+        if gradient:
+            answer.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
