@@ -26,8 +26,8 @@ THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
 def share_cores(processes: int) -> None:
     """Gives several processes that are about to start on this machine their share of the cores, by environment.
 
-    Otherwise each would take all cores, and its waiting threads would spin on those of the others: a step of 2
-    processes on 2 cores took 48 times as long. What is set already stays.
+    Otherwise each would take all cores, and its waiting threads would spin on those of the others: a step takes many
+    times as long. What is set already stays.
     """
     os.environ.setdefault(THREADS, str(max(1, usable_cores() // processes)))
     os.environ.setdefault(WAITING, "PASSIVE")
