@@ -167,9 +167,17 @@ def _process(args: argparse.Namespace) -> None:
 
 def leave_group() -> None:
     """Leaves the process group, all processes together; a group that lives until the exit may abort its process."""
-    comm.synchronize()
+    last = None
+    if torch.distributed.get_backend() == "gloo":
+        # Held until the group is gone. Otherwise Gloo's thread may be the one that frees it and the tensors of what ran
+        # before: it needs the GIL for that, which the group's destructor holds while it waits for the thread.
+        last = torch.distributed.barrier(async_op=True)
+        last.wait()
+    else:
+        comm.synchronize()
     comm._get_global_gloo_group.cache_clear()  # it would keep the group
     torch.distributed.destroy_process_group()
+    del last
 
 
 def setup(cfg: CfgNode) -> None:
