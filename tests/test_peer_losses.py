@@ -76,7 +76,9 @@ def test_record_holds_every_peer_at_every_shape(peers: Path, tmp_path: Path, cap
     assert "peer_root" not in record["setting"]
     assert record["environment"].keys() == {"commit", "versions", "hardware"}
     assert capsys.readouterr().out.count("channel") == 6
-    assert not {"scipy", "mmcv", "mmrazor", "tensorboardX", "utils"} & {n.split(".")[0] for n in set(sys.modules) - before}
+    assert not {"scipy", "mmcv", "mmrazor", "tensorboardX", "utils"} & {
+        n.split(".")[0] for n in set(sys.modules) - before
+    }
 
 
 def test_a_peer_with_another_gradient_is_not_timed(peers: Path) -> None:

@@ -48,9 +48,7 @@ def test_a_type_that_is_asked_for_is_taken_and_its_cost_is_told(
 ) -> None:
     has(monkeypatch)
     assert choose_precision("bf16", CPU, key="TEACHER.AMP") == "bf16"
-    message = (
-        "TEACHER.AMP: bf16, in which this cpu is slower than in float32: a convolution takes 5.0 times as long. "
-    )
+    message = "TEACHER.AMP: bf16, in which this cpu is slower than in float32: a convolution takes 5.0 times as long. "
     assert message in caplog.text
     caplog.clear()
     has(monkeypatch, "bf16")
