@@ -66,8 +66,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, or
-            BPKD_PATH or BPKD_NATIVE_LEVEL names nothing that there is.
-        RuntimeError: BPKD_NATIVE_LEVEL pins an instruction set that is not to be had here.
+            BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)

@@ -60,7 +60,8 @@ def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
     for key, node, name in open_places:
         node[name] = told[0][0].get(key, common)
         if node[name] != common:
-            logger.warning("%s: %s, as the run began, not %s, which is automatic here.", key, node[name], common)
+            reason = "as the run began or its teacher was recorded"
+            logger.warning("%s: %s, %s; automatic here is %s.", key, node[name], reason, common)
         if node.get("FAST") == "auto":  # its other half, so that nothing is left to choose when the teacher is built
             node["FAST"] = "off" if node.get("EXPORTED") else "+".join(AUTOMATIC_WAYS)
 
