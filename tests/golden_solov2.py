@@ -16,6 +16,7 @@ from bpkd.config import read_config
 from bpkd.convert.rules import recognise, rename
 from bpkd.modeling import build_student
 from bpkd.modeling.solov2 import SOLOv2
+from bpkd.structures import SOLOv2Outputs
 
 REPO = Path(__file__).resolve().parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "solov2"
@@ -87,3 +88,33 @@ def toy(image: str, num_classes: int = 0) -> Instances:
     out.gt_classes = torch.from_numpy(labels % num_classes if num_classes else labels).long()
     out.gt_masks = BitMasks(torch.from_numpy(masks[:, :height, :width]).bool())
     return out
+
+
+FORWARDS = {"light_r18": (7, (1, 3, 128, 160), 4, 8, 4), "x101_dcn": (8, (1, 3, 128, 128), 8, 16, 8)}
+
+
+@torch.no_grad()
+def forward_differences(model: SOLOv2, name: str, device: str = "cpu") -> tuple[dict[str, float], SOLOv2Outputs]:
+    """Compares a filled network's maps with mmdetection's.
+
+    Returns:
+        By map: the largest difference over what is allowed (1e-3 of 1 + the value for the backbone's, 1e-4 for the
+        heads'), so that 1 is just allowed; and the network's outputs.
+    """
+    seed, shape, categories, kernels, features = FORWARDS[name]
+    parts = ("maps", "categories", "kernels")
+    golden = numbers(*([f"forward_{name}_{p}" for p in parts] if name == "light_r18" else [f"forward_{name}"]))
+    x = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32)).to(device)
+    out, stages, pyramid = model.raw_outputs(x), model.backbone.bottom_up(x), model.backbone(x)
+    found = {f"c{i}": (stages[f"res{i}"][:, ::32, ::2, ::2], 1e-3) for i in range(2, 6)}
+    found |= {f"p{i}": (pyramid[f"p{i}"][:, ::16, ::2, ::2], 1e-3) for i in range(2, 7)}
+    for level, (logits, own) in enumerate(zip(out.category_logits, out.kernels, strict=True)):
+        found[f"cls_l{level}"] = (logits[:, ::categories], 1e-4)
+        found[f"kernel_l{level}"] = (own[:, ::kernels], 1e-4)
+    found["mask_feats"] = (out.mask_features[:, ::features], 1e-4)
+    apart = {}
+    for key, (value, tolerance) in found.items():
+        want = torch.from_numpy(golden[key])
+        assert value.shape == want.shape
+        apart[key] = float(((value.cpu() - want).abs() / (tolerance * (1 + want.abs()))).max())
+    return apart, out

@@ -8,6 +8,7 @@ import torch
 from bpkd.modeling import DeepLabV3PlusHead, MobileNetV2
 
 from .architecture import ArchitectureSuite, network
+from .golden_networks import golden_of
 
 
 class TestDeepLabV3Plus(ArchitectureSuite):
@@ -16,11 +17,7 @@ class TestDeepLabV3Plus(ArchitectureSuite):
         *("MODEL.MOBILENET_V2.WIDTH_MULTIPLIER", 0.125, "MODEL.SEM_SEG_HEAD.CHANNELS", 16),
         *("MODEL.SEM_SEG_HEAD.LOW_LEVEL_CHANNELS", 8, "MODEL.AUX_HEAD.CHANNELS", 8),
     )
-    golden = {
-        "deeplabv3plus_r101": ("deeplabv3plus_r101", 0.75),
-        "deeplabv3plus_mv2": ("deeplabv3plus_mv2", 1.0),
-        "deeplabv3plus_mv2_c128": ("variant_deeplabv3plus_mv2_c128", 1.0),
-    }
+    golden = golden_of("deeplabv3plus")
 
 
 @pytest.mark.parametrize(("output_stride", "strides"), [(8, [4, 8, 8, 8]), (16, [4, 8, 16, 16]), (32, [4, 8, 16, 32])])

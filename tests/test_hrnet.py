@@ -8,12 +8,13 @@ import torch
 from bpkd.modeling import HRNet
 
 from .architecture import ArchitectureSuite
+from .golden_networks import golden_of
 
 
 class TestHRNet(ArchitectureSuite):
     config, stride = "hrnet_w18s", 4
     small = ("MODEL.HRNET.WIDTH_MULTIPLIER", 0.125, "MODEL.SEM_SEG_HEAD.CHANNELS", 16)
-    golden = {"hrnet_w48": ("hrnetv2p_w48", 0.5), "hrnet_w18s": ("hrnetv2p_w18s", 0.7)}
+    golden = golden_of("hrnet")
 
     def auxiliary(self) -> tuple[object, ...]:
         return ("MODEL.AUX_HEAD.IN_FEATURE", "branch2", "MODEL.AUX_HEAD.CHANNELS", 8)

@@ -12,7 +12,7 @@ from bpkd.modeling.heads.isa import WindowAttention
 from bpkd.modeling.inference import predict_logits
 
 from .architecture import ArchitectureSuite, network
-from .golden_networks import GOLDEN, INPUTS, filled_state
+from .golden_networks import GOLDEN, INPUTS, filled_state, golden_of
 
 
 class TestISANet(ArchitectureSuite):
@@ -21,7 +21,7 @@ class TestISANet(ArchitectureSuite):
         *("MODEL.RESNET_V1C.WIDTH_MULTIPLIER", 0.0625, "MODEL.SEM_SEG_HEAD.CHANNELS", 16),
         *("MODEL.SEM_SEG_HEAD.ATTENTION_CHANNELS", 8, "MODEL.AUX_HEAD.CHANNELS", 8),
     )
-    golden = {"isanet_r101": ("isanet_r101", 0.75), "isanet_r18": ("isanet_r18", 0.8)}
+    golden = golden_of("isanet")
     lacks = frozenset({"script", "export_any_size"})
 
 

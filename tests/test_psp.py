@@ -8,6 +8,7 @@ import torch
 from bpkd.modeling import FCNHead, PSPHead, build_student
 
 from .architecture import ArchitectureSuite
+from .golden_networks import golden_of
 from .tiny_networks import tiny_cfg
 
 
@@ -17,11 +18,7 @@ class TestPSPNet(ArchitectureSuite):
         *("MODEL.RESNET_V1C.WIDTH_MULTIPLIER", 0.0625, "MODEL.SEM_SEG_HEAD.CHANNELS", 16),
         *("MODEL.AUX_HEAD.CHANNELS", 8),
     )
-    golden = {
-        "pspnet_r101": ("pspnet_r101", 0.75),
-        "pspnet_r18": ("pspnet_r18", 0.8),
-        "pspnet_r18b": ("variant_pspnet_r18b", 0.8),
-    }
+    golden = golden_of("pspnet")
     lacks = frozenset({"script", "onnx_any_size"})
 
 
