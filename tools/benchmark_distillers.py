@@ -90,9 +90,15 @@ def steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
 
 def step(
-    name: str, cfg: CfgNode, first: nn.Module, teacher: OneTeacher, batch: list[dict[str, Tensor]]
+    name: str,
+    cfg: CfgNode,
+    first: nn.Module,
+    teacher: OneTeacher,
+    batch: list[dict[str, Tensor]],
+    *,
+    amp: str = "off",
 ) -> Callable[[], None]:
-    """The trainer's own step of one variant, from a copy of the student."""
+    """The trainer's own step of one variant, from a copy of the student, which computes in ``amp``."""
     student = copy.deepcopy(first)
     cfg.DISTILL.METHOD = name if name in DISTILLERS else "none"
     parts: dict[str, Any] = {}
@@ -100,7 +106,7 @@ def step(
         distiller = build_distiller(cfg, student, teacher) if name in DISTILLERS else NoTerms()
         parts = {"teacher": teacher, "distiller": distiller.to(student.device)}
     model = SemanticDistiller(student=student, **parts).train()
-    return runner(StepTrainer(model, endless(batch), DistillationTrainer.build_optimizer(cfg, model)))
+    return runner(StepTrainer(model, endless(batch), DistillationTrainer.build_optimizer(cfg, model), amp=amp))
 
 
 def endless(batch: list[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:

@@ -60,7 +60,7 @@ def literal_edge_mask(labels: torch.Tensor, num_classes: int, k: int, size: int)
     """
     masks = []
     for image in labels:
-        planes = (image[None] == torch.arange(num_classes)[:, None, None]).float()[None]
+        planes = (image[None] == torch.arange(num_classes, device=image.device)[:, None, None]).float()[None]
         dilated = F.max_pool2d(planes, k, 1, k // 2)
         eroded = -F.max_pool2d(-planes, k, 1, k // 2)
         masks.append(F.adaptive_avg_pool2d(dilated - eroded, size))

@@ -1,0 +1,49 @@
+"""The sheet from its command line's arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# Before torch is imported: it looks for a GPU without starting CUDA, which a forked process could not use any more.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+if str(TOOLS) not in sys.path:
+    sys.path.append(str(TOOLS))  # the benchmarks' functions
+
+from . import correct, environment, losses, step, train  # noqa: E402
+from .items import Settings  # noqa: E402
+from .report import report  # noqa: E402
+from .runner import Sheet  # noqa: E402
+
+PARTS = (environment.PART, correct.PART, losses.PART, step.PART, train.PART)
+# Times what the parts have: a walk on a CPU is to end, not to be cut.
+TINY_MINUTES = 90.0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the parts, or prints their tables; returns the exit status."""
+    out = args.out.resolve()
+    if args.tables:
+        try:
+            print(report(out, PARTS), end="")
+        except FileNotFoundError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
+    data, peers = (path.resolve() if path else None for path in (args.data, args.peers))
+    settings = Settings(args.device, args.tiny, out, (args.work or out / "work").resolve(), data, peers)
+    seconds = 60 * (TINY_MINUTES if args.tiny and args.minutes == 9.0 else args.minutes)
+    sheet = Sheet(settings, seconds=seconds, resume=args.resume, say=lambda line: print(line, flush=True))
+    try:
+        status = sheet.run([part for part in PARTS if part.name in args.only])
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"stopped ({stop or 'Ctrl-C'}); the same command with --resume goes on", file=sys.stderr)
+        status = 130
+    (out / "sheet.md").write_text(report(out, PARTS))
+    return status

@@ -1,0 +1,279 @@
+"""Part 2: every kernel, the golden networks and short trainings on the device, against plain PyTorch and the goldens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bpkd.functional import paths, triton_path, use_path
+
+from .device import Device
+from .functions import CASES, FUNCTIONS, KINDS, Inputs, Shape, whole_step
+from .items import Item, Part, Row, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SHAPES: tuple[Shape, ...] = ((2, 2, 33, 47), (4, 19, 64, 64), (2, 150, 31, 65))
+TINY_SHAPES: tuple[Shape, ...] = ((1, 3, 3, 5),)
+# Largest relative distance of a gradient, or of the values, to plain PyTorch's; half precision rounds the gradient.
+TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 2e-2}
+GOLDEN_FACTOR = 4  # a GPU's convolutions add up in another order than the CPU that the tolerance was found on
+STEPS = 100
+
+
+def as_reference() -> None:
+    """Switches off what makes float32 on a GPU less than float32."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
+def distance(found: Tensor, want: Tensor) -> float:
+    """Norm of the difference over the norm of ``want``; NaN where shape or type differ or something is no number."""
+    if found.shape != want.shape or found.dtype != want.dtype:
+        return float("nan")
+    apart, size = (float(torch.linalg.vector_norm(x.double())) for x in (found - want, want))
+    return apart / size if size else apart
+
+
+def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) -> Row:
+    """Compares a function's kernels with plain PyTorch: every shape, kind of labels and option, value and gradient."""
+    del seconds
+    interpret(settings)
+    as_reference()
+    device, counted, worst, where = torch.device(settings.device), 0, 0.0, ""
+    exact = function == "class_edge_mask"
+    limit = 0.0 if exact else TOLERANCE[dtype]
+    for shape in settings.pick(SHAPES, TINY_SHAPES):
+        for kind in settings.pick(KINDS, KINDS[:1]):
+            x = Inputs.draw(shape, kind, device, TYPES[dtype])
+            for (case, found), want in zip(
+                cases(settings, function, x, "triton"), cases(settings, function, x, "eager"), strict=True
+            ):
+                for index, pair in enumerate(zip(found, want[1], strict=True)):
+                    apart = 0.0 if exact and torch.equal(*pair) else distance(*pair)
+                    counted += 1
+                    if not apart <= worst:  # NaN too
+                        worst, where = apart, f"{tuple(shape)}, {kind}, {case}, result {index}"
+    fell_back = [key for key in paths._logged if "triton was asked for, but" in key[3]]
+    row: Row = {"compared": counted, "worst": worst, "allowed": limit, "where": where}
+    if fell_back:
+        row["failed"] = f"the kernels did not run: {fell_back[0][3]}"
+    elif not worst <= limit:
+        row["failed"] = f"differs by {worst:.2e} of PyTorch's, allowed are {limit:.0e}: {where}"
+    return {**row, "line": f"{counted} results, largest difference {worst:.1e}"}
+
+
+def cases(settings: Settings, function: str, x: Inputs, path: str) -> Iterator[tuple[str, list[Tensor]]]:
+    """A function's cases on one implementation; a few where everything is to be small."""
+    found = CASES[function](x)
+    for _ in range(settings.pick(1000, 2)):
+        with use_path(path):  # for the case alone: the other implementation's generator runs in between
+            one = next(found, None)
+        if one is None:
+            return
+        yield one
+
+
+def interpret(settings: Settings) -> None:
+    """Has Triton interpret the kernels where there is no GPU; before Triton is imported."""
+    if settings.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    elif triton_path.unavailable():
+        raise RuntimeError(triton_path.unavailable())
+
+
+def backend(settings: Settings) -> str:
+    """The implementation that is to be proven on the device."""
+    return "auto" if settings.device == "cpu" else "triton"
+
+
+def streams(settings: Settings, seconds: float) -> Row:
+    """Two streams at once change no bit of each other's results."""
+    del seconds
+    unit = Device(settings.device)
+    xs = [Inputs.draw(shape, "scene", unit.device) for shape in settings.pick(SHAPES[:2], TINY_SHAPES * 2)]
+    with use_path(backend(settings)):
+        want = [whole_step(x) for x in xs]
+        unit.wait()
+        for turn in range(settings.pick(10, 2)):
+            for a, b in zip(unit.beside([partial(whole_step, x) for x in xs]), want, strict=True):
+                if not all(torch.equal(*pair) for pair in zip(a, b, strict=True)):
+                    return {"failed": f"turn {turn}: the results are not the same bits as of one stream"}
+    return {"line": "the same bits as one stream"}
+
+
+def graph(settings: Settings, seconds: float) -> Row:
+    """A replayed CUDA graph of masks, losses and gradient gives what plain calls give, for other numbers too."""
+    del seconds
+    as_reference()
+    unit, worst = Device(settings.device), 0.0
+    first, second = (
+        Inputs.draw(settings.pick(SHAPES[1], TINY_SHAPES[0]), kind, unit.device) for kind in ("scene", "all edge")
+    )
+    second.student.mul_(0.5)
+    with use_path(backend(settings)):
+        wants = [whole_step(x) for x in (first, second)]
+        replay, outputs = unit.graphed(lambda: whole_step(first))
+        for x, want in zip((first, second), wants, strict=True):
+            first.student.copy_(x.student)
+            first.labels.copy_(x.labels)
+            for out in outputs:
+                out.zero_()
+            replay()
+            unit.wait()
+            worst = max([worst, *(distance(a, b) for a, b in zip(outputs, want, strict=True))])
+    row: Row = {"worst": worst, "line": f"largest difference {worst:.1e}"}
+    return row if worst <= 1e-6 else {**row, "failed": f"a replay differs by {worst:.1e}"}
+
+
+def waiting(settings: Settings, seconds: float) -> Row:
+    """Nothing in masks, losses and gradient waits for the GPU."""
+    del seconds
+    unit = Device(settings.device)
+    x = Inputs.draw(settings.pick(SHAPES[1], TINY_SHAPES[0]), "scene", unit.device)
+    with use_path(backend(settings)):
+        whole_step(x)  # compiles
+        unit.wait()
+        with unit.without_waiting():
+            whole_step(x)
+    return {"line": "no call waits"}
+
+
+def golden_network(settings: Settings, seconds: float, *, name: str) -> Row:
+    """The outputs of one of the paper's networks, against those of the originals' own code, TF32 off."""
+    from bpkd.config import read_config
+    from bpkd.modeling import build_student
+    from tests.golden_networks import TOLERANCE as ALLOWED
+    from tests.golden_networks import differences, fill
+
+    del seconds
+    as_reference()
+    opts = ["MODEL.DEVICE", settings.device, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 19]
+    model = build_student(read_config(str(ROOT / "configs" / "networks" / f"{name}.yaml"), opts)).eval()
+    fill(model, name)
+    apart, other = differences(model, name, settings.device)
+    return judged(max(apart.values()), ALLOWED * GOLDEN_FACTOR, {"apart": apart, "other_classes": other})
+
+
+def golden_solov2(settings: Settings, seconds: float, *, name: str) -> Row:
+    """The maps of SOLOv2, against mmdetection's, TF32 off."""
+    from tests.golden_solov2 import filled_network, forward_differences
+
+    del seconds
+    as_reference()
+    model = filled_network(name).to(settings.device)
+    apart, _ = forward_differences(model, name, settings.device)
+    return judged(max(apart.values()), GOLDEN_FACTOR, {"share_of_tolerance": apart})
+
+
+def judged(value: float, limit: float, row: Row) -> Row:
+    """A row that fails where a value is above its limit or no number."""
+    row = {**row, "worst": value, "allowed": limit, "line": f"largest difference {value:.1e} (allowed {limit:.0e})"}
+    return row if value <= limit else {**row, "failed": f"differs by {value:.2e}, allowed are {limit:.0e}"}
+
+
+def curves(settings: Settings, seconds: float) -> Row:
+    """Trains a small student with BPKD on every implementation from the same start: the losses must agree.
+
+    A second run of plain PyTorch shows how far rounding alone takes two runs apart. On a GPU also in bf16 and fp16,
+    which must end near float32.
+    """
+    del seconds
+    as_reference()
+    steps, fast = settings.pick(STEPS, 3), "triton" if settings.device == "cuda" else "cpp"
+    runs = {"eager": ("eager", "off"), "eager again": ("eager", "off"), fast: (fast, "off")}
+    runs |= {f"{fast} {amp}": (fast, amp) for amp in ("bf16", "fp16") if settings.device == "cuda"}
+    found = {name: loss_curve(settings, *run, steps=steps) for name, run in runs.items()}
+    base = found["eager"]
+    begin, end = min(20, steps), max(1, steps // 5)
+    early = {k: max(abs(a / b - 1) for a, b in zip(c[:begin], base[:begin], strict=True)) for k, c in found.items()}
+    late = {k: abs(sum(c[-end:]) / sum(base[-end:]) - 1) for k, c in found.items()}
+    row: Row = {"curves": found, "steps": steps, "first_steps_apart": early, "end_apart": late}
+    # Rounding grows with the steps: the curves begin as one, later their means stay together.
+    bad = [] if early[fast] <= max(1e-3, 3 * early["eager again"]) else [f"{fast} begins otherwise"]
+    bad += [f"{name} ends elsewhere" for name, apart in late.items() if not apart <= 0.1]
+    row["line"] = f"{fast} over eager: first {begin} steps {early[fast]:.1e}, end {late[fast]:.1e} apart"
+    return {**row, "failed": f"{', '.join(bad)}; {row['line']}"} if bad else row
+
+
+def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[float]:
+    """The total loss of every step of the small CamVid pair on drawn scenes."""
+    from argparse import Namespace
+
+    from benchmark_distillers import pair
+    from detectron2.utils.events import EventStorage
+
+    from bpkd.data.procedural import make_scene
+    from bpkd.engine import DistillationTrainer
+    from bpkd.engine.step import StepTrainer
+    from bpkd.modeling import SemanticDistiller
+    from bpkd.modeling.distillation import build_distiller
+
+    from .step import PAIRS
+
+    size = settings.pick(128, 64)
+    opts = ["DISTILL.METHOD", "BPKD", "TEACHER.AMP", "off", "TEACHER.FAST", "off"]
+    arguments = {"config_file": str(PAIRS["small"]), "device": settings.device, "size": size, "opts": opts}
+    with use_path(path):
+        cfg, student, teacher = pair(Namespace(**arguments))
+        scenes = (make_scene(0, i, size, size) for i in range(8 * 4))
+        samples = [
+            {"image": torch.from_numpy(s.image).permute(2, 0, 1).contiguous(), "sem_seg": torch.from_numpy(s.labels)}
+            for s in scenes
+        ]
+        batches = [samples[i : i + 8] for i in range(0, len(samples), 8)]
+        model = SemanticDistiller(student=student, teacher=teacher, distiller=build_distiller(cfg, student, teacher))
+        endless = (batches[i % len(batches)] for i in range(steps))
+        optimizer = DistillationTrainer.build_optimizer(cfg, model.train())
+        trainer, values = StepTrainer(model, endless, optimizer, amp=amp), []
+        for trainer.iter in range(steps):
+            with EventStorage(trainer.iter):
+                trainer.run_step()
+            values.append(sum(trainer.values.values()))
+    return values
+
+
+def marked_tests(settings: Settings, seconds: float) -> Row:
+    """The tests that are marked gpu, in pytest; on a CPU they are all skipped."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-ra", "tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    print(done.stdout[-6000:], done.stderr[-2000:])
+    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
+    needed = "passed" if settings.device == "cuda" else "skipped"
+    row: Row = {"counts": counts, "line": last}
+    if done.returncode or not counts.get(needed):
+        row["failed"] = f"pytest ended with status {done.returncode}: {last}"
+    return row
+
+
+def items(settings: Settings) -> list[Item]:
+    """Kernels first, then what uses them, then whole networks."""
+    from tests.golden_networks import EIGHT
+    from tests.golden_solov2 import FORWARDS
+
+    found = []
+    for function in FUNCTIONS:
+        for dtype in TYPES if function != "class_edge_mask" else ("float32",):
+            call: Any = partial(kernels, function=function, dtype=dtype)
+            found.append(Item(f"{function} {dtype}", call, 120))
+    found += [Item("two streams", streams, 60), Item("CUDA graph", graph, 60), Item("no waiting", waiting, 60)]
+    found.append(Item(f"{settings.pick(STEPS, 3)} steps on every implementation", curves, 90))
+    eight, solov2 = (tuple(islice(names, settings.pick(99, 1))) for names in (reversed(EIGHT), FORWARDS))
+    found += [Item(f"golden {name}", partial(golden_network, name=name), 90) for name in eight]
+    found += [Item(f"golden solov2_{name}", partial(golden_solov2, name=name), 90) for name in solov2]
+    return [*found, Item("tests marked gpu", marked_tests, 120)]
+
+
+PART = Part("correct", "Correct", 60, items, parallel=True)

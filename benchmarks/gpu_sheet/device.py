@@ -1,0 +1,159 @@
+"""Time, memory, CUDA graphs and streams of a device; on a CPU the same calls without them, so that all code is walked."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+FLUSH_BYTES = 256 * 2**20  # several times the second level's cache of an H100 (50 MB) or H200 (60 MB)
+Call = Callable[[], object]
+
+
+class Device:
+    """What the measurements need of one device."""
+
+    def __init__(self, name: str) -> None:
+        """Takes a device by its name."""
+        self.device = torch.device(name)
+        self.cuda = self.device.type == "cuda"
+        self._flush = torch.empty(FLUSH_BYTES if self.cuda else 1, dtype=torch.int8, device=self.device)
+
+    def wait(self) -> None:
+        """Waits until the device has done everything."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
+    def call_ms(self, call: Call) -> float:
+        """Milliseconds of a call from start to end as a program sees it, launches included."""
+        self.wait()
+        start = time.perf_counter()
+        call()
+        self.wait()
+        return 1e3 * (time.perf_counter() - start)
+
+    def device_ms(self, call: Call) -> float:
+        """Milliseconds that the device works on a call, by events, with nothing of its inputs in the cache."""
+        if not self.cuda:
+            return self.call_ms(call)
+        self._flush.zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    def graphed(self, call: Callable[[], Sequence[Tensor]]) -> tuple[Call, Sequence[Tensor]]:
+        """Captures a call in a CUDA graph.
+
+        Args:
+            call: reads and writes the same memory each time; it is run three times before.
+
+        Returns:
+            What replays it, and the tensors that each replay writes.
+        """
+        if not self.cuda:
+            outputs = call()
+
+            def repeat() -> None:
+                for old, new in zip(outputs, call(), strict=True):
+                    old.copy_(new)
+
+            return repeat, outputs
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = call()
+        return graph.replay, outputs
+
+    def beside(self, calls: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Sequence[Tensor]]:
+        """Runs every call on a stream of its own, at the same time, and returns what they return."""
+        if not self.cuda:
+            return [call() for call in calls]
+        streams = [torch.cuda.Stream(self.device) for _ in calls]
+        for stream in streams:
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+        found = []
+        for call, stream in zip(calls, streams, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(call())
+        self.wait()
+        return found
+
+    @contextlib.contextmanager
+    def without_waiting(self) -> Iterator[None]:
+        """Makes every call that would wait for the GPU an error."""
+        if not self.cuda:
+            yield
+            return
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+    def extra_mib(self, call: Callable[[], Sequence[Tensor]]) -> float | None:
+        """MiB that a call needs at most beside what it returns and what was there before; None on a CPU."""
+        if not self.cuda:
+            return None
+        call()
+        gc.collect()
+        self.wait()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        outputs = call()
+        self.wait()
+        kept = sum(x.untyped_storage().nbytes() for x in outputs)
+        return (torch.cuda.max_memory_allocated(self.device) - before - kept) / 2**20
+
+    def peak_mib(self, call: Call) -> float | None:
+        """MiB that are allocated at most during a call, everything counted; None on a CPU."""
+        if not self.cuda:
+            return None
+        self.wait()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        call()
+        self.wait()
+        return torch.cuda.max_memory_allocated(self.device) / 2**20
+
+
+def in_turns(
+    calls: Mapping[str, Call], clock: Callable[[Call], float], *, rounds: int, seconds: float, least: int = 3
+) -> dict[str, list[float]]:
+    """Times of every call, round by round, in an order that rotates and turns round, after one round thrown away.
+
+    Args:
+        calls: what to time.
+        clock: times one call.
+        rounds: at most.
+        seconds: after which no further round begins, where ``least`` rounds are there.
+        least: rounds to measure in any case.
+    """
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    names, end = list(calls), time.monotonic() + seconds
+    for index in range(-1, rounds):
+        if index >= least and time.monotonic() > end:
+            break
+        turn = index % len(names)
+        for name in (names[turn:] + names[:turn])[:: -1 if index % 2 else 1]:
+            spent = clock(calls[name])
+            if index >= 0:
+                found[name].append(spent)
+    return found
+
+
+def ratio(times: Mapping[str, Sequence[float]], name: str, other: str) -> float:
+    """Median of the rounds' own ratios of one call's time to another's."""
+    return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))

@@ -1,0 +1,94 @@
+"""What a part of the sheet is made of: its settings, its items, and what an item returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user asked for.
+
+    Attributes:
+        device: "cuda" or "cpu".
+        tiny: small shapes and networks, a few steps: to walk through the code, not to measure.
+        out: folder of the records.
+        work: folder for runs and other files that are no result.
+        data: DATASETS.ROOT that holds CamVid; None: the training uses drawn scenes.
+        peers: folder in which mmsegmentation was installed; None: its rows are left out.
+    """
+
+    device: str
+    tiny: bool
+    out: Path
+    work: Path
+    data: Path | None = None
+    peers: Path | None = None
+
+    def pick(self, full: Any, tiny: Any) -> Any:
+        """Returns ``tiny`` where everything is to be small, else ``full``."""
+        return tiny if self.tiny else full
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to find out, in a process of its own.
+
+    Attributes:
+        name: unique in its part.
+        call: ``call(settings, seconds)`` returns a JSON-able row; ``seconds`` are left for it. The row's "line" is
+            printed, its "failed" (a sentence) makes the item fail though it returned.
+        seconds: after which it is stopped.
+        needs: names of items of the part that must have passed, in this call or an earlier one.
+    """
+
+    name: str
+    call: Callable[[Settings, float], Row]
+    seconds: float
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A chapter of the sheet.
+
+    Attributes:
+        name: of its file and for ``--only``.
+        title: for the report.
+        seconds: its share of nine minutes; 0: what the others leave.
+        items: builds its items.
+        goals: reads the judged figures from its finished rows by item name.
+        parallel: its items may run beside each other: nothing is timed.
+    """
+
+    name: str
+    title: str
+    seconds: float
+    items: Callable[[Settings], list[Item]]
+    goals: Callable[[dict[str, Row]], list[Goal]] = field(default=lambda rows: [])
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure that was aimed at: ``value`` at most ``limit``, or at least that."""
+
+    text: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the figure reaches the goal."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def row(self) -> Row:
+        """Returns the goal for a record."""
+        sign = ">=" if self.at_least else "<="
+        return {"goal": self.text, "value": self.value, "limit": f"{sign} {self.limit:g}", "met": self.met}

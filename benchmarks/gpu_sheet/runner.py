@@ -1,0 +1,278 @@
+"""Runs the parts: every item in a process of its own with a time limit, every result written as soon as it is there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from bpkd.analysis.records import environment
+
+from .items import Item, Part, Row, Settings
+
+NINE_MINUTES = 540.0
+POLL_SECONDS = 0.05
+PROBE_SECONDS = 90.0
+Say = Callable[[str], None]
+
+
+@dataclass
+class Running:
+    """An item that is being run."""
+
+    item: Item
+    process: BaseProcess
+    began: float
+    ends: float
+    answer: Path
+
+
+class Sheet:
+    """One call of the sheet."""
+
+    def __init__(self, settings: Settings, *, seconds: float, resume: bool, say: Say) -> None:
+        """Prepares the folders.
+
+        Args:
+            settings: what was asked for.
+            seconds: in which everything is to end.
+            resume: keep what an earlier call has found, and go on.
+            say: gets every line that the user is to see.
+        """
+        self.settings, self.seconds, self.resume, self.say = settings, seconds, resume, say
+        self.ends = time.monotonic() + seconds
+        self.facts: Row = {}
+        self.context: BaseContext = multiprocessing.get_context("fork")
+        for folder in (settings.out, settings.work):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, parts: Sequence[Part]) -> int:
+        """Runs the parts in their order; returns 0 where every item passed, else 1."""
+        with ended_by_signals():
+            self.facts = self.probe()
+            counts = [self.run_part(part, later=parts[i + 1 :]) for i, part in enumerate(parts)]
+        passed, whole = (sum(c[i] for c in counts) for i in (0, 1))
+        self.say(f"{passed} of {whole} items passed; records: {self.settings.out}")
+        return 0 if passed == whole else 1
+
+    def probe(self) -> Row:
+        """Returns the environment as a child process sees it; the parent must not touch the GPU before it forks.
+
+        Raises:
+            RuntimeError: no process can use the device.
+        """
+        reason = ""
+        for method in ("fork", "spawn"):
+            self.context = multiprocessing.get_context(method)
+            item = Item("probe", look_at_device, PROBE_SECONDS)
+            state = self.run_alone("probe", item)
+            if state["status"] == "passed":
+                return {**state["result"], "start_method": method}
+            reason = state.get("error", state["status"])
+        raise RuntimeError(f"--device {self.settings.device}: expected a device that computes, got: {reason}")
+
+    def run_alone(self, part: str, item: Item) -> Row:
+        """Runs one item and returns its state."""
+        running = self.start(part, item, time.monotonic() + item.seconds)
+        while running.process.is_alive() and time.monotonic() < running.ends:
+            time.sleep(POLL_SECONDS)
+        return self.finish(running)
+
+    def limit_of(self, part: Part, later: Sequence[Part]) -> float:
+        """Returns when a part has to end: after its share, or where it takes what is left, before the later ones."""
+        share = self.seconds / NINE_MINUTES
+        if part.seconds:
+            return min(self.ends, time.monotonic() + share * part.seconds)
+        return self.ends - share * sum(p.seconds for p in later)
+
+    def run_part(self, part: Part, later: Sequence[Part] = ()) -> tuple[int, int]:
+        """Runs a part; returns how many of its items have passed, and how many it has."""
+        began, ends = time.monotonic(), self.limit_of(part, later)
+        items = part.items(self.settings)
+        record = self.record(part)
+        done: dict[str, Row] = record["items"]
+        waiting = [item for item in items if done.get(item.name, {}).get("status") != "passed"]
+        for item in waiting:
+            done.pop(item.name, None)
+        running: list[Running] = []
+        try:
+            while waiting or running:
+                self.start_more(part, waiting, running, done, ends)
+                time.sleep(POLL_SECONDS)
+                for one in [r for r in running if not r.process.is_alive() or time.monotonic() > r.ends]:
+                    running.remove(one)
+                    done[one.item.name] = state = self.finish(one)
+                    self.write(part, record, items, began)
+                    self.say(item_line(part.name, one.item.name, state))
+        finally:
+            for one in running:
+                stop(one.process)
+                done[one.item.name] = {"status": "stopped", "seconds": round(time.monotonic() - one.began, 1)}
+            for item in waiting:
+                done.setdefault(item.name, {"status": "not reached"})
+            self.write(part, record, items, began)
+        passed = sum(done[item.name]["status"] == "passed" for item in items)
+        self.say(f"{part.name}: {passed} of {len(items)} passed in {time.monotonic() - began:.0f} s{self.judged(part)}")
+        return passed, len(items)
+
+    def start_more(
+        self, part: Part, waiting: list[Item], running: list[Running], done: dict[str, Row], ends: float
+    ) -> None:
+        """Starts what may begin now; what cannot run any more gets its state."""
+        most = max(1, min(8, usable_cores() // 2)) if part.parallel else 1
+        for item in list(waiting):
+            now = time.monotonic()
+            states = {name: done[name]["status"] for name in item.needs if name in done}
+            lacking = [name for name, status in states.items() if status != "passed"]
+            if now >= ends or lacking:
+                why = f"needs {lacking[0]}" if lacking else "no time was left"
+                waiting.remove(item)
+                done[item.name] = {"status": "not reached", "error": why}
+                self.say(item_line(part.name, item.name, done[item.name]))
+            elif len(running) < most and len(states) == len(item.needs):
+                waiting.remove(item)
+                running.append(self.start(part.name, item, min(ends, now + item.seconds)))
+
+    def start(self, part: str, item: Item, ends: float) -> Running:
+        """Starts one item in a process."""
+        answer = self.settings.work / "answers" / f"{part}-{item.name.replace(' ', '_').replace('/', '_')}.json"
+        answer.parent.mkdir(parents=True, exist_ok=True)
+        answer.unlink(missing_ok=True)
+        began = time.monotonic()
+        arguments = (item.call, self.settings, ends - began, answer, f"{part}: {item.name}")
+        process: Any = self.context.Process(target=work, args=arguments)  # type: ignore[attr-defined]
+        process.start()
+        return Running(item, process, began, ends, answer)
+
+    def finish(self, running: Running) -> Row:
+        """Ends an item's process and returns its state."""
+        late = running.process.is_alive()
+        stop(running.process)
+        spent = time.monotonic() - running.began
+        state: Row = {"status": "died", "error": f"its process ended with status {running.process.exitcode}"}
+        if late:
+            state = {"status": "too long", "error": f"stopped after {spent:.1f} s"}
+        if running.answer.is_file():
+            state = json.loads(running.answer.read_text())
+        return {**state, "seconds": round(spent, 2)}
+
+    def record(self, part: Part) -> Row:
+        """Returns the part's record: an earlier call's items, this call's environment."""
+        path = self.settings.out / f"{part.name}.json"
+        kept: Row = {}
+        if self.resume and path.is_file():
+            kept = json.loads(path.read_text())["items"]
+            for state in kept.values():
+                state.setdefault("commit", json.loads(path.read_text())["environment"]["commit"])
+        asked = {"device": self.settings.device, "tiny": self.settings.tiny, "minutes": self.seconds / 60}
+        return {"part": part.name, "environment": self.facts, "settings": asked, "items": kept}
+
+    def write(self, part: Part, record: Row, items: Sequence[Item], began: float) -> None:
+        """Writes the part's record, whole or not at all, its items in their order."""
+        done: dict[str, Row] = record["items"]
+        order = [item.name for item in items if item.name in done]
+        rest = [name for name in done if name not in order]
+        goals = [goal.row() for goal in part.goals(results(done))] if not self.settings.tiny else []
+        whole = {**record, "seconds": round(time.monotonic() - began, 1), "goals": goals}
+        whole["items"] = {name: done[name] for name in (*order, *rest)}
+        path = self.settings.out / f"{part.name}.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(whole, indent=1) + "\n")
+        temporary.replace(path)
+
+    def judged(self, part: Part) -> str:
+        """Returns how many goals were met, for the part's line."""
+        goals = json.loads((self.settings.out / f"{part.name}.json").read_text())["goals"]
+        return f"; {sum(g['met'] for g in goals)} of {len(goals)} goals met" if goals else ""
+
+
+def results(done: dict[str, Row]) -> dict[str, Row]:
+    """Returns what the passed items returned, by name."""
+    return {name: state["result"] for name, state in done.items() if state["status"] == "passed"}
+
+
+def item_line(part: str, name: str, state: Row) -> str:
+    """Returns the line that tells an item's outcome."""
+    text = state.get("result", {}).get("line") if state["status"] == "passed" else state.get("error", "")
+    return f"  {part}: {name}: {state['status']} ({state.get('seconds', 0):.1f} s){': ' + text if text else ''}"
+
+
+def usable_cores() -> int:
+    """Returns the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def look_at_device(settings: Settings, seconds: float) -> Row:
+    """Computes one number on the device, and describes where it runs."""
+    import torch
+
+    del seconds
+    assert float((torch.ones(8, device=settings.device) * 2).sum()) == 16
+    return environment()
+
+
+def work(
+    call: Callable[[Settings, float], Row], settings: Settings, seconds: float, answer: Path, title: str
+) -> None:
+    """Body of an item's process: runs it with its output in sheet.log and writes its state."""
+    os.setsid()  # so that its own child processes can be stopped with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    log = os.open(settings.out / "sheet.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    sys.stdout = sys.stderr = os.fdopen(os.dup(log), "w", buffering=1)
+    print(f"=== {title}", flush=True)
+    try:
+        result = call(settings, seconds)
+        failed = result.pop("failed", None)
+        state: Row = {"status": "failed", "error": failed} if failed else {"status": "passed"}
+        state["result"] = result
+    except BaseException as error:
+        lines = traceback.format_exception_only(error)
+        state = {"status": "failed", "error": lines[-1].strip()[:500], "traceback": traceback.format_exc()[-8000:]}
+        print(state["traceback"], flush=True)
+    temporary = answer.with_suffix(".tmp")
+    temporary.write_text(json.dumps(state))
+    temporary.replace(answer)
+    sys.stdout.flush()
+    os._exit(0)  # whatever a broken device would still do at exit
+
+
+def stop(process: BaseProcess) -> None:
+    """Ends an item's process and those that it has started."""
+    pid = process.pid
+    assert pid
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, number)
+        process.join(2)
+        if not process.is_alive():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # children that outlived it
+            return
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Turns SIGTERM into KeyboardInterrupt, so that the records are written and the processes ended."""
+
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(f"signal {number}")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

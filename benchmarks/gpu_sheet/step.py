@@ -1,0 +1,409 @@
+"""Part 4: whole training steps of the paper's pairs: alone, with the teacher, with each distiller, each way to run."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmark_distillers import ALONE, BASE, METHODS, NoTerms, endless, freeze, runner, step
+from benchmark_losses import make_labels
+from benchmark_parts import channel_wise
+from fast_targets import literal_cross_entropy
+from torch import Tensor, nn
+
+from bpkd.config import read_config
+from bpkd.engine import DistillationTrainer
+from bpkd.engine.step import StepTrainer
+from bpkd.modeling import build_student
+from bpkd.modeling.precision import AMP_DTYPES
+from bpkd.modeling.teacher import FrozenTeacher
+
+from .device import Call, Device, in_turns, ratio
+from .items import Goal, Item, Part, Row, Settings
+
+CONFIGS = Path(__file__).resolve().parents[2] / "projects" / "BPKD" / "configs"
+PAIRS = {
+    "pspnet": CONFIGS / "ade20k" / "pspnet_r18__pspnet_r101.yaml",
+    "hrnet": CONFIGS / "ade20k" / "hrnet_w18s__hrnet_w48.yaml",
+    "cityscapes": CONFIGS / "cityscapes" / "pspnet_r18__pspnet_r101.yaml",
+    "small": CONFIGS / "camvid" / "small__bpkd.yaml",
+    "camvid": CONFIGS / "camvid" / "pspnet_r18__pspnet_r101__bpkd.yaml",
+    "camvid teacher": CONFIGS.parents[2] / "configs" / "camvid" / "pspnet_r101.yaml",  # a network alone
+    "solov2": CONFIGS / "coco" / "solov2_light_r18__solov2_x101_dcn__bpkd_1x.yaml",
+}
+RIVAL, RIVAL_NETWORKS = "mmrazor's form", "mmrazor's form, mmsegmentation's networks"
+SLIM = ("MODEL.RESNET_V1C.WIDTH_MULTIPLIER", 0.0625, "MODEL.SEM_SEG_HEAD.CHANNELS", 16, "MODEL.AUX_HEAD.CHANNELS", 8)
+SLIM_HRNET = ("MODEL.HRNET.WIDTH_MULTIPLIER", 0.125, "MODEL.SEM_SEG_HEAD.CHANNELS", 16)
+Size = tuple[int, int]
+
+
+class Pair:
+    """A student, a teacher with random weights and a batch; weights do not change a time."""
+
+    def __init__(self, settings: Settings, name: str, size: Size, batch: int, *, opts: tuple[Any, ...] = ()) -> None:
+        """Builds both networks of a pair.
+
+        Args:
+            settings: device, and whether everything is to be small.
+            name: of `PAIRS`.
+            size: height and width of the images.
+            batch: images.
+            opts: KEY VALUE pairs for both configs.
+        """
+        self.size, batch = settings.pick(size, (64, 64)), settings.pick(batch, 2)
+        slim = settings.pick((), SLIM_HRNET if name == "hrnet" else SLIM)
+        opts = ("MODEL.DEVICE", settings.device, *slim, *opts)
+        self.cfg = read_config(str(PAIRS[name]), ["INPUT.CROP_SIZE", list(self.size), *opts])
+        torch.manual_seed(0)
+        self.student, self.network = build_student(self.cfg), nn.Identity()
+        self.student.accelerate(channels_last=self.cfg.MODEL.CHANNELS_LAST, compiled=self.cfg.MODEL.COMPILE)
+        if self.cfg.TEACHER.CONFIG_FILE:
+            self.network = build_student(read_config(self.cfg.TEACHER.CONFIG_FILE, [*self.cfg.TEACHER.OPTS, *opts]))
+            self.network.drop_auxiliary()
+        self.batch = draw_batch(batch, self.size, self.student.num_classes)
+        self.device = settings.device
+
+    def teacher(self, fast: str, amp: str) -> FrozenTeacher:
+        """The teacher as TEACHER.FAST and TEACHER.AMP would run it."""
+        arguments = Namespace(device=self.device, size=max(self.size))
+        return freeze(copy.deepcopy(self.network), fast, amp, arguments)
+
+    def step(self, method: str, teacher: FrozenTeacher, amp: str) -> Call:
+        """The trainer's own step of a method."""
+        return step(method, self.cfg, self.student, teacher, self.batch, amp=amp)
+
+
+def draw_batch(count: int, size: Size, classes: int) -> list[dict[str, Tensor]]:
+    """Seeded noise and scene-like labels, as the loader would deliver them."""
+    labels = make_labels(count, max(size), classes)[:, : size[0], : size[1]].contiguous()
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8) for _ in labels]
+    return [{"image": image, "sem_seg": label} for image, label in zip(images, labels, strict=True)]
+
+
+def timed(settings: Settings, seconds: float, calls: dict[str, Call], images: int, against: str) -> Row:
+    """Times the calls in turns: milliseconds, images per second, ratio to one of them, peak memory."""
+    unit = Device(settings.device)
+    memory = {name: unit.peak_mib(call) for name, call in calls.items()}
+    begin = time.monotonic()
+    times = in_turns(calls, unit.call_ms, rounds=settings.pick(21, 2), seconds=max(1, seconds - 3), least=2)
+    rows = {}
+    for name, spent in times.items():
+        median = statistics.median(spent)
+        rows[name] = {
+            "ms": median,
+            "spread_ms": [min(spent), max(spent)],
+            "images_s": 1e3 * images / median,
+            "ratio": ratio(times, name, against),
+            "peak_mib": memory[name],
+        }
+    found: Row = {"rows": rows, "against": against, "rounds": len(times[against]), "images": images}
+    found["measured_seconds"] = time.monotonic() - begin
+    return {**found, "line": "; ".join(f"{name} {row['ms']:.1f} ms" for name, row in list(rows.items())[:4])}
+
+
+def steps(
+    settings: Settings,
+    seconds: float,
+    *,
+    name: str,
+    size: Size,
+    batch: int,
+    amp: str,
+    methods: tuple[str, ...],
+    fast: str = "auto",
+    tf32: bool = True,
+    opts: tuple[Any, ...] = (),
+) -> Row:
+    """Times the step of a pair: the student alone, with the teacher, and with each distiller."""
+    begin = time.monotonic()
+    set_tf32(tf32)
+    pair = Pair(settings, name, size, batch, opts=opts)
+    teacher = pair.teacher(fast, amp if amp != "off" else "off")
+    calls = {method: pair.step(method, teacher, amp) for method in (ALONE, BASE, *methods)}
+    left = seconds - (time.monotonic() - begin)
+    row = timed(settings, left, calls, len(pair.batch), BASE)
+    return row | {"amp": amp, "tf32": tf32, "teacher": f"{fast}, {teacher.amp}", "size": list(pair.size)}
+
+
+def set_tf32(on: bool) -> None:
+    """Lets float32 products and convolutions run in TF32, as the configs do, or not; and chooses kernels by timing."""
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+    torch.backends.cudnn.benchmark = True
+
+
+def rival(settings: Settings, seconds: float, *, amp: str) -> Row:
+    """BPKD's step as this project runs it, beside the same pair's in mmrazor's form, in the same precision.
+
+    mmrazor's form: the teacher without gradient in the student's autocast, cross entropy of both heads at label size,
+    channel-wise distillation, all in plain PyTorch; also with mmsegmentation's networks where they were given.
+    """
+    begin = time.monotonic()
+    set_tf32(True)
+    pair = Pair(settings, "cityscapes", (512, 512), 8)
+    calls = {
+        "BPKD": pair.step("BPKD", pair.teacher("auto", amp), amp),
+        "CWD": pair.step("CWD", pair.teacher("auto", amp), amp),
+        RIVAL: plain_loop(pair, pair.student, pair.network, our_logits, amp),
+    }
+    if settings.peers is not None:
+        calls[RIVAL_NETWORKS] = mmseg_loop(settings, pair, amp)
+    left = seconds - (time.monotonic() - begin)
+    row = timed(settings, left, calls, len(pair.batch), RIVAL)
+    return row | {"amp": amp, "tf32": True, "size": list(pair.size)}
+
+
+def our_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Logits of the decode and of the auxiliary head."""
+    output = model.predict(images)
+    return output.logits, output.aux
+
+
+def mmseg_loop(settings: Settings, pair: Pair, amp: str) -> Call:
+    """The plain loop over mmsegmentation's own networks."""
+    import sys
+
+    from mmseg_networks import build_mmseg, import_mmseg, mmseg_logits
+
+    sys.path.append(str(settings.peers))
+    import_mmseg()
+    classes = pair.student.num_classes
+    networks = [build_mmseg(name, classes).to(settings.device) for name in ("pspnet_r18", "pspnet_r101")]
+    return plain_loop(pair, *networks, mmseg_logits, amp)
+
+
+def plain_loop(pair: Pair, student: nn.Module, teacher: nn.Module, logits: Callable[..., Any], amp: str) -> Call:
+    """One step in mmrazor's form, of copies of the networks."""
+    student, teacher = copy.deepcopy(student).train(), copy.deepcopy(teacher).eval().requires_grad_(False)
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-2, momentum=0.9, weight_decay=5e-4)
+    device = torch.device(pair.device)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        images = torch.stack([item["image"] for item in pair.batch]).to(device).sub(120.0).div(57.0)
+        labels = torch.stack([item["sem_seg"] for item in pair.batch]).to(device).long()
+        with torch.autocast(device.type, AMP_DTYPES[amp], enabled=amp != "off"):
+            decode, aux = logits(student, images)
+            with torch.no_grad():
+                target, _ = logits(teacher, images)
+        loss = literal_cross_entropy(decode.float(), labels) + 3.0 * channel_wise(decode.float(), target.float())
+        if aux is not None:
+            loss = loss + 0.4 * literal_cross_entropy(aux.float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def teachers(settings: Settings, seconds: float, *, ways: tuple[tuple[str, str], ...]) -> Row:
+    """Times BPKD's step with every way to run the teacher: (TEACHER.FAST, TEACHER.AMP)."""
+    begin = time.monotonic()
+    set_tf32(True)
+    pair = Pair(settings, "pspnet", (512, 512), 8)
+    calls, refused = {}, {}
+    for fast, amp in ways:
+        name = f"FAST {fast}, AMP {amp}"
+        try:
+            calls[name] = pair.step("BPKD", pair.teacher(fast, amp), "bf16")
+        except ValueError as error:  # needs a GPU
+            refused[name] = str(error)
+    left = seconds - (time.monotonic() - begin)
+    row = timed(settings, left, calls, len(pair.batch), next(iter(calls)))
+    return row | {"amp": "bf16", "tf32": True, "size": list(pair.size), "refused": refused}
+
+
+def layouts(settings: Settings, seconds: float, *, compiled: bool) -> Row:
+    """Times BPKD's step with the student in each memory layout, or compiled."""
+    begin = time.monotonic()
+    set_tf32(True)
+    switches: dict[str, tuple[Any, ...]] = {"as it is": ()}
+    if compiled:
+        switches["compiled"] = ("MODEL.COMPILE", settings.device == "cuda")
+    else:
+        switches["channels_last"] = ("MODEL.CHANNELS_LAST", True)
+    calls: dict[str, Call] = {}
+    for name, opts in switches.items():
+        pair = Pair(settings, "pspnet", (512, 512), 8, opts=opts)
+        calls[name] = pair.step("BPKD", pair.teacher("auto", "bf16"), "bf16")
+    left = seconds - (time.monotonic() - begin)
+    row = timed(settings, left, calls, len(pair.batch), "as it is")
+    return row | {"amp": "bf16", "tf32": True, "size": list(pair.size)}
+
+
+def profile(settings: Settings, seconds: float) -> Row:
+    """Looks into five steps of BPKD: the kernels that take longest, and how much of the time the device works."""
+    del seconds
+    set_tf32(True)
+    unit, pair = Device(settings.device), Pair(settings, "pspnet", (512, 512), 8)
+    call = pair.step("BPKD", pair.teacher("auto", "bf16"), "bf16")
+    for _ in range(settings.pick(5, 1)):
+        call()
+    unit.wait()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if unit.cuda:
+        activities = [torch.profiler.ProfilerActivity.CUDA]  # of the CPU's nothing: recording it slows the launches
+    count = settings.pick(5, 1)
+    with torch.profiler.profile(activities=activities) as recorded:
+        for _ in range(count):
+            call()
+        unit.wait()
+    kind = torch.autograd.DeviceType.CUDA if unit.cuda else torch.autograd.DeviceType.CPU
+    events = [e for e in recorded.events() if e.device_type == kind]
+    spans = [(e.time_range.start, e.time_range.end, e.name) for e in events]
+    busy, span, gap = busy_share(spans)
+    kernels = longest(spans)
+    row: Row = {"busy": busy, "span_ms": span / 1e3 / count, "largest_gap_ms": gap / 1e3, "kernels": kernels}
+    row["line"] = f"busy {100 * busy:.1f} % of {row['span_ms']:.1f} ms a step, largest gap {row['largest_gap_ms']:.2f} ms"
+    return row if spans else {**row, "failed": "the profiler saw no kernel"}
+
+
+def busy_share(spans: list[tuple[float, float, str]]) -> tuple[float, float, float]:
+    """Returns the share of time in which at least one of the spans runs, the whole time, and the largest gap."""
+    if not spans:
+        return 0.0, 0.0, 0.0
+    ordered = sorted(spans)
+    first, reached, worked, gap = ordered[0][0], ordered[0][0], 0.0, 0.0
+    for start, end, _ in ordered:
+        gap = max(gap, start - reached)
+        worked += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return worked / max(reached - first, 1e-9), reached - first, gap
+
+
+def longest(spans: list[tuple[float, float, str]], count: int = 10) -> list[Row]:
+    """Returns the names with the largest sums: their share of all sums, and how often they ran."""
+    sums: dict[str, list[float]] = {}
+    for start, end, name in spans:
+        sums.setdefault(name, []).append(end - start)
+    whole = sum(sum(values) for values in sums.values())
+    order = sorted(sums, key=lambda name: -sum(sums[name]))[:count]
+    return [
+        {"kernel": name[:160], "share": sum(sums[name]) / max(whole, 1e-9), "calls": len(sums[name])} for name in order
+    ]
+
+
+def solov2(settings: Settings, seconds: float) -> Row:
+    """Times SOLOv2 light's step: alone, with its X101 teacher, and with KD, CWD and BPKD."""
+    from benchmark_solov2 import make_instances
+
+    from bpkd.modeling import InstanceDistiller
+    from bpkd.modeling.solov2.distillation import build_instance_terms
+    from bpkd.modeling.solov2.teacher import FrozenSOLOv2
+
+    begin = time.monotonic()
+    set_tf32(True)
+    size, count = settings.pick((448, 672), (64, 96)), settings.pick(8, 2)
+    opts = ["MODEL.DEVICE", settings.device]
+    cfg = read_config(str(PAIRS["solov2"]), opts)
+    slim = settings.pick([], ["MODEL.RESNETS.WIDTH_PER_GROUP", 1])
+    teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, [*cfg.TEACHER.OPTS, *opts, *slim])
+    torch.manual_seed(0)
+    first, network = build_student(cfg), build_student(teacher_cfg)
+    generator = torch.Generator().manual_seed(0)
+    batch = [
+        {
+            "image": torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8),
+            "instances": make_instances(7, size, seed),
+        }
+        for seed in range(count)
+    ]
+    amp = settings.pick("bf16", "off")
+    calls: dict[str, Call] = {}
+    for name in settings.pick((ALONE, BASE, "KD", "CWD", "BPKD"), (ALONE, BASE, "BPKD")):
+        student, parts = copy.deepcopy(first), {}
+        if name != ALONE:
+            teacher = FrozenSOLOv2(network, inputs="same_ranges", amp=amp)
+            cfg.DISTILL.METHOD = name if name != BASE else "BPKD"
+            terms = build_instance_terms(cfg, student, teacher)
+            parts = {"teacher": teacher, "distiller": NoInstanceTerms() if name == BASE else terms}
+        model = InstanceDistiller(student=student, **parts).train()
+        optimizer = DistillationTrainer.build_optimizer(cfg, model)
+        calls[name] = runner(StepTrainer(model, endless(batch), optimizer, amp=amp))
+    left = seconds - (time.monotonic() - begin)
+    return timed(settings, left, calls, count, BASE) | {"amp": amp, "tf32": True, "size": list(size)}
+
+
+class NoInstanceTerms(NoTerms):
+    """Stands where the terms of instances would: the teacher answers, nothing is compared."""
+
+    def forward(self, *_: object, **__: object) -> Any:
+        """Returns no term and no level."""
+        return {}, {}
+
+
+def loader(settings: Settings, seconds: float) -> Row:
+    """Counts the images that the training loader delivers with eight workers on CamVid or drawn scenes."""
+    from bpkd.data import build_train_loader, register_datasets
+
+    from .train import data_options
+
+    cfg = read_config(str(PAIRS["small"]), [*data_options(settings), "MODEL.DEVICE", settings.device])
+    cfg.DATALOADER.NUM_WORKERS = settings.pick(8, 1)
+    register_datasets(cfg)
+    batches, count = iter(build_train_loader(cfg)), 0
+    for _ in range(2 * cfg.DATALOADER.NUM_WORKERS):
+        next(batches)  # the workers begin
+    begin, end = time.monotonic(), settings.pick(min(5.0, seconds / 2), 0.5)
+    while time.monotonic() < begin + end:
+        count += len(next(batches))
+    rate = count / (time.monotonic() - begin)
+    row = {"images_s": rate, "workers": cfg.DATALOADER.NUM_WORKERS, "crop": list(cfg.INPUT.CROP_SIZE)}
+    return row | {"line": f"{rate:.0f} images/s with {row['workers']} workers"}
+
+
+def goals(rows: dict[str, Row]) -> list[Goal]:
+    """The judged figures."""
+    found = []
+    first = rows.get(FIRST)
+    if first:
+        found.append(Goal("BPKD's step over student + teacher, bf16", first["rows"]["BPKD"]["ratio"], 1.02))
+    for amp in ("bf16", "off"):
+        row = rows.get(f"{RIVAL}, {amp}")
+        if row:
+            faster = 1 / row["rows"]["BPKD"]["ratio"]
+            found.append(Goal(f"BPKD's throughput over {RIVAL}, AMP {amp}", faster, 1.3, at_least=True))
+    if "profile" in rows:
+        found.append(Goal("share of time in which the GPU works", rows["profile"]["busy"], 0.95, at_least=True))
+    return found
+
+
+FIRST = "pspnet 512x512 batch 8 bf16"
+FEW = ("KD", "CWD", "BPKD")
+
+
+def items(settings: Settings) -> list[Item]:
+    """In order of worth."""
+    square: dict[str, Any] = {"name": "pspnet", "size": (512, 512), "batch": 8}
+    wide: dict[str, Any] = {"name": "cityscapes", "size": (512, 1024), "batch": 2}
+    plain = (("off", "off"), ("off", "bf16"), ("fold", "bf16"), ("fold+channels_last", "bf16"), ("auto", "off"),
+             ("fold+channels_last+stream", "bf16"))  # fmt: skip
+    methods = settings.pick(METHODS, FEW)
+    return [
+        Item(FIRST, partial(steps, **square, amp="bf16", methods=methods), 20),
+        Item(f"{RIVAL}, bf16", partial(rival, amp="bf16"), 15),
+        Item("profile", profile, 15),
+        Item("teacher", partial(teachers, ways=plain), 15),
+        Item("pspnet 512x1024 batch 2 bf16", partial(steps, **wide, amp="bf16", methods=FEW), 10),
+        Item("pspnet 512x512 batch 8 TF32", partial(steps, **square, amp="off", fast="off", methods=FEW), 15),
+        Item(f"{RIVAL}, off", partial(rival, amp="off"), 15),
+        Item("channels_last", partial(layouts, compiled=False), 12),
+        Item("solov2 light 448x672 batch 8", solov2, 15),
+        Item("loader", loader, 12),
+        Item("hrnet 512x512 batch 8 bf16", partial(steps, name="hrnet", size=(512, 512), batch=8, amp="bf16",
+                                                   methods=FEW), 15),
+        Item("teacher in CUDA graphs", partial(teachers, ways=(("auto", "off"), ("fold+channels_last+graphs", "bf16"))), 60),
+        Item("compiled student", partial(layouts, compiled=True), 60),
+        Item("pspnet 512x512 batch 8 float32", partial(steps, **square, amp="off", fast="off", tf32=False, methods=FEW), 15),
+    ]  # fmt: skip
+
+
+PART = Part("step", "The step", 90, items, goals)
