@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pre_mask": "none",
         "ramp_iters": 0,
     },
-    # Reduced by an average: the edge term is the mean over images, classes and cells.
+    # The supplement's average reduction: the edge term is the mean over images, classes and cells.
     "paper": {
         "edge_weight": 50.0,
         "body_weight": 20.0,
