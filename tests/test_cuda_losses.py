@@ -38,6 +38,7 @@ def step(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tens
     leaf = student.detach().requires_grad_()
     mask = class_edge_mask(labels, leaf.shape[1], 7, (leaf.shape[2], leaf.shape[3]))
     losses = [*boundary_kd(leaf, teacher, mask), channel_kd(leaf, teacher), pixel_kd(leaf, teacher)]
+    losses += boundary_kd(leaf, teacher, mask, normalizer="average", weights=(50.0, 20.0))
     losses.append(upsampled_cross_entropy(leaf, labels))
     values = torch.stack(losses)
     return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]

@@ -89,11 +89,24 @@ def test_bpkd_is_its_functions() -> None:
     assert float(got["loss_kd_body"].detach()) == pytest.approx(20 * float(body.detach()), rel=TOLERANCE[torch.float32])
 
 
+def test_bpkd_of_the_preset_paper_averages_the_edge_term() -> None:
+    student, teacher, target = outputs()
+    got = BPKD(preset="paper", kernel_size=5, num_classes=5)(student, teacher, target)
+    mask = class_edge_mask(target, 5, 5, (8, 8))
+    p, q = ((x.logits.detach() * mask).log_softmax(1) for x in (teacher, student))
+    edge = 50 * (2 * (p.exp() * (p - q)).sum(1, keepdim=True) * mask).mean()
+    p, q = ((x.logits.detach() * (1 - mask)).flatten(2).log_softmax(2) for x in (teacher, student))
+    body = 20 * (p.exp() * (p - q)).sum() / (2 * 5)
+    assert float(got["loss_kd_edge"].detach()) == pytest.approx(float(edge), rel=TOLERANCE[torch.float32])
+    assert float(got["loss_kd_body"].detach()) == pytest.approx(float(body), rel=TOLERANCE[torch.float32])
+
+
 def test_bpkd_preset_fills_what_is_left_open() -> None:
     assert BPKD(preset="literal", edge_weight=0.3).edge_weight == 0.3
     assert BPKD(preset="literal").body_weight == 20.0
-    with pytest.raises(ValueError, match=r"preset .*: expected one of \['instances', 'literal', 'safe'\]"):
-        BPKD(preset="paper")
+    assert BPKD().normalizer == "classes"
+    with pytest.raises(ValueError, match=r"preset .*: expected one of \['instances', 'literal', 'paper', 'safe'\]"):
+        BPKD(preset="printed")
 
 
 def test_bpkd_ramp_grows_to_the_full_weight() -> None:

@@ -147,10 +147,21 @@ def test_independent_classes_reach_kd_and_bpkd() -> None:
     assert torch.equal(terms["loss_kd_body"], channel_kd(student, teacher))
 
 
+@pytest.mark.parametrize("independent", [False, True])
+def test_average_of_an_instances_map(independent: bool) -> None:
+    student, teacher = logits(2, 6, 4, 5)
+    maps = EdgeMaps(torch.rand(2, 1, 4, 5), torch.ones(2, 1, 4, 5))
+    outputs = [SegOutput(x, independent=independent) for x in (student, teacher)]
+    terms = BPKD(preset="instances", normalizer="average", edge_weight=3.0)(*outputs, maps)
+    divergence = class_divergence(student, teacher, independent=independent)[:, None]
+    assert torch.allclose(terms["loss_kd_edge"], 3 * 2 * (divergence * maps.edge).mean(), rtol=1e-5)  # alpha is 2
+    assert torch.equal(terms["loss_kd_body"], 2 * channel_kd(student, teacher))
+
+
 def test_labels_and_their_own_maps_are_one() -> None:
     student, teacher = (SegOutput(x) for x in logits(2, 5, 8, 8))
     labels = torch.randint(0, 5, (2, 32, 32), generator=torch.Generator().manual_seed(3))
-    for preset in ("safe", "literal"):
+    for preset in ("safe", "literal", "paper"):
         bpkd = BPKD(preset=preset, kernel_size=5, num_classes=5)
         maps = EdgeMaps(class_edge_mask(labels, 5, 5, (8, 8)))
         a, b = bpkd(student, teacher, labels), bpkd(student, teacher, maps)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, gradient_norm, pixel_kd
+from bpkd.functional.boundary_kd import NORMALIZERS
 from bpkd.functional.divergence import kl_divergence
 from tests.conftest import TOLERANCE
 from tests.oracle import literal_boundary_kd
@@ -88,7 +89,7 @@ def test_boundary_kd_equals_the_formula(shape: tuple[int, ...], temperature: flo
 
 
 @pytest.mark.parametrize("pre_mask", ["soft", "hard", "none"])
-@pytest.mark.parametrize("normalizer", ["cells", "classes"])
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_student_equal_to_teacher_has_no_loss_and_no_gradient(pre_mask: str, normalizer: str) -> None:
     shape = (2, 7, 8, 8)
     teacher = random_pair(shape)[1]
@@ -114,6 +115,29 @@ def test_classes_normaliser_is_a_mean_over_classes_with_an_edge() -> None:
     cells, _ = boundary_kd(student, teacher, mask, class_weight=5.0)
     classes, _ = boundary_kd(student, teacher, mask, class_weight=5.0, normalizer="classes")
     assert float(cells) == pytest.approx(5 * float(classes), rel=1e-6)
+
+
+def test_average_divides_by_all_positions_of_all_classes() -> None:
+    student, teacher = random_pair((1, 4, 6, 6))
+    mask = torch.zeros(1, 4, 6, 6)
+    mask[:, 1, :3] = 1.0  # 18 positions
+    cells, body = boundary_kd(student, teacher, mask)
+    average, same = boundary_kd(student, teacher, mask, normalizer="average")
+    assert float(cells) * 18 / (4 * 6 * 6) == pytest.approx(float(average), rel=1e-6)
+    assert float(body) == float(same)
+
+
+@pytest.mark.parametrize("pre_mask", ["soft", "hard", "none"])
+def test_average_of_one_map_is_that_of_the_map_of_every_class(pre_mask: str) -> None:
+    student, teacher = random_pair((2, 4, 6, 5))
+    mask = torch.rand(2, 1, 6, 5, generator=torch.Generator().manual_seed(4))
+    one, every = (
+        boundary_kd(student, teacher, m, normalizer="average", pre_mask=pre_mask)[0]
+        for m in (mask, mask.expand(-1, 4, -1, -1))
+    )
+    assert float(one) > 0
+    assert float(one) == pytest.approx(float(every), rel=1e-5)
+    assert float(gradient_norm(one - every, student)) <= 1e-5 * float(gradient_norm(one, student))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

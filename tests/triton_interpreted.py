@@ -34,6 +34,8 @@ from tests.oracle import literal_edge_mask
 from tests.test_edges import scenes
 from tests.test_fast_losses import (
     LABELS,
+    check_average_by_hand,
+    check_average_without_an_edge,
     check_cross_entropy,
     check_cross_entropy_of_ignored_pixels,
     check_plain_losses,
@@ -84,7 +86,7 @@ def check_boundary_loss(shape: tuple[int, ...], kind: str, pre_mask: str, temper
         mask = class_edge_mask(labels_of(kind, shape), shape[1], 7, (shape[2], shape[3]))
     alpha = torch.linspace(0.5, 3, shape[1])
     options = {"temperature": temperature, "class_weight": alpha, "normalizer": normalizer, "pre_mask": pre_mask}
-    for weights in ((50.0, 20.0), (0.0, 1.0)):
+    for weights in ((50.0, 20.0), (1.0, 0.0) if normalizer == "average" else (0.0, 1.0)):
         check_weighted_terms((student, teacher), mask, weights, options)
 
 
@@ -101,6 +103,22 @@ def test_boundary_loss(pre_mask: str, kind: str) -> None:
         check_boundary_loss(shape, kind, pre_mask, 2.5, "classes" if shape[0] == 1 else "cells")
 
 
+@pytest.mark.parametrize("pre_mask", ["soft", "hard", "none"])
+@pytest.mark.parametrize("kind", LABELS)
+def test_boundary_loss_averaged_over_classes_and_positions(pre_mask: str, kind: str) -> None:
+    for shape in SHAPES if kind == "scene" else [SHAPES[0], SHAPES[-1]]:
+        check_boundary_loss(shape, kind, pre_mask, 1.5, "average")
+
+
+@pytest.mark.parametrize("pre_mask", ["soft", "hard", "none"])
+def test_boundary_loss_averaged_without_an_edge(pre_mask: str) -> None:
+    check_average_without_an_edge(pre_mask)
+
+
+def test_boundary_loss_averaged_by_hand() -> None:
+    check_average_by_hand()
+
+
 def test_rows_and_classes_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_losses, "MOST_CELLS", 16)
     monkeypatch.setattr(triton_losses, "MOST_CLASSES", 4)
@@ -108,7 +126,8 @@ def test_rows_and_classes_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     for shape in ((1, 9, 7, 5), (2, 5, 3, 6)):
         check_plain_losses(shape, 2.0)
         for pre_mask in ("soft", "hard", "none"):
-            check_boundary_loss(shape, "scene", pre_mask, 1.0, "cells")
+            for normalizer in ("cells", "average"):
+                check_boundary_loss(shape, "scene", pre_mask, 1.0, normalizer)
 
 
 def test_two_classes_far_below_zero() -> None:
@@ -132,8 +151,9 @@ def test_large_logits_are_no_worse_than_eager(scale: float) -> None:
 
 def losses(student: Tensor, teacher: Tensor, mask: Tensor) -> list[Tensor]:
     edge, body = boundary_kd(student, teacher, mask)
+    average = boundary_kd(student, teacher, mask, normalizer="average", weights=(50.0, 20.0))
     whole = upsampled_cross_entropy(student, labels_of("scene", tuple(student.shape)))
-    return [edge, body, channel_kd(student, teacher), pixel_kd(student, teacher), whole]
+    return [edge, body, channel_kd(student, teacher), pixel_kd(student, teacher), whole, *average]
 
 
 def scene(shape: tuple[int, ...], scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -128,7 +128,8 @@ def _add_ifvd(cfg: CN) -> None:
 def _add_bpkd(cfg: CN) -> None:
     cfg.DISTILL.BPKD = CN()
     # "safe": a scale that trains from scratch; "instances": the same on the levels of a pyramid (docs/solov2.md);
-    # "literal": the supplement's sums (edge 50, body 20) exactly.
+    # "literal": the supplement's sums (edge 50, body 20) exactly; "paper": the same weights, the edge term averaged
+    # over images, classes and cells (docs/methods.md).
     # A preset fills only the keys left at -1 / "".
     cfg.DISTILL.BPKD.PRESET = "safe"
     cfg.DISTILL.BPKD.EDGE_WEIGHT = -1.0
@@ -142,7 +143,8 @@ def _add_bpkd(cfg: CN) -> None:
     # "opaque" or "transparent" (docs/methods.md).
     cfg.DISTILL.BPKD.IGNORE_MODE = "opaque"
     # What the edge sum is divided by: "cells" (n_c, the literal form), "classes" (n_c and the number of classes that
-    # have an edge in the image) or "weights" (the sum of the edge map, and the number of classes).
+    # have an edge in the image), "weights" (the sum of the edge map, and the number of classes) or "average" (all
+    # classes times all cells).
     cfg.DISTILL.BPKD.NORMALIZER = ""
     # Filter on the logits before the softmax: "soft" (times the mask), "hard" (times mask > 0) or "none".
     cfg.DISTILL.BPKD.PRE_MASK = ""

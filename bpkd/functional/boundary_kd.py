@@ -11,7 +11,7 @@ from . import fused
 from .divergence import channel_kd, check_pair, chosen_path, class_divergence
 from .edge_rows import EdgeRows
 
-NORMALIZERS = ("cells", "classes", "weights")
+NORMALIZERS = ("cells", "classes", "weights", "average")
 PRE_MASKS = ("soft", "hard", "none")
 
 
@@ -46,7 +46,8 @@ def boundary_kd(
         class_weight: alpha, one number or one per class of the mask.
         normalizer: "cells": the sum above, which grows with the number of classes that have an edge; "classes": each
             image's sum also divided by the sum of alpha over these classes, a weighted mean over classes; "weights":
-            as "classes", with n_c = max(1, sum of M_c) in place of the number of positions.
+            as "classes", with n_c = max(1, sum of M_c) in place of the number of positions; "average": n_c = K h w,
+            the mean over all classes and positions, with and without an edge (h w for one map that all classes share).
         pre_mask: filter before the softmax: "soft" multiplies by M (edge) and 1 - M (body), "hard" by M > 0 and
             M = 0, "none" leaves the logits alone (the body term is then plain CWD).
         weights: of the edge and the body term. Weighted here, and then added as they are, the two cost one pass.
@@ -79,7 +80,7 @@ def boundary_kd(
     path = chosen_path("boundary_kd", student_logits, teacher_logits) if plain else "eager"
     if path in ("cpp", "triton"):
         alpha = _class_weights(class_weight, student_logits).contiguous()
-        options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer == "classes")
+        options = fused.BoundaryOptions(float(temperature), alpha, pre_mask, normalizer)
         if path == "triton":
             from .triton_path import losses
 
@@ -130,13 +131,20 @@ def _class_weights(class_weight: float | Sequence[float] | Tensor, like: Tensor)
     return alpha.expand(like.shape[1])
 
 
+def _counts(mask: Tensor, normalizer: str) -> Tensor:
+    """n_c of each image and class, [N, K]; 0 where a count finds nothing."""
+    if normalizer == "average":  # filled on the device, as above
+        return mask.new_full(mask.shape[:2], mask.shape[1:].numel())
+    return mask.sum((2, 3)) if normalizer == "weights" else (mask > 0).sum((2, 3))
+
+
 def _edge_sum(per_position: Tensor, mask: Tensor, alpha: Tensor, normalizer: str) -> Tensor:
-    cells = mask.sum((2, 3)) if normalizer == "weights" else (mask > 0).sum((2, 3))
+    cells = _counts(mask, normalizer)
     weight = alpha / cells.clamp(min=1)
     # The post-mask filter, summed over classes before it meets the KL: no copy per class.
     per_cell = torch.einsum("nchw,nc->nhw", mask, weight)
     total = (per_position * per_cell).sum((1, 2))
-    if normalizer != "cells":
+    if normalizer in ("classes", "weights"):
         share = (alpha * (cells > 0)).sum(1)
         total = total / torch.where(share > 0, share, 1.0)
     return total.mean() if len(total) else total.sum()

@@ -18,6 +18,7 @@ from .edge_rows import EdgeRows
 from .paths import refuse_second_derivative
 
 PRE_MASK_CODES = {"soft": 0, "hard": 1, "none": 2}
+NORMALIZER_CODES = {"cells": 0, "classes": 1, "average": 2}
 
 
 def obstacle(*maps: Tensor) -> str:
@@ -90,7 +91,7 @@ class BoundaryOptions:
     temperature: float
     alpha: Tensor
     pre_mask: str
-    per_class: bool
+    normalizer: str
 
 
 def _boundary(
@@ -103,7 +104,7 @@ def _boundary(
         *_maps(student, teacher),
         o.temperature,
         *(x.data_ptr() for x in (rows.begin, rows.cells, rows.shares, o.alpha)),
-        native.int32s(PRE_MASK_CODES[o.pre_mask], o.per_class),
+        native.int32s(PRE_MASK_CODES[o.pre_mask], NORMALIZER_CODES[o.normalizer]),
         native.doubles(*(factors or (0.0, 0.0))),
         _pointer(grad),
         out,

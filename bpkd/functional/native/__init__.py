@@ -19,7 +19,7 @@ from .openmp import share_runtime
 # torch's name of the processor's instruction set -> libraries that run on it, best first.
 LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
 VARIABLE, PINS = "BPKD_NATIVE_LEVEL", ("none", "base", "avx2", "avx512")
-INTERFACE = 1  # of the C functions: a library that was built from other sources is not called
+INTERFACE = 2  # of the C functions: a library that was built from other sources is not called
 _FOLDER = Path(__file__).parent
 _SUFFIXES = (".so", ".pyd", ".dylib")
 _POINTER, _INT, _I64, _F64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double

@@ -97,26 +97,33 @@ void advise(const Maps& m, float* grad) {
 #endif
 }
 
+// What the edge sum of a class is divided by: its cells that are not zero (kPerCells); these, and each image's sum by the sum of
+// alpha over its classes that have an edge (kPerClasses); classes times positions, which is in the scale (kAverage).
+enum Normalizer { kPerCells, kPerClasses, kAverage };
+
 struct EdgeOptions {
   const float* alpha;  // [classes]
   int mode;            // PreMask
-  bool per_class;      // each image's sum divided by the sum of alpha over its classes that have an edge
+  int normalizer;      // Normalizer
+  float weight(int64_t c, int64_t cells) const {  // of class c, which has that many cells that are not zero
+    return normalizer == kAverage ? alpha[c] : alpha[c] / static_cast<float>(std::max<int64_t>(1, cells));
+  }
 };
 
-// With per_class: divides an image's weights by the sum of alpha over its classes that have an edge.
+// With kPerClasses: divides an image's weights by the sum of alpha over its classes that have an edge.
 void divide_by_share(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t image, std::vector<float>& weight) {
   double share = 0;
   for (int64_t c = 0, r = image * m.classes; c < m.classes; ++c, ++r)
     if (rows.begin[r + 1] > rows.begin[r]) share += o.alpha[c];
-  if (!o.per_class || share <= 0) return;
+  if (o.normalizer != kPerClasses || share <= 0) return;
   for (float& w : weight) w /= static_cast<float>(share);
 }
 
-// Weight of each position of one image: the sum over its classes of alpha / cells * share.
+// Weight of each position of one image: the sum over its classes of the class's weight * share.
 std::vector<float> position_weights(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t image) {
   std::vector<float> weight(m.cells);
   for (int64_t c = 0, r = image * m.classes; c < m.classes; ++c, ++r) {
-    const float own = o.alpha[c] / static_cast<float>(std::max<int64_t>(1, rows.begin[r + 1] - rows.begin[r]));
+    const float own = o.weight(c, rows.begin[r + 1] - rows.begin[r]);
     for (int64_t k = rows.begin[r]; k < rows.begin[r + 1]; ++k) weight[rows.cells[k]] += own * rows.shares[k];
   }
   divide_by_share(m, rows, o, image, weight);
@@ -158,7 +165,7 @@ void load_edges(const Maps& m, const Rows& rows, const EdgeOptions& o, int64_t i
   for (int64_t r = image * m.classes; r < (image + 1) * m.classes; ++r) {
     const float *teacher = m.teacher + r * m.cells, *student = m.student + r * m.cells;
     const int64_t first = rows.begin[r], last = rows.begin[r + 1];
-    const float own = o.alpha[r - image * m.classes] / static_cast<float>(std::max<int64_t>(1, last - first));
+    const float own = o.weight(r - image * m.classes, last - first);
     for (int64_t k = first; k < last; ++k) {
       const int32_t p = rows.cells[k], s = slot[p];
       const float f = rows.edge_factor(k, o.mode) * m.inverse, a = teacher[p] * f, b = student[p] * f;
@@ -266,15 +273,15 @@ BPKD_API double bpkd_pixel_kd(const float* student, const float* teacher, const 
 }
 
 // Edge and body term into out[0] and out[1]; grad = factors[0] d edge + factors[1] d body. The mask as compressed rows.
-// options: pre-mask filter, normaliser per class (0 or 1).
+// options: PreMask, Normalizer.
 BPKD_API void bpkd_boundary_kd(const float* student, const float* teacher, const int64_t* shape, double temperature,
                                const int64_t* begin, const int32_t* cells, const float* shares, const float* alpha,
                                const int32_t* options, const double* factors, float* grad, double* out, int threads) {
   const Maps m = maps_of(student, teacher, shape, temperature);
   const Rows rows{begin, cells, shares};
-  const EdgeOptions o{alpha, options[0], options[1] != 0};
+  const EdgeOptions o{alpha, options[0], options[1]};
   const double square = temperature * temperature, body = square / static_cast<double>(m.images * m.classes);
-  const double edge = square / static_cast<double>(m.images);
+  const double edge = square / static_cast<double>(m.images * (o.normalizer == kAverage ? m.classes * m.cells : 1));
   const float edge_scale = static_cast<float>(factors[0] * edge), body_scale = static_cast<float>(factors[1] * body);
   const bool dense = o.mode == kNone;
   std::vector<float> weight;  // of all positions

@@ -160,8 +160,8 @@ BPKD_API void bpkd_edges_rows(const void* handle, int64_t* rows, int32_t* cells,
     }
 }
 
-// Changes with any signature in this folder, together with INTERFACE in __init__.py.
-BPKD_API int bpkd_interface() { return 1; }
+// Changes with any signature in this folder and with what an argument may be, together with INTERFACE in __init__.py.
+BPKD_API int bpkd_interface() { return 2; }
 
 BPKD_API void bpkd_edges_free(void* handle) { delete static_cast<Edges*>(handle); }
 

@@ -90,7 +90,7 @@ class _Boundary(_Rows):
     """Both terms of BPKD."""
 
     alpha: Tensor | None = None
-    per_class: bool = False
+    normalizer: str = "cells"
 
     def forward(self, maps: tuple[Tensor, Tensor], gradient: Tensor | None) -> tuple[Tensor, ...]:
         """Returns the edge and the body term, writes the gradient of their sum."""
@@ -101,7 +101,9 @@ class _Boundary(_Rows):
         found, values = torch.empty(n, 5, h * w, device=device), torch.empty(n * (programs + c), device=device)
         block = min(4096, triton.next_power_of_2(h * w))
         row_kernels.count_kernel[(n * c,)](mask, cells, h * w, BLOCK=block, num_warps=warps(block))
-        sizes, codes = (h * w, c, 1 / self.temperature), {"PRE": self.pre, "PER_CLASS": self.per_class}
+        if self.normalizer == "average":  # the divisor is in the factor; a class without an edge is still passed over
+            cells.clamp_(max=1)
+        sizes, codes = (h * w, c, 1 / self.temperature), {"PRE": self.pre, "PER_CLASS": self.normalizer == "classes"}
         row_kernels.edge_kernel[(programs, n)](
             *maps, mask, cells, self.alpha, found, values, *sizes, **codes, BLOCK=EDGE_CELLS, num_warps=2
         )
@@ -198,13 +200,14 @@ def boundary_kd(
 ) -> tuple[Tensor, Tensor]:
     """``boundary_kd`` times the weights, of two maps [N, K, h, w] and a float32 mask of that shape."""
     (n, c), t = student.shape[:2], options.temperature
+    divisor = student.numel() if options.normalizer == "average" else n
     job = _Boundary(
         t,
-        (weights[0] * t**2 / n, weights[1] * t**2 / (n * c)),
+        (weights[0] * t**2 / divisor, weights[1] * t**2 / (n * c)),
         PRE_MASK_CODES[options.pre_mask],
         (mask.detach().contiguous(), None, None),
         options.alpha,
-        options.per_class,
+        options.normalizer,
     )
     edge, body = _apply(student, teacher, job)
     return edge, body

@@ -63,7 +63,7 @@ def edge_kernel(
     student: tl.tensor,  # [N, C, P]
     teacher: tl.tensor,  # [N, C, P]
     mask: tl.tensor,  # [N, C, P] float32
-    cells: tl.tensor,  # [N, C] int32
+    cells: tl.tensor,  # [N, C] int32: what a class's sum is divided by; 0: it has no edge
     alpha: tl.tensor,  # [C] float32
     found: tl.tensor,  # [N, 5, P] float32, out: weight, maxima and sums of teacher and student
     values: tl.tensor,  # [N, programs per image] float32, out
