@@ -17,7 +17,7 @@ import pytest
 from bpkd.analysis import plots
 from bpkd.analysis.bars import bars
 from bpkd.analysis.classes import class_rows, class_scores, edge_and_body, trimap_curves
-from bpkd.analysis.records import environment, read_records, write_records
+from bpkd.analysis.records import commit, environment, read_records, write_records
 from bpkd.analysis.report import provenance, run_rows, summarise, table, verdicts
 from bpkd.analysis.task import task_of
 
@@ -202,6 +202,25 @@ def test_environment_says_where_numbers_come_from() -> None:
     assert found["hardware"]["cores"] >= 1
     assert isinstance(found["commit"], str)
     json.dumps(found)
+
+
+@pytest.mark.parametrize(("given", "named"), [("0123456789ab+changes", "0123456789ab+changes"), ("", "unknown")])
+def test_outside_git_the_environment_names_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, named: str
+) -> None:
+    monkeypatch.setenv("BPKD_COMMIT", given)
+    monkeypatch.setattr("bpkd.analysis.records.__file__", str(tmp_path / "bpkd" / "analysis" / "records.py"))
+    assert commit() == named
+
+
+def test_in_git_the_environment_does_not_name_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setenv("BPKD_COMMIT", "0123456789ab")
+    monkeypatch.setattr("bpkd.analysis.records.__file__", str(tmp_path / "bpkd" / "analysis" / "records.py"))
+    monkeypatch.setattr(
+        "bpkd.analysis.records._git", lambda _root, verb, *_: {"rev-parse": "ba9876543210", "status": ""}[verb]
+    )
+    assert commit() == "ba9876543210"
 
 
 def metrics_file(folder: Path, *terms: str) -> Path:

@@ -20,7 +20,7 @@ import torch
 from .conftest import REPO, TOLERANCE
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
-SOURCES = ("bpkd", "configs", "docs", "projects", "tests", "tools")
+SOURCES = ("bpkd", "configs", "dev", "docs", "projects", "tests", "tools")
 PACKAGING = (
     "setup.py",
     "pyproject.toml",
@@ -31,7 +31,13 @@ PACKAGING = (
     "requirements.txt",
     "requirements-oldest.txt",
 )
-HELD = {"bpkd": ("*.py", "*.cpp", "*.h"), "configs": ("*.yaml",), "tests": ("*.py",), "tools": ("*.py", "*.sh")}
+HELD = {
+    "bpkd": ("*.py", "*.cpp", "*.h"),
+    "configs": ("*.yaml",),
+    "dev": ("*.sh",),
+    "tests": ("*.py",),
+    "tools": ("*.py", "*.sh"),
+}
 UNBUILT = shutil.ignore_patterns("*.so", "*.pyd", "*.dylib", "__pycache__", "results", "golden")
 LIBRARIES = re.compile(r"bpkd/functional/native/_\w+\..*(so|pyd|dylib)$")
 LINUX = sys.platform == "linux" and os.uname().machine == "x86_64"

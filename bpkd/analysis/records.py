@@ -59,10 +59,10 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Returns the source's git commit, with ``+changes`` where files differ from it; "unknown" outside git."""
+    """Returns the source's git commit, with ``+changes`` where files differ; outside git BPKD_COMMIT or "unknown"."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # installed from a wheel, maybe into a folder of somebody else's repository
-        return "unknown"
+        return os.environ.get("BPKD_COMMIT") or "unknown"  # set where files were copied without it (dev/gpu_run.sh)
     try:
         name = _git(root, "rev-parse", "--short=12", "HEAD")
         return name + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
