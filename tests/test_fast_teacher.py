@@ -217,6 +217,7 @@ def test_features_that_nobody_compares_are_not_kept(tmp_path: Path) -> None:
     assert "layer3" in teacher(batch(1), SIZE, CPU).features
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("fast", ["fold+channels_last+stream", "fold+channels_last+graphs"])
 def test_streams_and_graphs_change_nothing(tmp_path: Path, fast: str) -> None:

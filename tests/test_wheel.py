@@ -20,7 +20,7 @@ import torch
 from .conftest import REPO, TOLERANCE
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
-SOURCES = ("bpkd", "configs", "dev", "docs", "projects", "tests", "tools")
+SOURCES = ("benchmarks", "bpkd", "configs", "dev", "docs", "projects", "tests", "tools")
 PACKAGING = (
     "setup.py",
     "pyproject.toml",

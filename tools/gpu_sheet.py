@@ -11,6 +11,7 @@ Every part writes OUT/PART.json as it goes; what the items print is in OUT/sheet
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -50,6 +51,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the sheet; returns 0 where every item passed."""
     args = parse(argv)
+    if args.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+    if args.tiny:
+        os.environ["OMP_NUM_THREADS"] = "1"  # items run beside each other
     from benchmarks.gpu_sheet.cli import run
 
     return run(args)

@@ -1,4 +1,4 @@
-"""Time, memory, CUDA graphs and streams of a device; on a CPU the same calls without them, so that all code is walked."""
+"""Time, memory, CUDA graphs and streams of a device; on a CPU the same calls without them, to walk through the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part 1: what the machine is, what it can reach, and which implementation each function takes there, with the reason."""
+"""Part 1: what the machine is, what it can reach, and which implementation each function takes there, and why."""
 
 from __future__ import annotations
 

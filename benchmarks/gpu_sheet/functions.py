@@ -82,9 +82,12 @@ def boundaries(x: Inputs) -> Iterator[tuple[str, list[Tensor]]]:
     with use_path("eager"):
         mask = class_edge_mask(x.labels, x.student.shape[1], KERNEL, x.size, ignore_index=IGNORE)
     for pre in ("soft", "hard", "none"):
-        for normalizer, weights in (("cells", (50.0, 20.0)), ("classes", (1.0, 2.0))):
+        for normalizer, weights in (("cells", (50.0, 20.0)), ("classes", (1.0, 2.0)), ("average", (50.0, 20.0))):
             options: dict[str, Any] = {"pre_mask": pre, "normalizer": normalizer, "weights": weights}
-            yield f"{pre}, {normalizer}", with_gradient(lambda s, o=options: boundary_kd(s, x.teacher, mask, **o), x.student)
+            yield (
+                f"{pre}, {normalizer}",
+                with_gradient(lambda s, o=options: boundary_kd(s, x.teacher, mask, **o), x.student),
+            )
     yield "T = 4", with_gradient(lambda s: boundary_kd(s, x.teacher, mask, temperature=4.0), x.student)
 
 
@@ -103,13 +106,14 @@ def pixels(x: Inputs) -> Iterator[tuple[str, list[Tensor]]]:
 
 
 def entropies(x: Inputs) -> Iterator[tuple[str, list[Tensor]]]:
-    """Cross entropy at label size: plain; at a size that is no multiple, weighted, corners aligned, over valid pixels."""
+    """Cross entropy at label size: plain; at an odd size, weighted, corners aligned, over valid pixels."""
     k = x.student.shape[1]
     yield "plain", with_gradient(lambda s: upsampled_cross_entropy(s, x.labels, ignore_index=IGNORE), x.student)
     odd, weight = x.labels[:, 1:, 2:].contiguous(), torch.linspace(0.5, 2.0, k, device=x.labels.device)
     options: dict[str, Any] = {"class_weight": weight, "denominator": "valid", "align_corners": True}
-    yield "weighted", with_gradient(
-        lambda s: upsampled_cross_entropy(s, odd, ignore_index=IGNORE, **options), x.student
+    yield (
+        "weighted",
+        with_gradient(lambda s: upsampled_cross_entropy(s, odd, ignore_index=IGNORE, **options), x.student),
     )
 
 
@@ -127,7 +131,8 @@ def whole_step(x: Inputs) -> tuple[Tensor, Tensor]:
     """Masks from the labels, all losses, and the gradient of their sum: what a training step asks of the functions."""
     leaf = x.student.detach().requires_grad_()
     mask = class_edge_mask(x.labels, leaf.shape[1], KERNEL, x.size, ignore_index=IGNORE)
-    terms = [*boundary_kd(leaf, x.teacher, mask), channel_kd(leaf, x.teacher), pixel_kd(leaf, x.teacher)]
+    terms = [*boundary_kd(leaf, x.teacher, mask), *boundary_kd(leaf, x.teacher, mask, normalizer="average")]
+    terms += [channel_kd(leaf, x.teacher), pixel_kd(leaf, x.teacher)]
     terms.append(upsampled_cross_entropy(leaf, x.labels, ignore_index=IGNORE))
     values = torch.stack(terms)
     return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from benchmark_losses import literal_edge_mask, make_labels
 from benchmark_parts import channel_wise
-from fast_targets import PRESETS, literal_cross_entropy, literal_loss
+from fast_targets import PRESETS as RATED
+from fast_targets import literal_cross_entropy, literal_loss
 from torch import Tensor
 
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_path
@@ -23,7 +24,9 @@ from .items import Goal, Item, Part, Row, Settings
 
 SHAPES: tuple[Shape, ...] = ((4, 150, 64, 64), (8, 19, 128, 256), (8, 150, 128, 128))
 TINY_SHAPE: Shape = (2, 5, 8, 8)
-OURS, EAGER, LITERAL, MMRAZOR = "ours", "PyTorch", "literal", "mmrazor's form"
+OURS, EAGER, LITERAL, MMRAZOR = "ours", "PyTorch", "as written", "mmrazor's form"
+# Presets of bpkd.distillers.bpkd.
+PRESETS = {**RATED, "paper": {"pre_mask": "soft", "normalizer": "average", "weights": (50.0, 20.0)}}
 TRAFFIC = "traffic: both maps read, one written"
 Step = Callable[[], Sequence[Tensor]]
 
@@ -39,7 +42,7 @@ class Maps:
         teacher = 3 * torch.randn(shape, generator=generator)
         student = teacher + 2 * torch.randn(shape, generator=generator)
         self.teacher, self.student = teacher.to(device, dtype), student.to(device, dtype).requires_grad_()
-        self.classes, self.size, self.out = k, (h, w), torch.empty(shape, dtype=dtype, device=device)
+        self.classes, self.size, self.out = k, (h, w), torch.empty_like(self.teacher)
         self.mask = self.make_mask()
 
     def make_mask(self, path: str = "auto") -> Tensor:
@@ -190,7 +193,9 @@ def pairs(calls: dict[str, Any]) -> list[tuple[str, str]]:
 
 def summary(rows: dict[str, Row]) -> str:
     """The times that matter most, in one line."""
-    wanted = [name for name in (f"masks + BPKD literal, {OURS}", f"CWD, {OURS}", f"cross entropy, {OURS}") if name in rows]
+    wanted = [
+        name for name in (f"masks + BPKD literal, {OURS}", f"CWD, {OURS}", f"cross entropy, {OURS}") if name in rows
+    ]
     return "; ".join(f"{name.rsplit(',', 1)[0]} {rows[name]['device_ms']:.3f} ms" for name in wanted)
 
 
@@ -208,7 +213,9 @@ def goals(rows: dict[str, Row]) -> list[Goal]:
         for preset in PRESETS:
             value = last["rows"][f"BPKD {preset}, {OURS}"]["over_traffic"]
             found.append(Goal(f"BPKD {preset} over the memory traffic at 8x150x128x128", value, 1.5))
-        found.append(Goal("CWD over the memory traffic at 8x150x128x128", last["rows"][f"CWD, {OURS}"]["over_traffic"], 1.5))
+        found.append(
+            Goal("CWD over the memory traffic at 8x150x128x128", last["rows"][f"CWD, {OURS}"]["over_traffic"], 1.5)
+        )
     for shape in SHAPES:
         row = rows.get(title(shape, "float32"))
         if row:

@@ -262,7 +262,9 @@ def profile(settings: Settings, seconds: float) -> Row:
     busy, span, gap = busy_share(spans)
     kernels = longest(spans)
     row: Row = {"busy": busy, "span_ms": span / 1e3 / count, "largest_gap_ms": gap / 1e3, "kernels": kernels}
-    row["line"] = f"busy {100 * busy:.1f} % of {row['span_ms']:.1f} ms a step, largest gap {row['largest_gap_ms']:.2f} ms"
+    row["line"] = (
+        f"busy {100 * busy:.1f} % of {row['span_ms']:.1f} ms a step, largest gap {row['largest_gap_ms']:.2f} ms"
+    )
     return row if spans else {**row, "failed": "the profiler saw no kernel"}
 
 
@@ -304,10 +306,10 @@ def solov2(settings: Settings, seconds: float) -> Row:
     size, count = settings.pick((448, 672), (64, 96)), settings.pick(8, 2)
     opts = ["MODEL.DEVICE", settings.device]
     cfg = read_config(str(PAIRS["solov2"]), opts)
-    slim = settings.pick([], ["MODEL.RESNETS.WIDTH_PER_GROUP", 1])
-    teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, [*cfg.TEACHER.OPTS, *opts, *slim])
+    teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, [*cfg.TEACHER.OPTS, *opts])
     torch.manual_seed(0)
-    first, network = build_student(cfg), build_student(teacher_cfg)
+    first = build_student(cfg)
+    network = copy.deepcopy(first) if settings.tiny else build_student(teacher_cfg)
     generator = torch.Generator().manual_seed(0)
     batch = [
         {
@@ -384,26 +386,28 @@ def items(settings: Settings) -> list[Item]:
     """In order of worth."""
     square: dict[str, Any] = {"name": "pspnet", "size": (512, 512), "batch": 8}
     wide: dict[str, Any] = {"name": "cityscapes", "size": (512, 1024), "batch": 2}
-    plain = (("off", "off"), ("off", "bf16"), ("fold", "bf16"), ("fold+channels_last", "bf16"), ("auto", "off"),
-             ("fold+channels_last+stream", "bf16"))  # fmt: skip
+    hrnet: dict[str, Any] = {"name": "hrnet", "size": (512, 512), "batch": 8}
+    full: dict[str, Any] = {**square, "amp": "off", "fast": "off", "methods": FEW}
+    ways = (("off", "off"), ("off", "bf16"), ("fold", "bf16"), ("fold+channels_last", "bf16"), ("auto", "off"),
+            ("fold+channels_last+stream", "bf16"))  # fmt: skip
+    graphs = (("auto", "off"), ("fold+channels_last+graphs", "bf16"))
     methods = settings.pick(METHODS, FEW)
     return [
         Item(FIRST, partial(steps, **square, amp="bf16", methods=methods), 20),
         Item(f"{RIVAL}, bf16", partial(rival, amp="bf16"), 15),
         Item("profile", profile, 15),
-        Item("teacher", partial(teachers, ways=plain), 15),
+        Item("teacher", partial(teachers, ways=ways), 15),
         Item("pspnet 512x1024 batch 2 bf16", partial(steps, **wide, amp="bf16", methods=FEW), 10),
-        Item("pspnet 512x512 batch 8 TF32", partial(steps, **square, amp="off", fast="off", methods=FEW), 15),
+        Item("pspnet 512x512 batch 8 TF32", partial(steps, **full), 15),
         Item(f"{RIVAL}, off", partial(rival, amp="off"), 15),
         Item("channels_last", partial(layouts, compiled=False), 12),
         Item("solov2 light 448x672 batch 8", solov2, 15),
         Item("loader", loader, 12),
-        Item("hrnet 512x512 batch 8 bf16", partial(steps, name="hrnet", size=(512, 512), batch=8, amp="bf16",
-                                                   methods=FEW), 15),
-        Item("teacher in CUDA graphs", partial(teachers, ways=(("auto", "off"), ("fold+channels_last+graphs", "bf16"))), 60),
+        Item("hrnet 512x512 batch 8 bf16", partial(steps, **hrnet, amp="bf16", methods=FEW), 15),
+        Item("teacher in CUDA graphs", partial(teachers, ways=graphs), 60),
         Item("compiled student", partial(layouts, compiled=True), 60),
-        Item("pspnet 512x512 batch 8 float32", partial(steps, **square, amp="off", fast="off", tf32=False, methods=FEW), 15),
-    ]  # fmt: skip
+        Item("pspnet 512x512 batch 8 float32", partial(steps, **full, tf32=False), 15),
+    ]
 
 
 PART = Part("step", "The step", 90, items, goals)

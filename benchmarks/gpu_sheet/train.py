@@ -1,10 +1,11 @@
-"""Part 5: the paper's pair on CamVid from scratch, in as many iterations as the time gives; and two processes as one."""
+"""Part 5: the paper's pair on CamVid from scratch, as many iterations as the time gives; two processes as one."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 from functools import partial
@@ -163,6 +164,7 @@ def two_processes(settings: Settings, seconds: float) -> Row:
     found = {}
     for world in (1, 2):
         folder = settings.work / "processes" / f"{world}"
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier call
         with tempfile.TemporaryDirectory() as meeting:
             context = multiprocessing.get_context("spawn")
             arguments = (settings, folder, f"file://{meeting}/processes", world)
@@ -196,7 +198,8 @@ def peer(rank: int, settings: Settings, folder: Path, url: str, world: int) -> N
     opts = ["MODEL.DEVICE", settings.device, *data_options(Settings(settings.device, True, folder, folder)), *SLIM]
     opts += [*small, "DATALOADER.NUM_WORKERS", 0, "SOLVER.LOG_PERIOD", 1, "TEST.EVAL_PERIOD", 0]
     opts += ["OUTPUT_DIR", str(folder), "SOLVER.MAX_ITER", steps, "MODEL.RESNET_V1C.NORM", "SyncBN"]
-    opts += ["MODEL.SEM_SEG_HEAD.NORM", "SyncBN", "TEACHER.WEIGHTS", "not used"]
+    opts += ["MODEL.SEM_SEG_HEAD.NORM", "SyncBN", "MODEL.SEM_SEG_HEAD.DROPOUT", 0.0]
+    opts += ["TEACHER.WEIGHTS", "not used"]
     main(argument_parser().parse_args(["--config-file", str(DRAWN), *(str(x) for x in opts)]))
     if world > 1:
         leave_group()

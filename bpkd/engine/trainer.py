@@ -52,6 +52,15 @@ def method_of(cfg: CfgNode) -> str:
     return cfg.DISTILL.METHOD if cfg.MODEL.META_ARCHITECTURE in WRAPPERS else "none"
 
 
+def ddp_options(model: nn.Module) -> dict[str, Any]:
+    """Returns DistributedDataParallel's options: buffers stay apart, and the device is the one that the model is on.
+
+    Detectron2's own choice, the local rank, is wrong on a CPU and where processes share a GPU.
+    """
+    device = next(model.parameters()).device
+    return {"broadcast_buffers": False, "device_ids": None if device.type == "cpu" else [device]}
+
+
 def gradient_clip(cfg: CfgNode) -> tuple[str, float, float] | None:
     """Returns kind, limit and norm of SOLVER.CLIP_GRADIENTS; None where it is off."""
     node = cfg.SOLVER.CLIP_GRADIENTS
@@ -89,8 +98,7 @@ class DistillationTrainer(DefaultTrainer):
             self._precision["teacher"] = wrapper.teacher_precision
         report_resources(cfg, self._precision)
         optimizer = self.build_optimizer(cfg, model)
-        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-        ddp = create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
+        ddp = create_ddp_model(model, **ddp_options(model))
         self._trainer = StepTrainer(
             ddp,
             self.build_train_loader(cfg, edges=self._edges),
