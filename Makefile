@@ -6,6 +6,7 @@
 #   PIP_ARGS="..."     extra pip options (an index, a proxy)
 #   D2_ARGS="..."      options of tools/install_detectron2.py
 #   WORKERS=2          processes that share the tests; 0: none beside pytest itself
+#   OUT=output/gpu     folder of the GPU sheet's records
 SHELL := bash
 .DEFAULT_GOAL := help
 
@@ -21,9 +22,10 @@ STAMP := $(VENV)/.bpkd-installed-$(notdir $(REQUIREMENTS))
 # Each takes the tests that are next in the files' order, so that what a file's tests share is mostly made once, and at
 # the end the rest of another's. Processes that are more than the cores only wait for each other.
 WORKERS ?= 2
+OUT ?= output/gpu
 PYTEST = $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
 
-.PHONY: help env quickstart quickstart-full test test-slow test-levels test-browser lint type bench bench-losses bench-distillers bench-loader clean
+.PHONY: help env quickstart quickstart-full test test-slow test-levels test-browser lint type bench bench-losses bench-distillers bench-loader gpu clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -63,6 +65,9 @@ bench-distillers: env ## time a training step of each distiller
 
 bench-loader: env ## time loading and augmentation beside mmsegmentation's (ARGS="--peer-path DIR", or --no-rival)
 	@$(PY) tools/benchmark_loader.py $(ARGS)
+
+gpu: env ## on a GPU: the sheet of what only a GPU can show, nine minutes (OUT=output/gpu ARGS="--data data")
+	@$(PY) tools/gpu_sheet.py $(OUT) $(ARGS)
 
 clean: ## remove the environment and the caches (results in output/ stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage

@@ -163,7 +163,7 @@ def timed(settings: Settings, seconds: float, *, shape: Shape, dtype: str, compi
     share = max(1.0, seconds - 8) / 3
     on_device = in_turns(replays, unit.device_ms, rounds=settings.pick(31, 2), seconds=share, least=settings.pick(3, 2))
     whole = in_turns(calls, unit.call_ms, rounds=settings.pick(11, 2), seconds=share / 2, least=2)
-    moved = 3 * x.out.numel() * x.out.element_size()
+    moved, copied = 3 * x.out.numel() * x.out.element_size(), copy_gb_s(unit, settings.pick(2**28, 2**12))
     rows = {}
     for name in calls:
         median = statistics.median(on_device[name])
@@ -174,11 +174,18 @@ def timed(settings: Settings, seconds: float, *, shape: Shape, dtype: str, compi
             "spread_ms": [min(on_device[name]), max(on_device[name])],
             "extra_mib": memory[name],
             "gb_s": moved / median / 1e6,
+            "share_of_copy": moved / median / 1e6 / copied,
             "over_traffic": ratio(on_device, name, TRAFFIC),
         }
     ratios = {f"{a} over {b}": ratio(on_device, a, b) for a, b in pairs(calls)}
     row: Row = {"shape": list(shape), "dtype": dtype, "rows": rows, "ratios": ratios, "without_graph": without_graph}
     return {**row, "line": summary(rows)}
+
+
+def copy_gb_s(unit: Device, count: int) -> float:
+    """Returns the rate of a large copy on the device, bytes read and written."""
+    source, target = (torch.randint(256, (count,), dtype=torch.uint8, device=unit.device) for _ in range(2))
+    return 2 * count / min(unit.device_ms(lambda: target.copy_(source)) for _ in range(5)) / 1e6
 
 
 def pairs(calls: dict[str, Any]) -> list[tuple[str, str]]:

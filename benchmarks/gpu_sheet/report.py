@@ -49,11 +49,17 @@ def chapter(part: Part, record: Row) -> str:
 
 def loss_table(name: str, result: Row) -> list[str]:
     """Returns the times of one shape."""
-    lines = ["", f"**{name}**", "", "| what | on the device, ms | one call, ms | over traffic | extra MiB |"]
-    lines.append("|---|---:|---:|---:|---:|")
+    lines = [
+        "",
+        f"**{name}**",
+        "",
+        "| what | on the device, ms | one call, ms | over traffic | share of a copy's rate | extra MiB |",
+    ]
+    lines.append("|---|---:|---:|---:|---:|---:|")
     for what, row in result["rows"].items():
         extra = "" if row["extra_mib"] is None else f"{row['extra_mib']:.1f}"
-        cells = [what, f"{row['device_ms']:.3f}", f"{row['call_ms']:.3f}", f"{row['over_traffic']:.2f}", extra]
+        cells = [what, f"{row['device_ms']:.3f}", f"{row['call_ms']:.3f}", f"{row['over_traffic']:.2f}"]
+        cells += [f"{100 * row['share_of_copy']:.0f} %", extra]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -62,7 +68,9 @@ def step_table(name: str, result: Row) -> list[str]:
     """Returns the steps of one item, or the longest kernels of the profile."""
     if "kernels" in result:
         lines = ["", "**longest kernels of BPKD's step**", "", "| kernel | share | calls |", "|---|---:|---:|"]
-        return lines + [f"| `{k['kernel']}` | {100 * k['share']:.1f} % | {k['calls']} |" for k in result["kernels"]]
+        lines += [f"| `{k['kernel']}` | {100 * k['share']:.1f} % | {k['calls']} |" for k in result["kernels"]]
+        lines += ["", "| gap ms | after | before |", "|---:|---|---|"]
+        return lines + [f"| {g['ms']:.3f} | `{g['after']}` | `{g['before']}` |" for g in result["gaps"]]
     if "rows" not in result:
         return []
     lines = ["", f"**{name}**", "", f"| step | ms | images/s | time / {result['against']} | peak MiB |"]

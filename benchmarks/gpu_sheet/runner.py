@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -100,8 +101,11 @@ class Sheet:
     def run_part(self, part: Part, later: Sequence[Part] = ()) -> tuple[int, int]:
         """Runs a part; returns how many of its items have passed, and how many it has."""
         began, ends = time.monotonic(), self.limit_of(part, later)
-        items = part.items(self.settings)
         record = self.record(part)
+        try:
+            items = part.items(self.settings)
+        except Exception as error:
+            items = [Item("part", partial(again, error), PROBE_SECONDS)]
         done: dict[str, Row] = record["items"]
         waiting = [item for item in items if done.get(item.name, {}).get("status") != "passed"]
         for item in waiting:
@@ -190,13 +194,22 @@ class Sheet:
         done: dict[str, Row] = record["items"]
         order = [item.name for item in items if item.name in done]
         rest = [name for name in done if name not in order]
-        goals = [goal.row() for goal in part.goals(results(done))] if not self.settings.tiny else []
-        whole = {**record, "seconds": round(time.monotonic() - began, 1), "goals": goals}
+        whole = {**record, "seconds": round(time.monotonic() - began, 1), "goals": self.goals(part, done)}
         whole["items"] = {name: done[name] for name in (*order, *rest)}
         path = self.settings.out / f"{part.name}.json"
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(whole, indent=1) + "\n")
         temporary.replace(path)
+
+    def goals(self, part: Part, done: dict[str, Row]) -> list[Row]:
+        """Returns the judged figures; in small there are none."""
+        if self.settings.tiny:
+            return []
+        try:
+            return [goal.row() for goal in part.goals(results(done))]
+        except Exception:
+            self.say(f"  {part.name}: its goals cannot be judged: {traceback.format_exc()}")
+            return []
 
     def judged(self, part: Part) -> str:
         """Returns how many goals were met, for the part's line."""
@@ -213,6 +226,11 @@ def item_line(part: str, name: str, state: Row) -> str:
     """Returns the line that tells an item's outcome."""
     text = state.get("result", {}).get("line") if state["status"] == "passed" else state.get("error", "")
     return f"  {part}: {name}: {state['status']} ({state.get('seconds', 0):.1f} s){': ' + text if text else ''}"
+
+
+def again(error: Exception, settings: Settings, seconds: float) -> Row:
+    """Raises an error that came before there were items, so that it is recorded like an item's."""
+    raise error
 
 
 def usable_cores() -> int:
@@ -245,8 +263,8 @@ def work(call: Callable[[Settings, float], Row], settings: Settings, seconds: fl
         state: Row = {"status": "failed", "error": failed} if failed else {"status": "passed"}
         state["result"] = result
     except BaseException as error:
-        lines = traceback.format_exception_only(error)
-        state = {"status": "failed", "error": lines[-1].strip()[:500], "traceback": traceback.format_exc()[-8000:]}
+        said = traceback.format_exception_only(error)[-1].strip().splitlines()[0][:500]
+        state = {"status": "failed", "error": said, "traceback": traceback.format_exc()[-8000:]}
         print(state["traceback"], flush=True)
     temporary = answer.with_suffix(".tmp")
     temporary.write_text(json.dumps(state))

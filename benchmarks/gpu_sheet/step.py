@@ -259,26 +259,33 @@ def profile(settings: Settings, seconds: float) -> Row:
     kind = torch.autograd.DeviceType.CUDA if unit.cuda else torch.autograd.DeviceType.CPU
     events = [e for e in recorded.events() if e.device_type == kind]
     spans = [(e.time_range.start, e.time_range.end, e.name) for e in events]
-    busy, span, gap = busy_share(spans)
-    kernels = longest(spans)
-    row: Row = {"busy": busy, "span_ms": span / 1e3 / count, "largest_gap_ms": gap / 1e3, "kernels": kernels}
-    row["line"] = (
-        f"busy {100 * busy:.1f} % of {row['span_ms']:.1f} ms a step, largest gap {row['largest_gap_ms']:.2f} ms"
-    )
+    busy, span, gaps = busy_share(spans)
+    row: Row = {"busy": busy, "span_ms": span / 1e3 / count, "gaps": gaps, "kernels": longest(spans)}
+    largest = gaps[0]["ms"] if gaps else 0.0
+    row["line"] = f"busy {100 * busy:.1f} % of {row['span_ms']:.1f} ms a step, largest gap {largest:.2f} ms"
     return row if spans else {**row, "failed": "the profiler saw no kernel"}
 
 
-def busy_share(spans: list[tuple[float, float, str]]) -> tuple[float, float, float]:
-    """Returns the share of time in which at least one of the spans runs, the whole time, and the largest gap."""
+def busy_share(spans: list[tuple[float, float, str]], count: int = 10) -> tuple[float, float, list[Row]]:
+    """Returns the share of time in which at least one span runs, the whole time, and the largest gaps between them.
+
+    Args:
+        spans: begin and end in microseconds, and name.
+        count: gaps to return, in milliseconds, with the names of the spans around them.
+    """
     if not spans:
-        return 0.0, 0.0, 0.0
+        return 0.0, 0.0, []
     ordered = sorted(spans)
-    first, reached, worked, gap = ordered[0][0], ordered[0][0], 0.0, 0.0
-    for start, end, _ in ordered:
-        gap = max(gap, start - reached)
+    first, reached, worked, last = ordered[0][0], ordered[0][0], 0.0, ""
+    gaps: list[Row] = []
+    for start, end, name in ordered:
+        if start > reached:
+            gaps.append({"ms": (start - reached) / 1e3, "after": last[:120], "before": name[:120]})
         worked += max(0.0, end - max(start, reached))
+        last = name if end > reached else last
         reached = max(reached, end)
-    return worked / max(reached - first, 1e-9), reached - first, gap
+    gaps.sort(key=lambda gap: -gap["ms"])
+    return worked / max(reached - first, 1e-9), reached - first, gaps[:count]
 
 
 def longest(spans: list[tuple[float, float, str]], count: int = 10) -> list[Row]:
@@ -305,7 +312,8 @@ def solov2(settings: Settings, seconds: float) -> Row:
     set_tf32(True)
     size, count = settings.pick((448, 672), (64, 96)), settings.pick(8, 2)
     opts = ["MODEL.DEVICE", settings.device]
-    cfg = read_config(str(PAIRS["solov2"]), opts)
+    small = ["MODEL.SOLOV2.CHANNELS", 32, "MODEL.SOLOV2.NUM_CONVS", 1, "MODEL.SOLOV2.MASK_CHANNELS", 32]
+    cfg = read_config(str(PAIRS["solov2"]), [*opts, *settings.pick([], small)])
     teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, [*cfg.TEACHER.OPTS, *opts])
     torch.manual_seed(0)
     first = build_student(cfg)
@@ -379,7 +387,7 @@ def goals(rows: dict[str, Row]) -> list[Goal]:
 
 
 FIRST = "pspnet 512x512 batch 8 bf16"
-FEW = ("KD", "CWD", "BPKD")
+FEW = ("CWD", "BPKD")
 
 
 def items(settings: Settings) -> list[Item]:
@@ -387,23 +395,23 @@ def items(settings: Settings) -> list[Item]:
     square: dict[str, Any] = {"name": "pspnet", "size": (512, 512), "batch": 8}
     wide: dict[str, Any] = {"name": "cityscapes", "size": (512, 1024), "batch": 2}
     hrnet: dict[str, Any] = {"name": "hrnet", "size": (512, 512), "batch": 8}
-    full: dict[str, Any] = {**square, "amp": "off", "fast": "off", "methods": FEW}
+    methods = settings.pick(METHODS, FEW)
+    full: dict[str, Any] = {**square, "amp": "off", "fast": "off", "methods": methods}
     ways = (("off", "off"), ("off", "bf16"), ("fold", "bf16"), ("fold+channels_last", "bf16"), ("auto", "off"),
             ("fold+channels_last+stream", "bf16"))  # fmt: skip
     graphs = (("auto", "off"), ("fold+channels_last+graphs", "bf16"))
-    methods = settings.pick(METHODS, FEW)
     return [
         Item(FIRST, partial(steps, **square, amp="bf16", methods=methods), 20),
         Item(f"{RIVAL}, bf16", partial(rival, amp="bf16"), 15),
         Item("profile", profile, 15),
         Item("teacher", partial(teachers, ways=ways), 15),
-        Item("pspnet 512x1024 batch 2 bf16", partial(steps, **wide, amp="bf16", methods=FEW), 10),
+        Item("pspnet 512x1024 batch 2 bf16", partial(steps, **wide, amp="bf16", methods=methods), 12),
         Item("pspnet 512x512 batch 8 TF32", partial(steps, **full), 15),
         Item(f"{RIVAL}, off", partial(rival, amp="off"), 15),
         Item("channels_last", partial(layouts, compiled=False), 12),
         Item("solov2 light 448x672 batch 8", solov2, 15),
         Item("loader", loader, 12),
-        Item("hrnet 512x512 batch 8 bf16", partial(steps, **hrnet, amp="bf16", methods=FEW), 15),
+        Item("hrnet 512x512 batch 8 bf16", partial(steps, **hrnet, amp="bf16", methods=methods), 15),
         Item("teacher in CUDA graphs", partial(teachers, ways=graphs), 60),
         Item("compiled student", partial(layouts, compiled=True), 60),
         Item("pspnet 512x512 batch 8 float32", partial(steps, **full, tf32=False), 15),
