@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import triton.language as tl
 from torch import Tensor
-from triton.runtime import interpreter
 
 from bpkd.functional import (
     boundary_kd,
@@ -30,6 +27,7 @@ from bpkd.functional import (
 )
 from bpkd.functional.triton_path import entropy, masks, self_check
 from bpkd.functional.triton_path import losses as triton_losses
+from tests.interpreter import prepare
 from tests.oracle import literal_edge_mask
 from tests.test_edges import scenes
 from tests.test_fast_losses import (
@@ -51,22 +49,7 @@ SHAPES = [(2, 5, 3, 4), (1, 2, 5, 7), (1, 33, 2, 3), (1, 1, 2, 2), (1, 3, 1, 1)]
 FUNCTIONS = ["channel_kd", "pixel_kd", "boundary_kd", "class_edge_mask", "upsampled_cross_entropy"]
 
 
-def patched_once(patch: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Triton's language is patched for good, not anew at every call of every function: a third of the tests' time."""
-    done: set[tuple[bool, ...]] = set()
-
-    def call(function: Any) -> Any:
-        modules = tuple(any(x is module for x in function.__globals__.values()) for module in (tl, tl.core))
-        if modules not in done:
-            done.add(modules)
-            patch(function)
-        return SimpleNamespace(restore=lambda: None)
-
-    return call
-
-
-if hasattr(interpreter, "_patch_lang"):
-    interpreter._patch_lang = patched_once(interpreter._patch_lang)
+prepare()
 
 
 @pytest.fixture(autouse=True)

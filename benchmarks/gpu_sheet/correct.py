@@ -48,8 +48,12 @@ def distance(found: Tensor, want: Tensor) -> float:
 def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) -> Row:
     """Compares a function's kernels with plain PyTorch: every shape, kind of labels and option, value and gradient."""
     del seconds
-    if settings.device == "cuda" and triton_path.unavailable():
+    if triton_path.unavailable():
         return {"failed": triton_path.unavailable()}
+    if settings.device == "cpu":
+        from tests.interpreter import prepare
+
+        prepare()
     as_reference()
     device, counted, worst, where = torch.device(settings.device), 0, 0.0, ""
     exact = function == "class_edge_mask"
@@ -238,8 +242,9 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
 
 def marked_tests(settings: Settings, seconds: float) -> Row:
     """The tests that are marked gpu, in pytest, but for those that are this part's items; on a CPU all are skipped."""
-    own = "--ignore=tests/test_cuda_losses.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-ra", own, "tests"]
+    files = [p for p in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in p.read_text()]
+    names = [str(p) for p in files if p.name != "test_cuda_losses.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-ra", *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     print(done.stdout[-6000:], done.stderr[-2000:])
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]

@@ -107,12 +107,13 @@ def variants(x: Maps) -> dict[str, Step]:
     return found
 
 
-def compiled_variants(x: Maps) -> dict[str, Step]:
+def compiled_variants(x: Maps, backend: str = "inductor") -> dict[str, Step]:
     """The same formulas through torch.compile, beside ours."""
     s, t, labels = x.student, x.teacher, x.labels.long()
-    boundary = torch.compile(literal_loss, dynamic=False)
-    channel, pixel = torch.compile(channel_wise, dynamic=False), torch.compile(mmrazor_kl, dynamic=False)
-    entropy = torch.compile(literal_cross_entropy, dynamic=False)
+    boundary, channel, pixel, entropy = (
+        torch.compile(function, dynamic=False, backend=backend)
+        for function in (literal_loss, channel_wise, mmrazor_kl, literal_cross_entropy)
+    )
     kept = ("BPKD literal", "CWD", "KD", "cross entropy")
     found = {name: call for name, call in variants(x).items() if name in {f"{k}, {OURS}" for k in kept}}
     found["BPKD literal, torch.compile"] = x.step(lambda: boundary(s.float(), t.float(), x.mask))
@@ -147,7 +148,8 @@ def timed(settings: Settings, seconds: float, *, shape: Shape, dtype: str, compi
     unit, kind = Device(settings.device), getattr(torch, dtype)
     shape = settings.pick(shape, TINY_SHAPE)
     x = Maps(shape, kind, unit.device)
-    calls = (compiled_variants if compiled else variants)(x)
+    # A C++ compiler takes a minute for what is only to be walked through.
+    calls = compiled_variants(x, settings.pick("inductor", "aot_eager")) if compiled else variants(x)
     check_same(calls, kind)
     memory = {name: unit.extra_mib(call) for name, call in calls.items()}
     replays: dict[str, Callable[[], object]] = {}
