@@ -68,17 +68,27 @@ def test_the_call_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -
 def test_auto_takes_the_first_without_an_obstacle_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger=paths.__name__)
     for _ in range(3):
-        assert paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp", "compiled")) == "compiled"
+        assert (
+            paths.choose(
+                "f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp", "compiled"), types=(torch.float32,)
+            )
+            == "compiled"
+        )
     assert [r.getMessage() for r in caplog.records] == ["f on cpu runs the path compiled (cpp: not built)."]
-    assert paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp",)) == "eager"
-    assert paths.choose("f", CPU, {"cpp": "", "compiled": ""}, auto=("cpp",)) == "cpp"
+    assert (
+        paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp",), types=(torch.float32,)) == "eager"
+    )
+    assert paths.choose("f", CPU, {"cpp": "", "compiled": ""}, auto=("cpp",), types=(torch.float32,)) == "cpp"
 
 
 def test_what_was_asked_for_and_cannot_run_falls_back_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with use_path("cpp"):
-        assert paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp",)) == "eager"
+        assert (
+            paths.choose("f", CPU, {"cpp": "not built", "compiled": ""}, auto=("cpp",), types=(torch.float32,))
+            == "eager"
+        )
     with use_path("compiled"):
-        assert paths.choose("f", CPU, {"cpp": ""}, auto=("cpp",)) == "cpp"
+        assert paths.choose("f", CPU, {"cpp": ""}, auto=("cpp",), types=(torch.float32,)) == "cpp"
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("WARNING", "f on cpu runs the path eager (cpp was asked for, but not built)."),
         ("WARNING", "f on cpu runs the path cpp (compiled was asked for, but the function has no such path)."),

@@ -313,11 +313,24 @@ def test_wide_cells_and_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(class_edge_mask(labels, 4, 5, size), literal_edge_mask(labels, 4, 5, size))
 
 
+def types_of(function: str, maps: torch.dtype, other: torch.dtype) -> tuple[torch.dtype, ...]:
+    """The types of a function's tensors: of labels alone, logits and labels, or student and teacher."""
+    labels = torch.uint8 if maps == torch.bfloat16 else torch.int64
+    if function == "class_edge_mask":
+        return (labels,)
+    return (maps, labels if function == "upsampled_cross_entropy" else other)
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_check_passes_once(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert self_check.failure(function, CPU) == ""
+@pytest.mark.parametrize("maps", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32)])
+def test_the_check_passes_once_for_each_types(
+    function: str, maps: tuple[torch.dtype, torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = types_of(function, *maps)
+    assert self_check.failure(function, CPU, types) == ""
     monkeypatch.setattr(self_check, "_difference", lambda *_: "called again")
-    assert self_check.failure(function, CPU) == ""
+    assert self_check.failure(function, CPU, types) == ""
+    assert self_check.failure(function, CPU, (torch.float64, *types[1:])) == "called again"
 
 
 def spoiled(x: Tensor) -> Tensor:
@@ -344,7 +357,8 @@ def test_a_failed_check_falls_back_with_one_message(
     monkeypatch.setattr(module, name, bad)
     with use_path("auto"):
         for _ in range(2):
-            assert paths.choose(function, CPU, {"cpp": "not built", "triton": ""}, auto=("cpp", "triton")) == "eager"
+            obstacles, types = {"cpp": "not built", "triton": ""}, types_of(function, torch.float32, torch.float32)
+            assert paths.choose(function, CPU, obstacles, auto=("cpp", "triton"), types=types) == "eager"
     (record,) = [r for r in caplog.records if r.name == paths.__name__]
     assert record.levelno == logging.WARNING
     assert f"{function} on cpu runs the path eager (cpp: not built; triton: its check failed: " in record.getMessage()
@@ -353,7 +367,8 @@ def test_a_failed_check_falls_back_with_one_message(
 
 def test_auto_takes_what_passed_the_check_and_never_the_interpreter() -> None:
     with use_path("auto"):
-        assert paths.choose("pixel_kd", CPU, {"cpp": "x", "triton": ""}, auto=("cpp", "triton")) == "triton"
+        obstacles, types = {"cpp": "x", "triton": ""}, (torch.float32, torch.float32)
+        assert paths.choose("pixel_kd", CPU, obstacles, auto=("cpp", "triton"), types=types) == "triton"
         assert triton_path.obstacle(torch.zeros(1)) == "it runs on CUDA alone"
     assert triton_path.obstacle(torch.zeros(1)) == ""
     assert triton_path.obstacle(torch.zeros(0)) == "a tensor is empty"

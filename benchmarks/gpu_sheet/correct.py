@@ -21,7 +21,14 @@ from .functions import CASES, FUNCTIONS, KINDS, Inputs, Shape, whole_step
 from .items import Item, Part, Row, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Of student and teacher. Under autocast the teacher's logits are float32.
+TYPES = {
+    "float32": (torch.float32, torch.float32),
+    "float16": (torch.float16, torch.float16),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
+    "float16, float32": (torch.float16, torch.float32),
+    "bfloat16, float32": (torch.bfloat16, torch.float32),
+}
 SHAPES: tuple[Shape, ...] = ((2, 2, 33, 47), (4, 19, 64, 64), (2, 150, 31, 65))
 TINY_SHAPES: tuple[Shape, ...] = ((1, 3, 3, 5),)
 # Largest relative distance of a gradient, or of the values, to plain PyTorch's; half precision rounds the gradient.
@@ -57,10 +64,10 @@ def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) ->
     as_reference()
     device, counted, worst, where = torch.device(settings.device), 0, 0.0, ""
     exact = function == "class_edge_mask"
-    limit = 0.0 if exact else TOLERANCE[dtype]
+    limit = 0.0 if exact else TOLERANCE[dtype.split(",")[0]]
     for shape in settings.pick(SHAPES, TINY_SHAPES):
         for kind in settings.pick(KINDS, KINDS[:1]):
-            x = Inputs.draw(shape, kind, device, TYPES[dtype])
+            x = Inputs.draw(shape, kind, device, *TYPES[dtype])
             for (case, found), want in zip(
                 cases(settings, function, x, "triton"), cases(settings, function, x, "eager"), strict=True
             ):
@@ -263,7 +270,8 @@ def items(settings: Settings) -> list[Item]:
 
     found = []
     for function in FUNCTIONS:
-        for dtype in TYPES if function != "class_edge_mask" else ("float32",):
+        names = list(TYPES) if function.endswith("_kd") else list(TYPES)[:3]  # no teacher
+        for dtype in names if function != "class_edge_mask" else names[:1]:
             call: Any = partial(kernels, function=function, dtype=dtype)
             found.append(Item(f"{function} {dtype}", call, 120))
     found += [Item("two streams", streams, 60), Item("CUDA graph", graph, 60), Item("no waiting", waiting, 60)]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bpkd.functional import native
-from bpkd.functional.triton_path import self_check, unavailable
+from bpkd.functional.triton_path import self_check
 from bpkd.modeling.precision import has_instructions
 
 from .device import Device
@@ -101,9 +101,9 @@ class Said(logging.Handler):
 
 
 def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
-    """Returns which implementation a function's first call takes, why, and how long that call took.
+    """Returns which implementation a function takes, why, and how long its first calls take, in float32 and bf16.
 
-    On a GPU it compiles the kernels and checks them; ``failed`` where Triton is there and its check does not pass.
+    On a GPU they compile the kernels and check them; the item fails where the check does not pass.
     """
     del seconds
     heard, logger = Said(), logging.getLogger("bpkd.functional.paths")
@@ -111,15 +111,13 @@ def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
     logger.addHandler(heard)
     device = torch.device(settings.device)
     begin = time.perf_counter()
-    run_once(function, device)
+    for student in (torch.float32, torch.bfloat16):  # a teacher's logits are always float32
+        run_once(function, device, (student, torch.float32))
     spent = time.perf_counter() - begin
-    found: dict[str, Any] = {"choice": heard.lines, "first_call_seconds": spent}
-    found["line"] = "; ".join(heard.lines)
-    if device.type == "cuda" and not unavailable():
-        reason = self_check.failure(function, device)
-        if reason:
-            found["failed"] = reason
-    return found
+    found: dict[str, Any] = {"choice": heard.lines, "first_calls_seconds": spent}
+    found["line"] = f"{'; '.join(heard.lines)} First calls: {spent:.1f} s"
+    reasons = [reason for reason in self_check._found.values() if reason]
+    return {**found, "failed": reasons[0]} if reasons else found
 
 
 def items(settings: Settings) -> list[Item]:

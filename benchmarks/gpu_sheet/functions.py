@@ -27,12 +27,20 @@ class Inputs:
     labels: Tensor
 
     @classmethod
-    def draw(cls, shape: Shape, kind: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Inputs:
+    def draw(
+        cls,
+        shape: Shape,
+        kind: str,
+        device: torch.device,
+        student_type: torch.dtype = torch.float32,
+        teacher_type: torch.dtype = torch.float32,
+    ) -> Inputs:
         """Draws seeded maps, and labels of a kind of `KINDS`."""
         generator = torch.Generator().manual_seed(shape[1])
         teacher = 3 * torch.randn(shape, generator=generator)
         student = teacher + 2 * torch.randn(shape, generator=generator)
-        return cls(student.to(device, dtype), teacher.to(device, dtype), draw_labels(shape, kind).to(device))
+        labels = draw_labels(shape, kind).to(device)
+        return cls(student.to(device, student_type), teacher.to(device, teacher_type), labels)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,9 +130,9 @@ CASES: dict[str, Callable[[Inputs], Iterator[tuple[str, list[Tensor]]]]] = dict(
 )
 
 
-def run_once(function: str, device: torch.device) -> None:
-    """Calls a function once, forward and backward."""
-    next(CASES[function](Inputs.draw((1, 3, 8, 9), "scene", device)))
+def run_once(function: str, device: torch.device, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    """Calls a function once, forward and backward, on maps of these types of student and teacher."""
+    next(CASES[function](Inputs.draw((1, 3, 8, 9), "scene", device, *dtypes)))
 
 
 def whole_step(x: Inputs) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,8 @@ def chosen_path(function: str, student: Tensor, teacher: Tensor) -> str:
         "triton": triton_path.map_obstacle(student, teacher),
         "compiled": compiled.obstacle(),
     }
-    return paths.choose(function, student.device, obstacles, auto=("cpp", "triton"))
+    types = (student.dtype, teacher.dtype)
+    return paths.choose(function, student.device, obstacles, auto=("cpp", "triton"), types=types)
 
 
 class _Divergence(torch.autograd.Function):

@@ -219,7 +219,8 @@ def _path(labels: Tensor, num_classes: int, sizes: list[tuple[int, int]]) -> str
         "triton": triton_path.obstacle(labels),
         "compiled": edge_planes.obstacle(labels, num_classes, sizes),
     }
-    return paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "triton", "compiled"))
+    types = (labels.dtype,)
+    return paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "triton", "compiled"), types=types)
 
 
 def _window(labels: Tensor, kernel_size: int, *, iterations: int, ignore_index: int, ignore_mode: str) -> Window:

@@ -79,7 +79,14 @@ def trial(path: str) -> Iterator[None]:
         _trial[:] = before
 
 
-def choose(function: str, device: torch.device, obstacles: Mapping[str, str], *, auto: tuple[str, ...]) -> str:
+def choose(
+    function: str,
+    device: torch.device,
+    obstacles: Mapping[str, str],
+    *,
+    auto: tuple[str, ...],
+    types: tuple[torch.dtype, ...],
+) -> str:
     """Chooses the path of one call, and logs the choice the first time it is made.
 
     Args:
@@ -87,6 +94,7 @@ def choose(function: str, device: torch.device, obstacles: Mapping[str, str], *,
         device: of the tensors.
         obstacles: for every path that the function has, besides "eager": why it cannot run now; empty: it can.
         auto: the paths that are proven faster than "eager", best first.
+        types: of the tensors; what Triton compiles, and what its check proves, is for these.
 
     Returns:
         "eager" or a path of ``obstacles`` without an obstacle.
@@ -99,7 +107,7 @@ def choose(function: str, device: torch.device, obstacles: Mapping[str, str], *,
         return "eager"  # the others are opaque to a tracer
     if asked == "eager" or not obstacles.get(asked, "none"):
         return _told(function, device, asked, f"{asked} was asked for")
-    found, passed, severity = _first_free(function, device, obstacles, auto)
+    found, passed, severity = _first_free(function, device, obstacles, candidates=auto, types=types)
     if asked == "auto":
         why = "; ".join(passed) or "the fastest here"
         return _told(function, device, found, why, severity)
@@ -108,7 +116,12 @@ def choose(function: str, device: torch.device, obstacles: Mapping[str, str], *,
 
 
 def _first_free(
-    function: str, device: torch.device, obstacles: Mapping[str, str], candidates: tuple[str, ...]
+    function: str,
+    device: torch.device,
+    obstacles: Mapping[str, str],
+    *,
+    candidates: tuple[str, ...],
+    types: tuple[torch.dtype, ...],
 ) -> tuple[str, list[str], int]:
     """Returns the first path that can run, why each before it cannot, and how loud that is to be said."""
     passed: list[str] = []
@@ -118,7 +131,7 @@ def _first_free(
         if path == "triton" and not reason:
             from .triton_path.self_check import failure  # Triton is imported where it is used
 
-            reason = failure(function, device)
+            reason = failure(function, device, types)
             severity = logging.WARNING if reason else severity
         if not reason:
             return path, passed, severity

@@ -79,7 +79,8 @@ def _chosen_path(logits: Tensor, target: Tensor) -> str:
         "cpp": fused.obstacle(logits, target) or ("" if target.numel() else "there are no labels"),
         "triton": triton_path.map_obstacle(logits) or triton_path.obstacle(target),
     }
-    return paths.choose("upsampled_cross_entropy", logits.device, obstacles, auto=("cpp", "triton"))
+    types = (logits.dtype, target.dtype)
+    return paths.choose("upsampled_cross_entropy", logits.device, obstacles, auto=("cpp", "triton"), types=types)
 
 
 def _count(target: Tensor, ignore_index: int, denominator: str, weight: Tensor | None) -> Tensor | int:
