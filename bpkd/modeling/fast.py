@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -110,12 +111,28 @@ def store_as(model: nn.Module, dtype: torch.dtype) -> None:
                 parameter.data = parameter.data.to(dtype)
 
 
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Lets a GPU compute convolutions and products of float32 in float32, whatever SOLVER.TF32 says."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for switch, was in zip(switches, before, strict=True):
+            switch.allow_tf32 = was
+
+
 @torch.no_grad()
+@full_float32()
 def fold_batch_norm(model: DenseModel, images: Tensor) -> int:
     """Folds batch norms into the convolutions that they follow, in place.
 
     Which norm follows which convolution is watched while the network runs, so it works for any module, whatever its
-    names. The network is put back as it was if its scores are not the same afterwards.
+    names. The network is put back as it was if its scores are not the same afterwards. They are compared in full
+    float32: TF32's rounding alone takes a deep network's scores further apart than the tolerance.
 
     Args:
         model: in evaluation mode.
