@@ -113,8 +113,7 @@ def _filters(mask: Tensor, pre_mask: str, valid: Tensor | float) -> tuple[Tensor
     if pre_mask == "soft":
         return mask, (valid - mask).clamp(min=0)
     if pre_mask == "hard":
-        inside = torch.as_tensor(valid, device=mask.device) > 0
-        return (mask > 0).float(), ((mask == 0) & inside).float()
+        return (mask > 0).float(), ((mask == 0) & (valid > 0)).float()
     return None, None
 
 
@@ -123,9 +122,11 @@ def _filtered(logits: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def _class_weights(class_weight: float | Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    if isinstance(class_weight, Sequence) and len(class_weight) == 1:  # as configs hold it
+        class_weight = class_weight[0]
     if isinstance(class_weight, (int, float)):  # filled on the device: a copy to a GPU would wait for it
         return torch.full((like.shape[1],), float(class_weight), device=like.device)
-    alpha = torch.as_tensor(class_weight, dtype=torch.float32, device=like.device).flatten()
+    alpha = torch.as_tensor(class_weight, dtype=torch.float32).to(like.device, non_blocking=True).flatten()
     if alpha.numel() not in (1, like.shape[1]):
         raise ValueError(f"class_weight: expected one number or {like.shape[1]} (one per class), got {alpha.numel()}.")
     return alpha.expand(like.shape[1])
@@ -141,8 +142,10 @@ def _counts(mask: Tensor, normalizer: str) -> Tensor:
 def _edge_sum(per_position: Tensor, mask: Tensor, alpha: Tensor, normalizer: str) -> Tensor:
     cells = _counts(mask, normalizer)
     weight = alpha / cells.clamp(min=1)
-    # The post-mask filter, summed over classes before it meets the KL: no copy per class.
-    per_cell = torch.einsum("nchw,nc->nhw", mask, weight)
+    # The post-mask filter, summed over classes before it meets the KL. As a product it needs no copy per class, but a
+    # GPU may round a product to TF32.
+    factors = weight[:, :, None, None]
+    per_cell = (mask * factors).sum(1) if mask.is_cuda else torch.einsum("nchw,nc->nhw", mask, weight)
     total = (per_position * per_cell).sum((1, 2))
     if normalizer in ("classes", "weights"):
         share = (alpha * (cells > 0)).sum(1)

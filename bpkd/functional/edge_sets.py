@@ -63,14 +63,27 @@ def _edge_words(labels: Tensor, num_classes: int, window: Window) -> Iterator[tu
         classes = counts[:num_classes].nonzero().flatten().tolist()
     for start in range(0, len(classes), _GROUP):
         group = classes[start : start + _GROUP]
-        # One bit per class of the group; every other label, and "void" in opaque mode, shares the next bit.
-        bits = dict(zip(group, range(_GROUP), strict=False))
-        values = [1 << bits.get(c, _GROUP) for c in range(num_classes)]
-        values.append(0 if window.transparent else 1 << _GROUP)
-        table = torch.tensor(values, dtype=torch.int32, device=labels.device)
+        table = _table(group, num_classes, window, labels.device)
         found = window_reduce(table[index], window.side, torch.bitwise_or, 0)
         found = found.masked_fill((found & (found - 1)) == 0, 0)  # one label only: no edge
         yield group, found.masked_fill(ignored, 0) if window.transparent else found
+
+
+def _table(group: Sequence[int], num_classes: int, window: Window, device: torch.device) -> Tensor:
+    """Label -> word, "void" last: one bit per class of the group; every other label, and opaque void, shares the next.
+
+    Filled on the device: a copy to a GPU would wait for it.
+    """
+    table = torch.full((num_classes + 1,), 1 << _GROUP, dtype=torch.int32, device=device)
+    if window.transparent:
+        table[-1:].zero_()
+    if device.type == "cpu":
+        for bit, c in enumerate(group):
+            table[c] = 1 << bit
+    else:  # all classes are in a group, in their order
+        one = torch.ones(len(group), dtype=torch.int32, device=device)
+        table[group[0] : group[-1] + 1] = one << torch.arange(len(group), dtype=torch.int32, device=device)
+    return table
 
 
 def _pool_into(target: Tensor, found: Tensor, group: Sequence[int]) -> None:
@@ -82,6 +95,7 @@ def _pool_into(target: Tensor, found: Tensor, group: Sequence[int]) -> None:
             target[:, c] = F.adaptive_avg_pool2d(plane, (h, w))
         return
     rows, columns = height // h, width // w
+    divisors = [torch.full((1,), float(n), device=found.device) for n in (rows, columns)]
     cells = found.view(n, h, rows, w, columns).transpose(2, 3).reshape(n * h * w, rows * columns)
     where = torch.arange(len(cells), device=cells.device)
     if cells.device.type == "cpu":  # most cells hold no edge; on a GPU asking would cost a synchronisation
@@ -90,6 +104,7 @@ def _pool_into(target: Tensor, found: Tensor, group: Sequence[int]) -> None:
     image, position = where // (h * w), where % (h * w)
     flat = target.view(n, target.shape[1], h * w)
     for bit, c in enumerate(group):
-        # Exact integer counts, divided as adaptive average pooling divides.
+        # Exact integer counts, divided as adaptive average pooling divides; by tensors, since a GPU would multiply by
+        # the reciprocal of a number.
         counts = ((cells >> bit) & 1).sum(1, dtype=torch.int32).float()
-        flat[image, c, position] = counts / rows / columns
+        flat[image, c, position] = counts / divisors[0] / divisors[1]
