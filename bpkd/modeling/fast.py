@@ -114,7 +114,7 @@ def store_as(model: nn.Module, dtype: torch.dtype) -> None:
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Lets a GPU compute convolutions and products of float32 in float32, whatever SOLVER.TF32 says."""
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
         switch.allow_tf32 = False
