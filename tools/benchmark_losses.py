@@ -37,18 +37,20 @@ LITERAL = "edge mask, one-hot max-pool (literal)"
 Variants = dict[str, Callable[[], None]]
 
 
-def make_labels(batch: int, size: int, num_classes: int, seed: int = 0) -> torch.Tensor:
-    """Scene-like labels [N,H,W]: a dozen overlapping boxes and discs per image, some ignored."""
+def make_labels(
+    batch: int, size: int, num_classes: int, seed: int = 0, *, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Scene-like labels [N,H,W]: a dozen overlapping boxes and discs per image, some ignored; alike on every device."""
     generator = torch.Generator().manual_seed(seed)
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    labels = torch.zeros(batch, size, size, dtype=torch.long)
+    y, x = torch.meshgrid(*(torch.arange(size, device=device) for _ in range(2)), indexing="ij")
+    labels = torch.zeros(batch, size, size, dtype=torch.long, device=device)
     for image in labels:
         for _ in range(14):
             cy, cx, h, w = (torch.rand(4, generator=generator) * size).tolist()
             inside = ((y - cy).abs() < h / 3) & ((x - cx).abs() < w / 3)
             if torch.rand(1, generator=generator) < 0.5:
                 inside = (y - cy) ** 2 + (x - cx) ** 2 < (h / 3) ** 2
-            image[inside] = torch.randint(num_classes, (1,), generator=generator)
+            image.masked_fill_(inside, int(torch.randint(num_classes, (1,), generator=generator)))
         image[: size // 40, : size // 3] = IGNORE
     return labels
 

@@ -7,6 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class Device:
         """Takes a device by its name."""
         self.device = torch.device(name)
         self.cuda = self.device.type == "cuda"
+        self._pool: Any = None  # of graphs whose results nobody looks at
         self._flush = torch.empty(FLUSH_BYTES if self.cuda else 1, dtype=torch.int8, device=self.device)
 
     def wait(self) -> None:
@@ -49,14 +51,18 @@ class Device:
         end.synchronize()
         return float(start.elapsed_time(end))
 
-    def graphed(self, call: Callable[[], Sequence[Tensor]]) -> tuple[Call, Sequence[Tensor]]:
+    def graphed(self, call: Callable[[], Sequence[Tensor]], *, keep: bool = True) -> tuple[Call, Sequence[Tensor]]:
         """Captures a call in a CUDA graph.
 
         Args:
             call: reads and writes the same memory each time; it is run three times before.
+            keep: its results are looked at. Else all such graphs work in the same memory: dozens of them fit.
 
         Returns:
             What replays it, and the tensors that each replay writes.
+
+        Raises:
+            RuntimeError: the call waits for the GPU, which no graph can hold.
         """
         if not self.cuda:
             outputs = call()
@@ -69,12 +75,21 @@ class Device:
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            for _ in range(3):
+            for _ in range(2):
                 call()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+            with self.without_waiting():  # a capture that breaks would leave the allocator broken
+                call()
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(stream)
+        if not keep and self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = call()
+        try:
+            with torch.cuda.graph(graph, pool=None if keep else self._pool):
+                outputs = call()
+        except BaseException:
+            torch.cuda.set_stream(current)  # torch.cuda.graph does not, where ending the capture fails
+            raise
         return graph.replay, outputs
 
     def beside(self, calls: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Sequence[Tensor]]:
@@ -115,11 +130,13 @@ class Device:
         before = torch.cuda.memory_allocated(self.device)
         outputs = call()
         self.wait()
-        kept = sum(x.untyped_storage().nbytes() for x in outputs)
-        return (torch.cuda.max_memory_allocated(self.device) - before - kept) / 2**20
+        most, after = torch.cuda.max_memory_allocated(self.device), torch.cuda.memory_allocated(self.device)
+        del outputs
+        return (most - max(before, after)) / 2**20
 
     def peak_mib(self, call: Call) -> float | None:
-        """MiB that are allocated at most during a call, everything counted; None on a CPU."""
+        """MiB that are allocated at most during a call after the first, everything counted; None on a CPU."""
+        call()
         if not self.cuda:
             return None
         self.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -153,7 +154,7 @@ class Sheet:
         """Returns how many items of a part may run at a time; in small nothing is timed."""
         if self.settings.tiny:
             return min(8, usable_cores())
-        return max(1, min(8, usable_cores() // 2)) if part.parallel else 1
+        return max(1, min(12, usable_cores() * 3 // 4)) if part.parallel else 1
 
     def start(self, part: str, item: Item, ends: float) -> Running:
         """Starts one item in a process."""
@@ -249,6 +250,7 @@ def look_at_device(settings: Settings, seconds: float) -> Row:
 
 def work(call: Callable[[Settings, float], Row], settings: Settings, seconds: float, answer: Path, title: str) -> None:
     """Body of an item's process: runs it with its output in sheet.log and writes its state."""
+    gc.freeze()  # what was imported stays: collections look at the item's own objects alone
     os.setsid()  # so that its own child processes can be stopped with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

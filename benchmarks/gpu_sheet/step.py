@@ -90,10 +90,10 @@ def draw_batch(count: int, size: Size, classes: int) -> list[dict[str, Tensor]]:
 
 def timed(settings: Settings, seconds: float, calls: dict[str, Call], images: int, against: str) -> Row:
     """Times the calls in turns: milliseconds, images per second, ratio to one of them, peak memory."""
-    unit = Device(settings.device)
-    memory = {name: unit.peak_mib(call) for name, call in calls.items()}
+    unit, end = Device(settings.device), time.monotonic() + seconds
+    memory = {name: unit.peak_mib(call) for name, call in calls.items()}  # the first calls: they take their time
     begin = time.monotonic()
-    times = in_turns(calls, unit.call_ms, rounds=settings.pick(21, 2), seconds=max(1, seconds - 3), least=2)
+    times = in_turns(calls, unit.call_ms, rounds=settings.pick(21, 2), seconds=end - begin - 2, least=2)
     rows = {}
     for name, spent in times.items():
         median = statistics.median(spent)
@@ -120,24 +120,32 @@ def steps(
     methods: tuple[str, ...],
     fast: str = "auto",
     tf32: bool = True,
+    benchmark: bool = False,
     opts: tuple[Any, ...] = (),
 ) -> Row:
     """Times the step of a pair: the student alone, with the teacher, and with each distiller."""
     begin = time.monotonic()
-    set_tf32(tf32)
+    set_tf32(tf32, benchmark=benchmark)
     pair = Pair(settings, name, size, batch, opts=opts)
     teacher = pair.teacher(fast, amp if amp != "off" else "off")
     calls = {method: pair.step(method, teacher, amp) for method in (ALONE, BASE, *methods)}
     left = seconds - (time.monotonic() - begin)
     row = timed(settings, left, calls, len(pair.batch), BASE)
-    return row | {"amp": amp, "tf32": tf32, "teacher": f"{fast}, {teacher.amp}", "size": list(pair.size)}
+    row |= {"amp": amp, "tf32": tf32, "cudnn_benchmark": benchmark, "size": list(pair.size)}
+    return row | {"teacher": f"{fast}, {teacher.amp}"}
 
 
-def set_tf32(on: bool) -> None:
-    """Lets float32 products and convolutions run in TF32, as the configs do, or not; and chooses kernels by timing."""
+def set_tf32(on: bool, *, benchmark: bool = False) -> None:
+    """Lets float32 products and convolutions run in TF32, as the configs do, or not.
+
+    Args:
+        on: whether.
+        benchmark: cuDNN times its kernels for every new shape, seconds to minutes, and takes the fastest; off as in
+            the configs (CUDNN_BENCHMARK).
+    """
     torch.backends.cuda.matmul.allow_tf32 = on
     torch.backends.cudnn.allow_tf32 = on
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = benchmark
 
 
 def rival(settings: Settings, seconds: float, *, amp: str) -> Row:
@@ -257,7 +265,8 @@ def profile(settings: Settings, seconds: float) -> Row:
             call()
         unit.wait()
     kind = torch.autograd.DeviceType.CUDA if unit.cuda else torch.autograd.DeviceType.CPU
-    events = [e for e in recorded.events() if e.device_type == kind]
+    # Annotations span many kernels and the gaps between them.
+    events = [e for e in recorded.events() if e.device_type == kind and not getattr(e, "is_user_annotation", False)]
     spans = [(e.time_range.start, e.time_range.end, e.name) for e in events]
     busy, span, gaps = busy_share(spans)
     row: Row = {"busy": busy, "span_ms": span / 1e3 / count, "gaps": gaps, "kernels": longest(spans)}
@@ -401,21 +410,22 @@ def items(settings: Settings) -> list[Item]:
             ("fold+channels_last+stream", "bf16"))  # fmt: skip
     graphs = (("auto", "off"), ("fold+channels_last+graphs", "bf16"))
     return [
-        Item(FIRST, partial(steps, **square, amp="bf16", methods=methods), 20),
-        Item(f"{RIVAL}, bf16", partial(rival, amp="bf16"), 15),
-        Item("profile", profile, 15),
-        Item("teacher", partial(teachers, ways=ways), 15),
-        Item("pspnet 512x1024 batch 2 bf16", partial(steps, **wide, amp="bf16", methods=methods), 12),
-        Item("pspnet 512x512 batch 8 TF32", partial(steps, **full), 15),
-        Item(f"{RIVAL}, off", partial(rival, amp="off"), 15),
-        Item("channels_last", partial(layouts, compiled=False), 12),
-        Item("solov2 light 448x672 batch 8", solov2, 15),
+        Item(FIRST, partial(steps, **square, amp="bf16", methods=methods), 30),
+        Item(f"{RIVAL}, bf16", partial(rival, amp="bf16"), 25),
+        Item("profile", profile, 25),
+        Item("teacher", partial(teachers, ways=ways), 25),
+        Item("pspnet 512x1024 batch 2 bf16", partial(steps, **wide, amp="bf16", methods=methods), 20),
+        Item("pspnet 512x512 batch 8 TF32", partial(steps, **full), 25),
+        Item(f"{RIVAL}, off", partial(rival, amp="off"), 20),
+        Item("channels_last", partial(layouts, compiled=False), 20),
+        Item("solov2 light 448x672 batch 8", solov2, 25),
         Item("loader", loader, 12),
-        Item("hrnet 512x512 batch 8 bf16", partial(steps, **hrnet, amp="bf16", methods=methods), 15),
-        Item("teacher in CUDA graphs", partial(teachers, ways=graphs), 60),
-        Item("compiled student", partial(layouts, compiled=True), 60),
-        Item("pspnet 512x512 batch 8 float32", partial(steps, **full, tf32=False), 15),
+        Item("hrnet 512x512 batch 8 bf16", partial(steps, **hrnet, amp="bf16", methods=methods), 25),
+        Item("teacher in CUDA graphs", partial(teachers, ways=graphs), 90),
+        Item("compiled student", partial(layouts, compiled=True), 90),
+        Item("pspnet 512x512 batch 8 float32", partial(steps, **full, tf32=False), 25),
+        Item(f"{FIRST}, cuDNN benchmark", partial(steps, **square, amp="bf16", methods=("BPKD",), benchmark=True), 60),
     ]
 
 
-PART = Part("step", "The step", 90, items, goals)
+PART = Part("step", "The step", 115, items, goals)
