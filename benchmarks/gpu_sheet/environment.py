@@ -8,6 +8,7 @@ import subprocess
 import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ def machine(settings: Settings, seconds: float) -> Row:
     device = torch.device(settings.device)
     found: Row = {"versions": {name: version_of(name) for name in ("torch", "triton", "numpy", "detectron2")}}
     found |= {"cuda": torch.version.cuda, "native": native.unavailable() or "loaded"}
+    if Path("/dev/shm").is_dir():
+        found["shared_memory_mib"] = shutil.disk_usage("/dev/shm").free // 2**20
     found["precision"] = {name: has_instructions(name, device) for name in ("bf16", "fp16")}
     name = "CPU"
     if device.type == "cuda":

@@ -363,13 +363,13 @@ def loader(settings: Settings, seconds: float) -> Row:
     """Counts the images that the training loader delivers with eight workers on CamVid or drawn scenes."""
     from bpkd.data import build_train_loader, register_datasets
 
-    from .train import data_options
+    from .train import data_options, workers
 
     cfg = read_config(str(PAIRS["small"]), [*data_options(settings), "MODEL.DEVICE", settings.device])
-    cfg.DATALOADER.NUM_WORKERS = settings.pick(8, 1)
+    cfg.DATALOADER.NUM_WORKERS = settings.pick(workers(settings), 1)
     register_datasets(cfg)
     batches, count = iter(build_train_loader(cfg)), 0
-    for _ in range(2 * cfg.DATALOADER.NUM_WORKERS):
+    for _ in range(2 * max(1, cfg.DATALOADER.NUM_WORKERS)):
         next(batches)  # the workers begin
     begin, end = time.monotonic(), settings.pick(min(5.0, seconds / 2), 0.5)
     while time.monotonic() < begin + end:

@@ -35,6 +35,7 @@ DRAWN = CONFIGS / "quickstart" / "pspnet__bpkd.yaml"
 # Of a run beside its steps: start, two evaluations of 101 images, the checkpoint. An estimate, on the safe side.
 SECONDS_BESIDE = 14.0
 TEACHER_SHARE = 0.35
+LEAST_SHARED = 2**30  # bytes; a worker that finds no room dies of a bus error, and the run with it
 SHOWN = ("mIoU", "trimap_w3", "boundary_IoU")
 PEERS_STEPS = 10
 
@@ -66,7 +67,14 @@ def common_options(settings: Settings) -> list[Any]:
     precision = ["SOLVER.AMP.ENABLED", settings.device == "cuda", "SOLVER.AMP.DTYPE", settings.pick("bf16", "auto")]
     small = settings.pick([], [*SLIM, "SOLVER.IMS_PER_BATCH", 4, "INPUT.CROP_SIZE", [64, 64]])
     found = ["MODEL.DEVICE", settings.device, *data_options(settings), *precision, *small]
-    return [*found, "DATALOADER.NUM_WORKERS", settings.pick(8, 0), "SOLVER.LOG_PERIOD", settings.pick(20, 1)]
+    return [*found, "DATALOADER.NUM_WORKERS", workers(settings), "SOLVER.LOG_PERIOD", settings.pick(20, 1)]
+
+
+def workers(settings: Settings) -> int:
+    """Returns the loader's workers: none where the shared memory that their batches pass through is too small."""
+    shared = Path("/dev/shm")
+    room = shutil.disk_usage(shared).free if shared.is_dir() else LEAST_SHARED
+    return settings.pick(8, 0) if room >= LEAST_SHARED else 0
 
 
 def plan(settings: Settings, seconds: float) -> Row:
