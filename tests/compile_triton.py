@@ -16,7 +16,7 @@ MAPS = ["student", "teacher", "gradient", "logits"]
 FLOATS = ["mask", "alpha", "found", "values", "edge_upstream", "body_upstream", "upstream", "valid", "count"]
 TYPES = (
     dict.fromkeys([*FLOATS, "first", "second", "out"], "*fp32")
-    | dict.fromkeys(["cells", "words"], "*i32")
+    | dict.fromkeys(["cells", "words", "numbers"], "*i32")
     | dict.fromkeys(["P", "C", "N", "H", "W", "h", "w", "side", "classes", "ignored", "split", "total"], "i32")
     | dict.fromkeys(["scale", "edge_factor", "body_factor", "factor", "first_factor", "second_factor"], "fp32")
     | dict.fromkeys(["weight", "log_sums"], "*fp32")
@@ -31,14 +31,21 @@ def variants() -> list[tuple[Any, str, dict[str, Any]]]:
     rows, pixels = row_kernels.rows_kernel, pixel_kernels.pixels_kernel
     found: list[tuple[Any, str, dict[str, Any]]] = [(row_kernels.count_kernel, "fp32", {"BLOCK": 4096})]
     for pre in range(3):
-        found.append((row_kernels.edge_kernel, "fp32", {"PRE": pre, "PER_CLASS": pre == 1, "BLOCK": 64}))
+        found.append(
+            (
+                row_kernels.edge_kernel,
+                "fp32",
+                {"PRE": pre, "PER_CLASS": pre == 1, "CLASSES": 16 if pre == 2 else 1, "BLOCK": 64},
+            )
+        )
         found.append((rows, "fp32", FORWARD | {"PRE": pre, "BLOCK": 4096}))
     for kind in ("fp16", "bf16"):
-        found.append((row_kernels.edge_kernel, kind, {"PRE": 0, "PER_CLASS": False, "BLOCK": 64}))
+        found.append((row_kernels.edge_kernel, kind, {"PRE": 0, "PER_CLASS": False, "CLASSES": 1, "BLOCK": 64}))
         found.append((rows, kind, {"PRE": 0, "PURPOSE": 1, "values": None, "BLOCK": 4096}))
         found.append((pixels, kind, FORWARD | {"CLASSES": 32, "BLOCK": 128}))
     found += [
-        (row_kernels.edge_kernel, "fp32", {"PRE": 0, "PER_CLASS": True, "BLOCK": 64, "P": 1, "C": 1}),
+        (row_kernels.edge_kernel, "bf16", {"PRE": 2, "PER_CLASS": True, "CLASSES": 1, "BLOCK": 64, "P": 1, "C": 1}),
+        (row_kernels.edge_kernel, "fp32", {"PRE": 0, "PER_CLASS": True, "CLASSES": 1, "BLOCK": 64, "P": 1, "C": 1}),
         (rows, "fp32", FORWARD | {"PRE": 0, "BLOCK": 1, "P": 1, "C": 1}),
         (rows, "fp32", FORWARD | NO_EDGES | {"BLOCK": 8192}),
         (rows, "fp32", FORWARD | NO_EDGES | {"BLOCK": 8192, "gradient": None}),
@@ -52,6 +59,7 @@ def variants() -> list[tuple[Any, str, dict[str, Any]]]:
     for kind, transparent in (("u8", False), ("i64", True)):
         found.append((mask_kernels.columns_kernel, kind, {"TRANSPARENT": transparent, "BLOCK": 512}))
         found.append((mask_kernels.cells_kernel, kind, {"TRANSPARENT": transparent, "PIXELS": 8, "BLOCK": 32}))
+    found.append((mask_kernels.cells_kernel, "u8", {"TRANSPARENT": False, "PIXELS": 8, "BLOCK": 32, "numbers": None}))
     ones = dict.fromkeys(["N", "H", "W", "h", "w", "side", "classes", "ignored"], 1)
     found.append((mask_kernels.cells_kernel, "i32", ones | {"TRANSPARENT": True, "PIXELS": 1, "BLOCK": 1}))
     return found

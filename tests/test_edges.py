@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bpkd.functional import EdgeRows, class_edge_mask, class_edges, edge_band, native, use_path
+from bpkd.functional import (
+    EdgeMap,
+    EdgeRows,
+    boundary_kd,
+    class_edge_mask,
+    class_edges,
+    edge_band,
+    native,
+    use_path,
+)
 from bpkd.functional.edge_planes import obstacle
 from tests.oracle import literal_edge_mask
 
@@ -86,6 +95,18 @@ def test_compressed_rows_are_the_mask() -> None:
             assert torch.equal(getattr(read, field), getattr(rows, field)), (name, field)
     with use_path("eager"):
         assert torch.equal(class_edges(labels, 19, 7, (8, 9)), mask)
+
+
+@pytest.mark.parametrize("path", ["eager", pytest.param("cpp", marks=needs_extension)])
+def test_a_map_with_its_counts_is_a_mask_like_any_other(path: str) -> None:
+    mask = literal_edge_mask(scenes(5, 32, 40)["blocks"], 5, 7, (4, 5))
+    edges = EdgeMap(mask, (mask > 0).sum((2, 3), dtype=torch.int32))
+    teacher = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
+    assert edges.shape == mask.shape
+    assert torch.equal(edges.dense(torch.device("cpu")), mask)
+    assert torch.equal(EdgeRows.of(edges).dense(), mask)
+    with use_path(path):
+        assert boundary_kd(2 * teacher, teacher, edges) == boundary_kd(2 * teacher, teacher, mask)
 
 
 @needs_extension

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpkd.functional import (
+    EdgeMap,
     boundary_kd,
     channel_kd,
     class_edge_mask,
+    class_edges,
     paths,
     pixel_kd,
     triton_path,
@@ -304,6 +306,47 @@ def test_any_label_type_layout_and_ignore_index(kind: torch.dtype) -> None:
     assert torch.equal(got[0][:, order], want)
     assert torch.equal(got[1][:, order], literal_edge_mask(base, 5, 3, (12, 16)))
     assert not got[0][:, 3].any()
+
+
+def test_the_counts_beside_a_mask_are_its_non_zero_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "CELL_PIXELS", 16)  # several programs add to a count
+    for labels in scenes(40, 6, 40).values():
+        for mode in ("opaque", "transparent"):
+            edges = class_edges(labels, 40, 5, (5, 20), ignore_mode=mode)
+            assert isinstance(edges, EdgeMap)
+            assert torch.equal(edges.mask, class_edge_mask(labels, 40, 5, (5, 20), ignore_mode=mode))
+            assert torch.equal(edges.counts, (edges.mask > 0).sum((2, 3), dtype=torch.int32))
+
+
+@pytest.mark.parametrize("pre_mask", ["soft", "none"])
+@pytest.mark.parametrize("normalizer", ["cells", "classes", "average"])
+def test_a_mask_with_its_counts_gives_the_same_bits(pre_mask: str, normalizer: str) -> None:
+    shape = (2, 5, 6, 7)
+    student, teacher = maps(shape)
+    edges = class_edges(labels_of("scene", shape), shape[1], 7, (6, 7))
+    assert isinstance(edges, EdgeMap)
+    before = edges.counts.clone()
+    found = []
+    for mask in (edges, edges.mask):
+        leaf = student.clone().requires_grad_()
+        terms = boundary_kd(leaf, teacher, mask, pre_mask=pre_mask, normalizer=normalizer)
+        found.append([*terms, torch.autograd.grad(sum(terms), leaf)[0]])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert torch.equal(edges.counts, before)
+
+
+def test_unmasked_logits_are_read_only_at_cells_with_an_edge() -> None:
+    """What lies elsewhere, NaN even, cannot reach the edge term or its gradient there."""
+    shape = (1, 20, 6, 11)  # more than a tile of classes
+    student, teacher = maps(shape)
+    mask = torch.zeros(shape)
+    mask[0, 3, :2], mask[0, 7, 1:3] = 0.5, 0.25
+    elsewhere = ~mask.any(1, keepdim=True).expand(shape)
+    edge = {}
+    for name, value in (("as it is", None), ("spoiled", float("nan"))):
+        leaf = student.clone() if value is None else student.masked_fill(elsewhere, value)
+        edge[name] = boundary_kd(leaf, teacher, mask, pre_mask="none", weights=(1.0, 0.0))[0]
+    assert torch.equal(edge["as it is"], edge["spoiled"])
 
 
 def test_wide_cells_and_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_path
+from bpkd.functional import (
+    EdgeMap,
+    boundary_kd,
+    channel_kd,
+    class_edge_mask,
+    class_edges,
+    pixel_kd,
+    upsampled_cross_entropy,
+    use_path,
+)
 
 FUNCTIONS = ("class_edge_mask", "boundary_kd", "channel_kd", "pixel_kd", "upsampled_cross_entropy")
 KINDS = ("scene", "all edge", "no edge", "all ignored")
@@ -81,8 +90,13 @@ def masks(x: Inputs) -> Iterator[tuple[str, list[Tensor]]]:
         for mode in ("opaque", "transparent"):
             for kernel in (3, KERNEL):
                 labels, k = x.labels.to(dtype), x.student.shape[1]
-                found = class_edge_mask(labels, k, kernel, [x.size, odd], ignore_index=IGNORE, ignore_mode=mode)
-                yield f"{dtype}, {mode}, k = {kernel}", found
+                rules: dict[str, Any] = {"ignore_index": IGNORE, "ignore_mode": mode}
+                found = class_edge_mask(labels, k, kernel, [x.size, odd], **rules)
+                edges = class_edges(labels, k, kernel, odd, **rules)
+                mask = edges if isinstance(edges, Tensor) else edges.dense()
+                counts = edges.counts if isinstance(edges, EdgeMap) else None
+                counted = (mask > 0).sum((2, 3), dtype=torch.int32) if counts is None else counts
+                yield f"{dtype}, {mode}, k = {kernel}", [*found, mask, counted]
 
 
 def boundaries(x: Inputs) -> Iterator[tuple[str, list[Tensor]]]:
@@ -138,7 +152,7 @@ def run_once(function: str, device: torch.device, dtypes: tuple[torch.dtype, tor
 def whole_step(x: Inputs) -> tuple[Tensor, Tensor]:
     """Masks from the labels, all losses, and the gradient of their sum: what a training step asks of the functions."""
     leaf = x.student.detach().requires_grad_()
-    mask = class_edge_mask(x.labels, leaf.shape[1], KERNEL, x.size, ignore_index=IGNORE)
+    mask = class_edges(x.labels, leaf.shape[1], KERNEL, x.size, ignore_index=IGNORE)
     terms = [*boundary_kd(leaf, x.teacher, mask), *boundary_kd(leaf, x.teacher, mask, normalizer="average")]
     terms += [channel_kd(leaf, x.teacher), pixel_kd(leaf, x.teacher)]
     terms.append(upsampled_cross_entropy(leaf, x.labels, ignore_index=IGNORE))

@@ -16,7 +16,15 @@ from fast_targets import PRESETS as RATED
 from fast_targets import literal_cross_entropy, literal_loss
 from torch import Tensor
 
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_path
+from bpkd.functional import (
+    boundary_kd,
+    channel_kd,
+    class_edge_mask,
+    class_edges,
+    pixel_kd,
+    upsampled_cross_entropy,
+    use_path,
+)
 
 from .correct import as_reference
 from .device import Device, in_turns, ratio
@@ -45,12 +53,16 @@ class Maps:
         student = teacher + 2 * torch.randn(shape, generator=generator)
         self.teacher, self.student = teacher.to(device, dtype), student.to(device, dtype).requires_grad_()
         self.classes, self.size, self.out = k, (h, w), torch.empty_like(self.teacher)
-        self.mask = self.make_mask()
+        self.mask, self.edges = self.make_mask(), self.make_edges()
 
     def make_mask(self, path: str = "auto") -> Tensor:
         """The edge masks at the maps' size."""
         with use_path(path):
             return class_edge_mask(self.labels, self.classes, KERNEL, self.size, ignore_index=IGNORE)
+
+    def make_edges(self) -> Any:
+        """The same in the form that the distiller hands to the loss."""
+        return class_edges(self.labels, self.classes, KERNEL, self.size, ignore_index=IGNORE)
 
     def literal_mask(self) -> Tensor:
         """The same, each class's mask dilated and eroded."""
@@ -66,13 +78,10 @@ class Maps:
 
         return call
 
-    def boundary(self, preset: str, mask: Callable[[], Tensor] | None = None, path: str = "auto") -> Step:
+    def boundary(self, preset: str, mask: Callable[[], Any], path: str = "auto") -> Step:
         """Both terms of BPKD on masks that are ready, or are made in the step."""
         options = PRESETS[preset]
-        return self.step(
-            lambda: sum(boundary_kd(self.student, self.teacher, mask() if mask else self.mask, **options)),  # type: ignore
-            path,
-        )
+        return self.step(lambda: sum(boundary_kd(self.student, self.teacher, mask(), **options)), path)  # type: ignore
 
     def traffic(self) -> Sequence[Tensor]:
         """What no loss can be faster than: both maps are read and a gradient is written."""
@@ -93,9 +102,10 @@ def variants(x: Maps) -> dict[str, Step]:
     found[f"masks, {LITERAL}"] = lambda: (x.literal_mask(),)
     for preset in PRESETS:
         whole, ready = f"masks + BPKD {preset}", f"BPKD {preset}"
-        found[f"{whole}, {OURS}"] = x.boundary(preset, x.make_mask)
+        found[f"{whole}, {OURS}"] = x.boundary(preset, x.make_edges)
         found[f"{whole}, {EAGER}"] = x.boundary(preset, partial(x.make_mask, "eager"), "eager")
-        found[f"{ready}, {OURS}"], found[f"{ready}, {EAGER}"] = x.boundary(preset), x.boundary(preset, path="eager")
+        found[f"{ready}, {OURS}"] = x.boundary(preset, lambda: x.edges)
+        found[f"{ready}, {EAGER}"] = x.boundary(preset, lambda: x.mask, "eager")
     found[f"masks + BPKD literal, {LITERAL}"] = x.step(lambda: literal_loss(s.float(), t.float(), x.literal_mask()))
     found[f"BPKD literal, {LITERAL}"] = x.step(lambda: literal_loss(s.float(), t.float(), x.mask))
     for path, name in (("auto", OURS), ("eager", EAGER)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import EdgeRows, EdgeRule, boundary_kd
+from bpkd.functional import EdgeMap, EdgeRows, EdgeRule, boundary_kd
 from bpkd.structures import EdgeMaps, SegOutput
 
 from .base import Distiller, LabelledEdges, Target, with_preset
@@ -114,7 +114,7 @@ class BPKD(Distiller):
             ValueError: there are edge maps without an edge, or rows of edges of another shape than the logits.
         """
         s, t = self.pair(student, teacher, "logits")
-        edges: Tensor | EdgeRows | None
+        edges: Tensor | EdgeMap | EdgeRows | None
         if isinstance(target, EdgeMaps):
             edges, valid = target.edge, target.valid
         else:
@@ -137,7 +137,7 @@ class BPKD(Distiller):
         out = {"edge": edge, "body": body}
         return {name: out[name] for name in self.taps}
 
-    def _edges(self, target: Tensor | LabelledEdges, logits: Tensor) -> Tensor | EdgeRows:
+    def _edges(self, target: Tensor | LabelledEdges, logits: Tensor) -> Tensor | EdgeMap | EdgeRows:
         if not isinstance(target, LabelledEdges):
             return self.edge_rule.edges(target, logits.shape[1], (logits.shape[2], logits.shape[3]))
         if target.rows.shape != tuple(logits.shape):

@@ -12,7 +12,7 @@ from .edge_maps import (
     merged_edges,
     outside_region,
 )
-from .edge_rows import EdgeRows
+from .edge_rows import EdgeMap, EdgeRows
 from .edge_rule import EdgeRule
 from .edges import class_edge_mask, class_edges, edge_band
 from .ensemble import mean_probabilities
@@ -22,6 +22,7 @@ from .segmentation import upsampled_cross_entropy
 
 __all__ = [
     "PATHS",
+    "EdgeMap",
     "EdgeRows",
     "EdgeRule",
     "anchor_kd",

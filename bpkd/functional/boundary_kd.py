@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import fused
 from .divergence import channel_kd, check_pair, chosen_path, class_divergence
-from .edge_rows import EdgeRows
+from .edge_rows import EdgeMap, EdgeRows
 
 NORMALIZERS = ("cells", "classes", "weights", "average")
 PRE_MASKS = ("soft", "hard", "none")
@@ -18,7 +18,7 @@ PRE_MASKS = ("soft", "hard", "none")
 def boundary_kd(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    edge_mask: Tensor | EdgeRows,
+    edge_mask: Tensor | EdgeMap | EdgeRows,
     *,
     temperature: float = 1.0,
     class_weight: float | Sequence[float] | Tensor = 2.0,
@@ -40,7 +40,7 @@ def boundary_kd(
     Args:
         student_logits: [N, K, h, w].
         teacher_logits: [N, K, h, w]; gets no gradient.
-        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``; its rows, from ``class_edges``; or [N, 1, h, w],
+        edge_mask: [N, K, h, w] in [0, 1], from ``class_edge_mask``; what ``class_edges`` returns; or [N, 1, h, w],
             one map that all classes share and that counts once.
         temperature: T.
         class_weight: alpha, one number or one per class of the mask.
@@ -84,9 +84,11 @@ def boundary_kd(
         if path == "triton":
             from .triton_path import losses
 
-            mask = _dense(edge_mask, student_logits.device)
-            return losses.boundary_kd(student_logits, teacher_logits, mask, options, weights=weights)
-        rows = edge_mask if isinstance(edge_mask, EdgeRows) else EdgeRows.of(edge_mask)
+            edges = edge_mask if isinstance(edge_mask, EdgeMap) else None
+            if edges is None or edges.mask.device != student_logits.device:
+                edges = EdgeMap(_dense(edge_mask, student_logits.device))
+            return losses.boundary_kd(student_logits, teacher_logits, edges, options, weights=weights)
+        rows = EdgeRows.of(edge_mask)
         return fused.boundary_kd(
             student_logits.float(), teacher_logits.detach().float(), rows, options, weights=weights
         )
@@ -102,9 +104,9 @@ def boundary_kd(
     return weights[0] * edge, weights[1] * body
 
 
-def _dense(edge_mask: Tensor | EdgeRows, device: torch.device) -> Tensor:
+def _dense(edge_mask: Tensor | EdgeMap | EdgeRows, device: torch.device) -> Tensor:
     """Returns the mask as a float32 map on the logits' device."""
-    dense = edge_mask.dense(device) if isinstance(edge_mask, EdgeRows) else edge_mask
+    dense = edge_mask if isinstance(edge_mask, Tensor) else edge_mask.dense(device)
     return dense.to(device, torch.float32)
 
 

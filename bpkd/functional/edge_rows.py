@@ -22,6 +22,28 @@ _BYTES = {torch.uint8: 1, torch.int32: 4, torch.int64: 8}
 
 
 @dataclass(frozen=True)
+class EdgeMap:
+    """A mask as a map, with what the kernels on a GPU would have to count again.
+
+    Attributes:
+        mask: float32 [N, K, h, w].
+        counts: int32 [N, K], the positions of each class's map that are not zero; None: not counted yet.
+    """
+
+    mask: Tensor
+    counts: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, K, h, w)."""
+        return self.mask.shape
+
+    def dense(self, device: torch.device | None = None) -> Tensor:
+        """Returns the map, on its device or another."""
+        return self.mask if device is None else self.mask.to(device)
+
+
+@dataclass(frozen=True)
 class EdgeRows:
     """A mask [N, K, h, w] by its non-zero cells, on the CPU.
 
@@ -54,12 +76,15 @@ class EdgeRows:
         return out.view(self.shape)
 
     @classmethod
-    def of(cls, mask: Tensor) -> EdgeRows:
-        """Reads the rows off a map [N, K, h, w]; the C++ extension does it sooner where it is built.
+    def of(cls, mask: Tensor | EdgeMap | EdgeRows) -> EdgeRows:
+        """Returns the rows of a mask [N, K, h, w]; the C++ extension reads them off a map sooner where it is built.
 
         Raises:
             ValueError: the mask is not a map.
         """
+        if isinstance(mask, EdgeRows):
+            return mask
+        mask = mask.mask if isinstance(mask, EdgeMap) else mask
         if mask.ndim != 4:
             raise ValueError(f"mask: expected [N, K, h, w], got {tuple(mask.shape)}.")
         n, k, h, w = mask.shape

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .edge_rows import EdgeRows
+from .edge_rows import EdgeMap, EdgeRows
 from .edges import class_edges
 
 
@@ -27,7 +27,7 @@ class EdgeRule:
     ignore_index: int = 255
     ignore_mode: str = "opaque"
 
-    def edges(self, labels: Tensor, num_classes: int, size: tuple[int, int]) -> Tensor | EdgeRows:
+    def edges(self, labels: Tensor, num_classes: int, size: tuple[int, int]) -> Tensor | EdgeMap | EdgeRows:
         """Finds the edges of a batch.
 
         Args:
@@ -36,7 +36,7 @@ class EdgeRule:
             size: (h, w) to pool to.
 
         Returns:
-            What ``class_edges`` returns: the mask [N, K, h, w] or its rows.
+            What ``class_edges`` returns: the mask [N, K, h, w] as a map or as rows.
 
         Raises:
             ValueError: as ``class_edges``.
@@ -73,4 +73,4 @@ class EdgeRule:
             raise ValueError(f"labels: expected at most the canvas {canvas}, got {tuple(labels.shape)}.")
         padded = F.pad(labels[None], (0, right, 0, below), value=self.ignore_index)
         found = self.edges(padded, num_classes, size)
-        return found if isinstance(found, EdgeRows) else EdgeRows.of(found)
+        return EdgeRows.of(found)

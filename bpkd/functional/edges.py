@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import edge_planes, edge_rows, edge_sets, paths, triton_path
-from .edge_rows import EdgeRows, Window
+from .edge_rows import EdgeMap, EdgeRows, Window
 from .edge_sets import window_reduce
 
 IGNORE_MODES = ("opaque", "transparent")
@@ -183,8 +183,8 @@ def class_edges(
     iterations: int = 1,
     ignore_index: int = 255,
     ignore_mode: str = "opaque",
-) -> Tensor | EdgeRows:
-    """``class_edge_mask`` in the form that ``boundary_kd`` reads fastest: rows on the path "cpp", else a map.
+) -> Tensor | EdgeMap | EdgeRows:
+    """``class_edge_mask`` in the form that ``boundary_kd`` reads fastest.
 
     Args:
         labels: [N, H, W] integers in 0..num_classes-1 or ``ignore_index``.
@@ -196,17 +196,27 @@ def class_edges(
         ignore_mode: "opaque" or "transparent".
 
     Returns:
-        The mask [N, K, h, w] or its rows.
+        The mask [N, K, h, w]: its rows on the path "cpp", a map with its counts on "triton", else a map.
 
     Raises:
         ValueError: as ``class_edge_mask``.
     """
     rules = {"iterations": iterations, "ignore_index": ignore_index}
     window = _window(labels, kernel_size, **rules, ignore_mode=ignore_mode)
-    if _path(labels, num_classes, [size]) == "cpp":
+    path = _path(labels, num_classes, [size])
+    if path == "cpp":
         rows = edge_rows.find_rows(labels, num_classes, size, window)
         if rows is not None:
             return rows
+    if path == "triton":
+        from .triton_path import masks
+
+        if labels.device.type == "cpu":
+            _check_range(labels, num_classes, ignore_index)
+        mask = labels.new_empty((len(labels), num_classes, *size), dtype=torch.float32)
+        counts = labels.new_zeros((len(labels), num_classes), dtype=torch.int32)
+        masks.write_edges(labels, [mask], window, counts)
+        return EdgeMap(mask, counts)
     return class_edge_mask(labels, num_classes, kernel_size, size, **rules, ignore_mode=ignore_mode)
 
 

@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 
 from bpkd.functional import paths
+from bpkd.functional.edge_rows import EdgeMap
 from bpkd.functional.fused import PRE_MASK_CODES, BoundaryOptions
 
 from . import divergence_kernels, pixel_kernels, row_kernels
@@ -24,7 +25,8 @@ from . import divergence_kernels, pixel_kernels, row_kernels
 MOST_CELLS = 8192  # of a row that stay in registers
 MOST_CLASSES = 256  # of a cell
 EDGE_CELLS = 64  # per program of the edge term
-NO_EDGES = divergence_kernels.NO_EDGES.value
+EDGE_CLASSES = 16  # per tile of it, where every class counts
+NO_EDGES, UNMASKED = divergence_kernels.NO_EDGES.value, divergence_kernels.NONE.value
 FORWARD, SETTLE, AFRESH = (getattr(divergence_kernels, name).value for name in ("FORWARD", "SETTLE", "AFRESH"))
 
 
@@ -91,19 +93,22 @@ class _Boundary(_Rows):
 
     alpha: Tensor | None = None
     normalizer: str = "cells"
+    counts: Tensor | None = None
 
     def forward(self, maps: tuple[Tensor, Tensor], gradient: Tensor | None) -> tuple[Tensor, ...]:
         """Returns the edge and the body term, writes the gradient of their sum."""
         student, mask = maps[0], self.edges[0]
         n, c, h, w = student.shape
         programs, device = triton.cdiv(h * w, EDGE_CELLS), student.device
-        cells = torch.empty(n, c, dtype=torch.int32, device=device)
         found, values = torch.empty(n, 5, h * w, device=device), torch.empty(n * (programs + c), device=device)
-        block = min(4096, triton.next_power_of_2(h * w))
-        row_kernels.count_kernel[(n * c,)](mask, cells, h * w, BLOCK=block, num_warps=warps(block))
+        cells = self.counts
+        if cells is None:
+            cells, block = torch.empty(n, c, dtype=torch.int32, device=device), min(4096, triton.next_power_of_2(h * w))
+            row_kernels.count_kernel[(n * c,)](mask, cells, h * w, BLOCK=block, num_warps=warps(block))
         if self.normalizer == "average":  # the divisor is in the factor; a class without an edge is still passed over
-            cells.clamp_(max=1)
+            cells = cells.clamp(max=1)
         sizes, codes = (h * w, c, 1 / self.temperature), {"PRE": self.pre, "PER_CLASS": self.normalizer == "classes"}
+        codes["CLASSES"] = min(EDGE_CLASSES, triton.next_power_of_2(c)) if self.pre == UNMASKED else 1
         row_kernels.edge_kernel[(programs, n)](
             *maps, mask, cells, self.alpha, found, values, *sizes, **codes, BLOCK=EDGE_CELLS, num_warps=2
         )
@@ -196,7 +201,12 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float, *, valid: Ten
 
 
 def boundary_kd(
-    student: Tensor, teacher: Tensor, mask: Tensor, options: BoundaryOptions, *, weights: tuple[float, float]
+    student: Tensor,
+    teacher: Tensor,
+    edges: EdgeMap,
+    options: BoundaryOptions,
+    *,
+    weights: tuple[float, float],
 ) -> tuple[Tensor, Tensor]:
     """``boundary_kd`` times the weights, of two maps [N, K, h, w] and a float32 mask of that shape."""
     (n, c), t = student.shape[:2], options.temperature
@@ -205,9 +215,10 @@ def boundary_kd(
         t,
         (weights[0] * t**2 / divisor, weights[1] * t**2 / (n * c)),
         PRE_MASK_CODES[options.pre_mask],
-        (mask.detach().contiguous(), None, None),
+        (edges.mask.detach().contiguous(), None, None),
         options.alpha,
         options.normalizer,
+        edges.counts,
     )
     edge, body = _apply(student, teacher, job)
     return edge, body

@@ -76,6 +76,7 @@ def cells_kernel(
     words: tl.tensor,  # [groups, N, H, W] int32
     labels: tl.tensor,  # [N, H, W] integers
     out: tl.tensor,  # [N, K, h, w] float32, out: every element
+    numbers: tl.tensor,  # [N, K] int32, out: the cells of each map that are not zero are added; or None
     N: tl.tensor,
     H: tl.tensor,
     W: tl.tensor,
@@ -109,4 +110,8 @@ def cells_kernel(
     # Exact integers, divided as adaptive average pooling divides, rounded to nearest each time.
     shares = tl.div_rn(tl.div_rn(counts.to(tl.float32), tl.zeros_like(columns) + rows), columns)
     at = ((n * classes + c).to(tl.int64) * h + i) * w + j[:, None]
-    tl.store(out + at, shares, mask=(j < w)[:, None] & (bits < GROUP) & (c < classes))
+    real = (bits < GROUP) & (c < classes)
+    tl.store(out + at, shares, mask=(j < w)[:, None] & real)
+    if numbers is not None:
+        some = tl.sum((counts > 0).to(tl.int32), 0)[None, :]  # beyond w there is nothing to count
+        tl.atomic_add(numbers + n * classes + c, some, mask=real & (some > 0))

@@ -16,10 +16,11 @@ from .losses import on_device, warps
 CELL_PIXELS = 256  # of a program's row of cells
 
 
-def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window) -> None:
+def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window, numbers: Tensor | None = None) -> None:
     """Writes every share of [N, H, W] integer labels into the maps, float32 [N, K, h, w] each; these need no zeros.
 
-    A label that is neither a class nor ignored counts as another label and has no map.
+    A label that is neither a class nor ignored counts as another label and has no map. The cells that are not zero are
+    added up in ``numbers``, int32 [N, K], where it is given.
     """
     labels = labels.contiguous()
     (n, height, width), classes = labels.shape, targets[0].shape[1]
@@ -36,7 +37,7 @@ def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window) -> No
             pixels = triton.next_power_of_2(triton.cdiv(width, w) + (1 if width % w else 0))
             cells = max(1, min(triton.next_power_of_2(w), CELL_PIXELS // pixels))
             kernels.cells_kernel[(n * h, triton.cdiv(w, cells), groups)](
-                *(words, labels, target, n, height, width, h, w, classes, *rules),
+                *(words, labels, target, numbers, n, height, width, h, w, classes, *rules),
                 PIXELS=pixels,
                 BLOCK=cells,
                 num_warps=max(warps(pixels * cells), 2),

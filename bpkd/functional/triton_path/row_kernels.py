@@ -2,6 +2,7 @@
 
 count: the cells of each row (n, c) of an edge mask that are not zero
 edge: per cell: both softmaxes over the classes of the masked logits, weight times divergence
+      (a loop over classes of which few have an edge; where no logit is masked, tiles of classes, at cells with an edge)
 rows: per row: both softmaxes over the cells, divergence, the whole gradient, the edge term's too
 
 ``(block & (number > 0)) != 0``: Triton 3.9's interpreter spreads a number's comparison as int32, which is no mask.
@@ -53,6 +54,47 @@ def _with_zeros(found: tl.tuple, active: tl.tensor, C: tl.tensor) -> tuple[tl.te
 
 
 @triton.jit
+def _class_tile(
+    student: tl.tensor,
+    teacher: tl.tensor,
+    start: tl.tensor,
+    p: tl.tensor,
+    wanted: tl.tensor,
+    P: tl.tensor,
+    C: tl.tensor,
+    scale: tl.tensor,
+    CLASSES: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """Maxima and sums over some classes of an image; logits that are not wanted count as 0 and are not read."""
+    c = start + tl.arange(0, CLASSES)[:, None]
+    real = (c < C) & (p[None, :] >= 0)
+    at, ok = c.to(tl.int64) * P + p[None, :], (real & (wanted[None, :] > 0)) != 0
+    t = tl.load(teacher + at, mask=ok, other=0.0).to(tl.float32) * scale
+    s = tl.load(student + at, mask=ok, other=0.0).to(tl.float32) * scale
+    m_t, m_s, d_t, d_s, x = block_sums(t, s, real, 0)
+    return tl.sum(m_t, 0), tl.sum(m_s, 0), tl.sum(d_t, 0), tl.sum(d_s, 0), tl.sum(x, 0)  # of one row each: the cells
+
+
+@triton.jit
+def _all_classes(
+    student: tl.tensor,
+    teacher: tl.tensor,
+    p: tl.tensor,
+    wanted: tl.tensor,
+    P: tl.tensor,
+    C: tl.tensor,
+    scale: tl.tensor,
+    CLASSES: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """Maxima and sums over all classes, a tile at a time: its loads do not wait for each other."""
+    m_t, m_s, d_t, d_s, x = _class_tile(student, teacher, 0, p, wanted, P, C, scale, CLASSES)
+    for start in range(CLASSES, C, CLASSES):
+        n_t, n_s, e_t, e_s, y = _class_tile(student, teacher, start, p, wanted, P, C, scale, CLASSES)
+        m_t, m_s, d_t, d_s, x = joined_sums(m_t, m_s, d_t, d_s, x, n_t, n_s, e_t, e_s, y)
+    return m_t, m_s, d_t, d_s, x
+
+
+@triton.jit
 def _store_found(out: tl.tensor, P: tl.tensor, inside: tl.tensor, values: tl.tuple) -> None:
     for k in tl.static_range(5):
         tl.store(out + k * P, values[k], mask=inside)
@@ -72,9 +114,14 @@ def edge_kernel(
     scale: tl.tensor,  # 1 / T
     PRE: tl.constexpr,
     PER_CLASS: tl.constexpr,  # divide by the sum of alpha over the classes that have an edge
+    CLASSES: tl.constexpr,  # of a tile, with PRE NONE
     BLOCK: tl.constexpr,
 ) -> None:
-    """One program per BLOCK cells of an image; logits are read only where the mask is not zero."""
+    """One program per BLOCK cells of an image.
+
+    Masked logits are read where the mask is not zero; where all count, at the cells that have an edge of any class: the
+    weight of the others is 0, in the loss and in the gradient.
+    """
     n, p = tl.program_id(1), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = p < P
     zero = tl.zeros([BLOCK], tl.float32)
@@ -84,18 +131,25 @@ def edge_kernel(
         count = tl.load(cells + n * C + c)
         factor = tl.where(count > 0, tl.load(alpha + c), 0.0)
         share += factor
-        if (count > 0) | (PRE == NONE):
+        if count > 0:
             at = (n * C + c).to(tl.int64) * P + p
-            m = tl.load(mask + at, mask=(inside & (count > 0)) != 0, other=0.0)
-            weight += m * (factor / tl.maximum(count, 1))
-            on = inside & ((m > 0) | (PRE == NONE))
-            t = tl.load(teacher + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
-            s = tl.load(student + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
-            m_t, m_s, d_t, d_s, x = _with_class((m_t, m_s, d_t, d_s, x), t, s, on, active)
-            active += on.to(tl.int32)
+            m = tl.load(mask + at, mask=inside, other=0.0)
+            weight += m * (factor / count)
+            if PRE != NONE:
+                on = inside & (m > 0)
+                t = tl.load(teacher + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
+                s = tl.load(student + at, mask=on, other=0.0).to(tl.float32) * scale * (m if PRE == SOFT else 1.0)
+                m_t, m_s, d_t, d_s, x = _with_class((m_t, m_s, d_t, d_s, x), t, s, on, active)
+                active += on.to(tl.int32)
     if PER_CLASS:
         weight = weight / tl.where(share > 0, share, 1.0)
-    m_t, m_s, d_t, d_s, x = _with_zeros((m_t, m_s, d_t, d_s, x), active, C)
+    if PRE == NONE:
+        active = (weight != 0).to(tl.int32)
+        if tl.max(active, 0) > 0:
+            base = n.to(tl.int64) * C * P
+            m_t, m_s, d_t, d_s, x = _all_classes(student + base, teacher + base, p, active, P, C, scale, CLASSES)
+    else:
+        m_t, m_s, d_t, d_s, x = _with_zeros((m_t, m_s, d_t, d_s, x), active, C)
     loss = tl.where(inside & (active > 0), weight * divergence(d_t, d_s, x), 0.0)
     tl.store(values + n * tl.num_programs(0) + tl.program_id(0), tl.sum(loss, 0))
     _store_found(found + n.to(tl.int64) * 5 * P + p, P, inside, (weight, m_t, m_s, d_t, d_s))

@@ -74,12 +74,17 @@ def _labels(shape: Sequence[int], factor: int) -> Tensor:
 
 
 def _masks(shape: Sequence[int], types: Types, device: torch.device) -> list[Tensor]:
-    from bpkd.functional.edges import class_edge_mask
+    from bpkd.functional.edge_rows import EdgeMap
+    from bpkd.functional.edges import class_edge_mask, class_edges
 
     labels = _labels((shape[0], 70, *shape[2:]), 2).to(device, types[0])  # classes of several words
     sizes = [(shape[2], shape[3]), (5, 4)]
     modes = ("opaque", "transparent")
-    return [m for mode in modes for m in class_edge_mask(labels, 70, 7, sizes, ignore_mode=mode)]
+    found = [m for mode in modes for m in class_edge_mask(labels, 70, 7, sizes, ignore_mode=mode)]
+    edges = class_edges(labels, 70, 7, sizes[1])
+    counts = edges.counts if isinstance(edges, EdgeMap) else None
+    mask = edges if isinstance(edges, Tensor) else edges.dense()
+    return [*found, mask, (mask > 0).sum((2, 3), dtype=torch.int32) if counts is None else counts]
 
 
 def _losses(function: str) -> Callable[[Sequence[int], Types, torch.device], list[Tensor]]:
