@@ -260,7 +260,7 @@ def fixed_mask(labels: Tensor, classes: int, kernel: int, size: tuple[int, int],
 @pytest.mark.parametrize("item", [correct.graph, correct.streams, correct.waiting])
 def test_items_that_need_graphs_and_streams(item: Any, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correct, "backend", lambda settings: "eager")  # operations that can be recorded
-    monkeypatch.setattr(functions, "class_edge_mask", fixed_mask)
+    monkeypatch.setattr(functions, "class_edges", fixed_mask)
     assert "failed" not in item(SETTINGS, 60)
 
 
