@@ -2,6 +2,7 @@
 
     python tools/gpu_sheet.py OUT --data data                     # everything; CamVid is in data/camvid
     python tools/gpu_sheet.py OUT --only losses step --resume     # goes on with what has not passed
+    python tools/gpu_sheet.py OUT --resume --again profile        # measures one item (or a part) again
     python tools/gpu_sheet.py OUT --device cpu --tiny             # walks through all of it on a CPU, in small
     python tools/gpu_sheet.py OUT --tables                        # the records as Markdown
 
@@ -28,6 +29,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=9.0, help="in which it ends; parts shrink in proportion")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--resume", action="store_true", help="go on in OUT: what has passed is kept")
+    parser.add_argument(
+        "--again", nargs="+", default=(), metavar="NAME", help="with --resume: parts, items to run again"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small shapes, few steps: to try the sheet, not to measure")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="folder that holds camvid/; needed by train")
@@ -35,8 +39,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, metavar="DIR", help="for runs and checkpoints (default: OUT/work)")
     parser.add_argument("--tables", action="store_true", help="print OUT's records as Markdown and measure nothing")
     args = parser.parse_args(argv)
-    if args.minutes <= 0:
-        parser.error(f"--minutes: expected more than 0, got {args.minutes:g}.")
+    if not 0 < args.minutes < 1e6:
+        parser.error(f"--minutes: expected a number above 0, got {args.minutes:g}.")
+    if args.again and not args.resume:
+        parser.error("--again: expected --resume with it; without it everything is run.")
     if args.data and not (args.data / "camvid" / "train.txt").is_file():
         parser.error(f"--data: expected a folder that holds camvid/train.txt, got {args.data}.")
     if args.peers and not (args.peers / "mmseg").is_dir():
@@ -55,9 +61,15 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     if args.tiny:
         os.environ["OMP_NUM_THREADS"] = "1"  # items run beside each other
-    from benchmarks.gpu_sheet.cli import run
+    try:
+        from benchmarks.gpu_sheet.cli import run
 
-    return run(args)
+        return run(args)
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

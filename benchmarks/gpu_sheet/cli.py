@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ if str(TOOLS) not in sys.path:
 
 from .items import Item, Part, Settings  # noqa: E402
 from .report import report  # noqa: E402
-from .runner import Sheet  # noqa: E402
+from .runner import RecordError, Sheet  # noqa: E402
 
 PARTS = ("environment", "correct", "losses", "step", "train")
 # Times what the parts have: a walk on a CPU is to end, not to be cut.
@@ -38,26 +39,37 @@ def load(name: str) -> Part:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the parts, or prints their tables; returns the exit status."""
-    out, parts = args.out.resolve(), [load(name) for name in PARTS]
+    """Runs the parts, or prints their tables; returns the exit status.
+
+    Raises:
+        RecordError: OUT or the device cannot be used.
+        FileNotFoundError: there is no record to print.
+    """
+    out, parts = args.out.resolve(), [load(name) for name in PARTS if name in args.only]
     if args.tables:
-        try:
-            print(report(out, parts), end="")
-        except FileNotFoundError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        print(report(out, parts), end="")
         return 0
+    new = not out.exists()
     data, peers = (path.resolve() if path else None for path in (args.data, args.peers))
     settings = Settings(args.device, args.tiny, out, (args.work or out / "work").resolve(), data, peers)
     seconds = 60 * (TINY_MINUTES if args.tiny and args.minutes == 9.0 else args.minutes)
-    sheet = Sheet(settings, seconds=seconds, resume=args.resume, say=lambda line: print(line, flush=True))
+    sheet = Sheet(
+        settings,
+        seconds=seconds,
+        resume=args.resume,
+        say=lambda line: print(line, flush=True),
+        again=args.again,
+    )
     try:
-        status = sheet.run([part for part in parts if part.name in args.only])
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        status = sheet.run(parts)
+    except RecordError:
+        if new:
+            shutil.rmtree(out, ignore_errors=True)  # nothing was measured
+        raise
     except KeyboardInterrupt as stop:
-        print(f"stopped ({stop or 'Ctrl-C'}); the same command with --resume goes on", file=sys.stderr)
+        print(f"stopped ({stop}); the same command with --resume goes on", file=sys.stderr)
         status = 130
-    (out / "sheet.md").write_text(report(out, parts))
+    every = [load(name) for name in PARTS]
+    if any((out / f"{part.name}.json").is_file() for part in every):
+        (out / "sheet.md").write_text(report(out, every))
     return status

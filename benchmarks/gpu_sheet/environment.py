@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-import subprocess
 import time
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bpkd.analysis.records import versions
 from bpkd.functional import native
 from bpkd.functional.triton_path import self_check
 from bpkd.modeling.precision import has_instructions
@@ -20,16 +20,53 @@ from bpkd.modeling.precision import has_instructions
 from .device import Device
 from .functions import FUNCTIONS, run_once
 from .items import Item, Part, Row, Settings
+from .machine import installed, nvidia_smi
 
-ASKED = ("name", "driver_version", "memory.total", "power.limit", "clocks.sm", "clocks.mem", "clocks.max.sm",
-         "clocks.max.mem", "temperature.gpu", "compute_mode", "mig.mode.current")  # fmt: skip
+PACKAGES = (
+    "detectron2.engine",
+    "fvcore",
+    "pycocotools.mask",
+    "cv2",
+    "torchvision",
+    "matplotlib",
+    "tensorboard",
+    "pytest",
+)
+
+
+def packages(settings: Settings, seconds: float) -> Row:
+    """Imports what later parts need, so that a missing package is known at once."""
+    del seconds
+    missing = []
+    for name in (*PACKAGES, *(("scipy", "rich") if settings.peers else ())):
+        try:
+            import_module(name)
+        except Exception as error:
+            missing.append(f"{name} ({type(error).__name__}: {error})")
+    return {"failed": f"cannot be imported: {'; '.join(missing)}"} if missing else {"line": "all there"}
+
+
+def data(settings: Settings, seconds: float) -> Row:
+    """Looks whether the training's images and masks are all there."""
+    from bpkd.config import read_config
+    from bpkd.data import check_dataset, register_datasets
+
+    from .train import data_options, pair_config
+
+    del seconds
+    cfg = read_config(str(pair_config(settings)), data_options(settings))
+    register_datasets(cfg)
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for name in names:
+        check_dataset(name, mode="fast", subset=False)
+    return {"line": ", ".join(names)}
 
 
 def machine(settings: Settings, seconds: float) -> Row:
     """Returns GPU, driver, clocks and versions."""
     del seconds
     device = torch.device(settings.device)
-    found: Row = {"versions": {name: version_of(name) for name in ("torch", "triton", "numpy", "detectron2")}}
+    found: Row = {"versions": {name: installed(name) for name in ("torch", "triton", "numpy")} | versions()}
     found |= {"cuda": torch.version.cuda, "native": native.unavailable() or "loaded"}
     if Path("/dev/shm").is_dir():
         found["shared_memory_mib"] = shutil.disk_usage("/dev/shm").free // 2**20
@@ -46,29 +83,8 @@ def machine(settings: Settings, seconds: float) -> Row:
             "cudnn": torch.backends.cudnn.version(),
             "nvidia_smi": nvidia_smi(),
         }
-    versions = found["versions"]
-    return {**found, "line": f"{name}, torch {versions['torch']}, Triton {versions['triton']}"}
-
-
-def version_of(name: str) -> str:
-    """Returns an installed package's version, "absent" without it."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def nvidia_smi() -> dict[str, str]:
-    """Returns what nvidia-smi says about the first GPU: driver, clocks, power limit; its error where it fails."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return {"error": "nvidia-smi is not there"}
-    command = [program, f"--query-gpu={','.join(ASKED)}", "--format=csv,noheader", "--id=0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    values = [value.strip() for value in done.stdout.split(",")]
-    if done.returncode or len(values) != len(ASKED):
-        return {"error": (done.stderr or done.stdout).strip()[:300]}
-    return dict(zip(ASKED, values, strict=True))
+    text = f"{name}, torch {found['versions']['torch']}, Triton {found['versions']['triton']}"
+    return {**found, "line": text}
 
 
 def ceilings(settings: Settings, seconds: float) -> Row:
@@ -128,8 +144,9 @@ def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
 
 def items(settings: Settings) -> list[Item]:
     """The machine, its ceilings, and every function's implementation."""
-    del settings
-    found = [Item("machine", machine, 30), Item("ceilings", ceilings, 30)]
+    found = [Item("machine", machine, 30), Item("packages", packages, 60), Item("ceilings", ceilings, 30)]
+    if settings.data is not None:
+        found.append(Item("data", data, 60))
     return found + [Item(f"backend of {name}", partial(chosen, function=name), 90) for name in FUNCTIONS]
 
 

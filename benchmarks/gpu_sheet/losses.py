@@ -176,7 +176,9 @@ def timed(settings: Settings, seconds: float, *, shape: Shape, dtype: str, compi
             without_graph[name] = str(error).strip().splitlines()[0][:200]
             replays[name] = call
     left = end - time.monotonic() - 2  # what was warmed up and captured has taken its time
-    on_device = in_turns(replays, unit.device_ms, rounds=settings.pick(31, 2), seconds=0.6 * left, least=2)
+    on_device = in_turns(
+        replays, unit.device_ms, rounds=settings.pick(31, 2), seconds=0.6 * left, least=settings.pick(3, 2)
+    )
     left = end - time.monotonic() - 2
     whole = in_turns(calls, unit.call_ms, rounds=settings.pick(11, 2), seconds=0.7 * left, least=2)
     moved, copied = 3 * x.out.numel() * x.out.element_size(), copy_gb_s(unit, settings.pick(2**28, 2**12))
@@ -187,14 +189,15 @@ def timed(settings: Settings, seconds: float, *, shape: Shape, dtype: str, compi
             "device_ms": median,
             "call_ms": statistics.median(whole[name]),
             "rounds": len(on_device[name]),
-            "spread_ms": [min(on_device[name]), max(on_device[name])],
+            "times_ms": on_device[name],
             "extra_mib": memory[name],
             "gb_s": moved / median / 1e6,
             "share_of_copy": moved / median / 1e6 / copied,
             "over_traffic": ratio(on_device, name, TRAFFIC),
         }
     ratios = {f"{a} over {b}": ratio(on_device, a, b) for a, b in pairs(calls)}
-    row: Row = {"shape": list(shape), "dtype": dtype, "rows": rows, "ratios": ratios, "without_graph": without_graph}
+    row: Row = {"shape": list(shape), "label_size": list(x.labels.shape[1:]), "seed": 0, "dtype": dtype}
+    row |= {"rows": rows, "ratios": ratios, "without_graph": without_graph}
     return {**row, "line": summary(rows)}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .items import Part, Row
+from .runner import read_record
 
 
 def report(folder: Path, parts: Sequence[Part]) -> str:
@@ -14,9 +14,10 @@ def report(folder: Path, parts: Sequence[Part]) -> str:
 
     Raises:
         FileNotFoundError: there is none.
+        RecordError: one is damaged.
     """
     found = [(part, folder / f"{part.name}.json") for part in parts]
-    there = [(part, json.loads(path.read_text())) for part, path in found if path.is_file()]
+    there = [(part, read_record(path)) for part, path in found if path.is_file()]
     if not there:
         raise FileNotFoundError(f"{folder}: expected records of the sheet ({', '.join(p.name for p in parts)}.json).")
     return "\n\n".join(chapter(part, record) for part, record in there) + "\n"
@@ -24,12 +25,12 @@ def report(folder: Path, parts: Sequence[Part]) -> str:
 
 def chapter(part: Part, record: Row) -> str:
     """Returns one part: where it was measured, its items, its goals, its tables."""
-    facts, asked = record["environment"], record["settings"]
-    hardware = facts["hardware"]
-    where = ", ".join(hardware["gpus"]) if asked["device"] == "cuda" else f"{hardware['cpu']} (CPU)"
-    head = f"{where}; torch {facts['versions']['torch']}; commit {facts['commit']}; {record['seconds']} s"
-    if asked["tiny"]:
-        head += "; a walk through the code in small: no figure of it means anything"
+    where, of = record["where"], [state["of"] for state in record["items"].values() if "of" in state]
+    commits, torches = (", ".join(dict.fromkeys(str(one[key]) for one in of)) for key in ("commit", "torch"))
+    seconds, date = sum(call.get("seconds", 0) for call in record["calls"]), record["calls"][-1]["date"]
+    head = f"{where['hardware']}; torch {torches}; commit {commits}; {seconds:.0f} s, until {date}"
+    if where["tiny"]:
+        head += "; a walk through the code in small: sizes are not those of the names, no figure means anything"
     lines = [f"## {part.title}", "", head + ".", "", "| item | outcome | s | |", "|---|---|---:|---|"]
     for name, state in record["items"].items():
         text = state.get("error") or state.get("result", {}).get("line", "")
@@ -91,7 +92,7 @@ def run_table(name: str, result: Row) -> list[str]:
     lines += ["| iteration | mIoU | trimap mIoU (w = 3) | Boundary IoU |", "|---:|---:|---:|---:|"]
     for row in result["evaluations"]:
         scores = (f"{row[key]:.2f}" for key in ("mIoU", "trimap_w3", "boundary_IoU"))
-        lines.append(f"| {row['iteration'] + 1} | " + " | ".join(scores) + " |")
+        lines.append(f"| {row['iteration']} | " + " | ".join(scores) + " |")
     return lines
 
 

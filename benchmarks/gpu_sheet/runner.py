@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import gc
 import json
 import multiprocessing
@@ -13,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -22,7 +25,9 @@ from typing import Any
 from bpkd.analysis.records import environment
 
 from .items import Item, Part, Row, Settings
+from .machine import installed, nvidia_smi
 
+ROOT = Path(__file__).resolve().parents[2]
 NINE_MINUTES = 540.0
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 90.0
@@ -40,10 +45,16 @@ class Running:
     answer: Path
 
 
+class RecordError(RuntimeError):
+    """OUT cannot be gone on with; the message says why and what to do."""
+
+
 class Sheet:
     """One call of the sheet."""
 
-    def __init__(self, settings: Settings, *, seconds: float, resume: bool, say: Say) -> None:
+    def __init__(
+        self, settings: Settings, *, seconds: float, resume: bool, say: Say, again: Sequence[str] = ()
+    ) -> None:
         """Prepares the folders.
 
         Args:
@@ -51,8 +62,10 @@ class Sheet:
             seconds: in which everything is to end.
             resume: keep what an earlier call has found, and go on.
             say: gets every line that the user is to see.
+            again: parts and items that are run again though they have passed.
         """
         self.settings, self.seconds, self.resume, self.say = settings, seconds, resume, say
+        self.again, self.signal = set(again), 0
         self.ends = time.monotonic() + seconds
         self.patience = 20 if settings.tiny else 1  # a busy machine is no reason to fail where nothing is measured
         self.facts: Row = {}
@@ -62,18 +75,65 @@ class Sheet:
 
     def run(self, parts: Sequence[Part]) -> int:
         """Runs the parts in their order; returns 0 where every item passed, else 1."""
-        with ended_by_signals():
+        with self.signals(), locked(self.settings.out):
             self.facts = self.probe()
+            for part in parts:
+                self.check_record(part)
+            if self.settings.tiny:
+                self.say("in small: sizes and steps are not those of the names, and no figure means anything")
             counts = [self.run_part(part, later=parts[i + 1 :]) for i, part in enumerate(parts)]
         passed, whole = (sum(c[i] for c in counts) for i in (0, 1))
         self.say(f"{passed} of {whole} items passed; records: {self.settings.out}")
         return 0 if passed == whole else 1
 
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Keeps SIGINT, SIGTERM and SIGHUP for the loops, which look at them; raised anywhere they may get lost."""
+
+        def keep(number: int, frame: Any) -> None:
+            self.signal = number
+
+        before = {number: signal.signal(number, keep) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def pause(self) -> None:
+        """Waits a moment.
+
+        Raises:
+            KeyboardInterrupt: a signal came.
+        """
+        time.sleep(POLL_SECONDS)
+        if self.signal:
+            raise KeyboardInterrupt(signal.Signals(self.signal).name)
+
+    def where(self) -> Row:
+        """Returns what records must share for their items to stand beside each other."""
+        hardware = self.facts["hardware"]
+        place = ", ".join(hardware["gpus"]) if self.settings.device == "cuda" else hardware["cpu"]
+        return {"device": self.settings.device, "tiny": self.settings.tiny, "hardware": place}
+
+    def check_record(self, part: Part) -> None:
+        """Looks whether a part's earlier record can be gone on with.
+
+        Raises:
+            RecordError: it is damaged, or was measured elsewhere or otherwise.
+        """
+        path = self.settings.out / f"{part.name}.json"
+        if not (self.resume and path.is_file()):
+            return
+        of = read_record(path)["where"]
+        if of != self.where():
+            raise RecordError(f"{path}: expected a record of {self.where()}, got one of {of}. Choose another OUT.")
+
     def probe(self) -> Row:
         """Returns the environment as a child process sees it; the parent must not touch the GPU before it forks.
 
         Raises:
-            RuntimeError: no process can use the device.
+            RecordError: no process can use the device.
         """
         reason = ""
         for method in ("fork", "spawn"):
@@ -83,14 +143,18 @@ class Sheet:
             if state["status"] == "passed":
                 return {**state["result"], "start_method": method}
             reason = state.get("error", state["status"])
-        raise RuntimeError(f"--device {self.settings.device}: expected a device that computes, got: {reason}")
+        advice = " Without a GPU: --device cpu --tiny." if self.settings.device == "cuda" else ""
+        raise RecordError(f"--device {self.settings.device}: expected a device that computes, got: {reason}.{advice}")
 
     def run_alone(self, part: str, item: Item) -> Row:
         """Runs one item and returns its state."""
         running = self.start(part, item, time.monotonic() + item.seconds)
-        while running.process.is_alive() and time.monotonic() < running.ends:
-            time.sleep(POLL_SECONDS)
-        return self.finish(running)
+        try:
+            while running.process.is_alive() and time.monotonic() < running.ends:
+                self.pause()
+        finally:
+            state = self.finish(running)
+        return state
 
     def limit_of(self, part: Part, later: Sequence[Part]) -> float:
         """Returns when a part has to end: after its share, or where it takes what is left, before the later ones."""
@@ -108,14 +172,15 @@ class Sheet:
         except Exception as error:
             items = [Item("part", partial(again, error), PROBE_SECONDS)]
         done: dict[str, Row] = record["items"]
-        waiting = [item for item in items if done.get(item.name, {}).get("status") != "passed"]
+        fresh = {name for name in done if {part.name, name} & self.again}
+        waiting = [item for item in items if done.get(item.name, {}).get("status") != "passed" or item.name in fresh]
         for item in waiting:
             done.pop(item.name, None)
         running: list[Running] = []
         try:
             while waiting or running:
                 self.start_more(part, waiting, running, done, ends)
-                time.sleep(POLL_SECONDS)
+                self.pause()
                 for one in [r for r in running if not r.process.is_alive() or time.monotonic() > r.ends]:
                     running.remove(one)
                     done[one.item.name] = state = self.finish(one)
@@ -177,25 +242,26 @@ class Sheet:
             state = {"status": "too long", "error": f"stopped after {spent:.1f} s"}
         if running.answer.is_file():
             state = json.loads(running.answer.read_text())
-        return {**state, "seconds": round(spent, 2)}
+        versions, date = self.facts.get("versions", {}), datetime.now(timezone.utc).isoformat(timespec="seconds")
+        of = {"commit": self.facts.get("commit"), "torch": versions.get("torch"), "date": date}
+        return {**state, "seconds": round(spent, 2), "of": of}
 
     def record(self, part: Part) -> Row:
         """Returns the part's record: an earlier call's items, this call's environment."""
         path = self.settings.out / f"{part.name}.json"
-        kept: Row = {}
-        if self.resume and path.is_file():
-            kept = json.loads(path.read_text())["items"]
-            for state in kept.values():
-                state.setdefault("commit", json.loads(path.read_text())["environment"]["commit"])
-        asked = {"device": self.settings.device, "tiny": self.settings.tiny, "minutes": self.seconds / 60}
-        return {"part": part.name, "environment": self.facts, "settings": asked, "items": kept}
+        before = read_record(path) if self.resume and path.is_file() else {"items": {}, "calls": []}
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        call = {"date": date, "commit": self.facts["commit"], "minutes": self.seconds / 60, "command": sys.argv[1:]}
+        head = {"part": part.name, "where": self.where(), "environment": self.facts}
+        return {**head, "calls": [*before["calls"], call], "items": before["items"]}
 
     def write(self, part: Part, record: Row, items: Sequence[Item], began: float) -> None:
         """Writes the part's record, whole or not at all, its items in their order."""
         done: dict[str, Row] = record["items"]
         order = [item.name for item in items if item.name in done]
         rest = [name for name in done if name not in order]
-        whole = {**record, "seconds": round(time.monotonic() - began, 1), "goals": self.goals(part, done)}
+        record["calls"][-1]["seconds"] = round(time.monotonic() - began, 1)
+        whole = {**record, "goals": self.goals(part, done)}
         whole["items"] = {name: done[name] for name in (*order, *rest)}
         path = self.settings.out / f"{part.name}.json"
         temporary = path.with_suffix(".tmp")
@@ -223,6 +289,41 @@ def results(done: dict[str, Row]) -> dict[str, Row]:
     return {name: state["result"] for name, state in done.items() if state["status"] == "passed"}
 
 
+def read_record(path: Path) -> Row:
+    """Returns a part's record.
+
+    Raises:
+        RecordError: the file is damaged, or is no record.
+    """
+    try:
+        record: Row = json.loads(path.read_text())
+        for key in ("part", "where", "environment", "calls", "items"):
+            record[key]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise RecordError(
+            f"{path}: expected a record of the sheet, got {reason}. Remove it, or choose another OUT."
+        ) from error
+    return record
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keeps a second call out of OUT.
+
+    Raises:
+        RecordError: one is running.
+    """
+    with (out / "sheet.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecordError(
+                f"{out}: another call of the sheet is running there. Wait, or choose another OUT."
+            ) from error
+        yield
+
+
 def item_line(part: str, name: str, state: Row) -> str:
     """Returns the line that tells an item's outcome."""
     text = state.get("result", {}).get("line") if state["status"] == "passed" else state.get("error", "")
@@ -245,16 +346,28 @@ def look_at_device(settings: Settings, seconds: float) -> Row:
 
     del seconds
     assert float((torch.ones(8, device=settings.device) * 2).sum()) == 16
-    return environment()
+    found: Row = {**environment(), "triton": installed("triton")}
+    if settings.device == "cuda":
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "nvidia_smi": nvidia_smi()}
+    return found
+
+
+def end_with_parent() -> None:
+    """Has this process killed when its parent dies (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def work(call: Callable[[Settings, float], Row], settings: Settings, seconds: float, answer: Path, title: str) -> None:
     """Body of an item's process: runs it with its output in sheet.log and writes its state."""
     gc.freeze()  # what was imported stays: collections look at the item's own objects alone
     os.setsid()  # so that its own child processes can be stopped with it
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    log = os.open(settings.out / "sheet.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    os.chdir(ROOT)  # configs name each other from there
+    log = os.open(settings.out / "sheet.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
     sys.stdout = sys.stderr = os.fdopen(os.dup(log), "w", buffering=1)
@@ -264,6 +377,8 @@ def work(call: Callable[[Settings, float], Row], settings: Settings, seconds: fl
         failed = result.pop("failed", None)
         state: Row = {"status": "failed", "error": failed} if failed else {"status": "passed"}
         state["result"] = result
+        if settings.device == "cuda":
+            state["gpu_after"] = nvidia_smi()  # clocks and temperature while it was measured
     except BaseException as error:
         said = traceback.format_exception_only(error)[-1].strip().splitlines()[0][:500]
         state = {"status": "failed", "error": said, "traceback": traceback.format_exc()[-8000:]}
@@ -287,17 +402,3 @@ def stop(process: BaseProcess) -> None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # children that outlived it
             return
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Turns SIGTERM into KeyboardInterrupt, so that the records are written and the processes ended."""
-
-    def end(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(f"signal {number}")
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -27,6 +27,7 @@ from bpkd.modeling.teacher import FrozenTeacher
 
 from .device import Call, Device, in_turns, ratio
 from .items import Goal, Item, Part, Row, Settings
+from .machine import installed
 
 CONFIGS = Path(__file__).resolve().parents[2] / "projects" / "BPKD" / "configs"
 PAIRS = {
@@ -93,18 +94,21 @@ def timed(settings: Settings, seconds: float, calls: dict[str, Call], images: in
     unit, end = Device(settings.device), time.monotonic() + seconds
     memory = {name: unit.peak_mib(call) for name, call in calls.items()}  # the first calls: they take their time
     begin = time.monotonic()
-    times = in_turns(calls, unit.call_ms, rounds=settings.pick(21, 2), seconds=end - begin - 2, least=2)
+    times = in_turns(
+        calls, unit.call_ms, rounds=settings.pick(21, 2), seconds=end - begin - 2, least=settings.pick(3, 2)
+    )
     rows = {}
     for name, spent in times.items():
         median = statistics.median(spent)
         rows[name] = {
             "ms": median,
-            "spread_ms": [min(spent), max(spent)],
+            "times_ms": spent,
             "images_s": 1e3 * images / median,
             "ratio": ratio(times, name, against),
             "peak_mib": memory[name],
         }
-    found: Row = {"rows": rows, "against": against, "rounds": len(times[against]), "images": images}
+    found: Row = {"rows": rows, "against": against, "rounds": len(times[against]), "images_per_step": images}
+    found["inputs"] = "weights random (seed 0), images noise; two calls before the first round"
     found["measured_seconds"] = time.monotonic() - begin
     return {**found, "line": "; ".join(f"{name} {row['ms']:.1f} ms" for name, row in list(rows.items())[:4])}
 
@@ -132,7 +136,7 @@ def steps(
     left = seconds - (time.monotonic() - begin)
     row = timed(settings, left, calls, len(pair.batch), BASE)
     row |= {"amp": amp, "tf32": tf32, "cudnn_benchmark": benchmark, "size": list(pair.size)}
-    return row | {"teacher": f"{fast}, {teacher.amp}"}
+    return row | {"teacher": f"{fast}, {teacher.amp}", "preset": pair.cfg.DISTILL.BPKD.PRESET}
 
 
 def set_tf32(on: bool, *, benchmark: bool = False) -> None:
@@ -162,11 +166,16 @@ def rival(settings: Settings, seconds: float, *, amp: str) -> Row:
         "CWD": pair.step("CWD", pair.teacher("auto", amp), amp),
         RIVAL: plain_loop(pair, pair.student, pair.network, our_logits, amp),
     }
+    peers: Row = {}
     if settings.peers is not None:
-        calls[RIVAL_NETWORKS] = mmseg_loop(settings, pair, amp)
+        try:
+            calls[RIVAL_NETWORKS] = mmseg_loop(settings, pair, amp)
+            peers = {name: installed(name) for name in ("mmsegmentation", "mmengine", "mmcv-lite")}
+        except ImportError as error:  # ours is measured without it
+            peers = {"error": str(error)}
     left = seconds - (time.monotonic() - begin)
     row = timed(settings, left, calls, len(pair.batch), RIVAL)
-    return row | {"amp": amp, "tf32": True, "size": list(pair.size)}
+    return row | {"amp": amp, "tf32": True, "size": list(pair.size), "peers": peers}
 
 
 def our_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -384,12 +393,13 @@ def goals(rows: dict[str, Row]) -> list[Goal]:
     found = []
     first = rows.get(FIRST)
     if first:
-        found.append(Goal("BPKD's step over student + teacher, bf16", first["rows"]["BPKD"]["ratio"], 1.02))
-    for amp in ("bf16", "off"):
-        row = rows.get(f"{RIVAL}, {amp}")
+        text = f"BPKD's step (preset {first['preset']}) over student + teacher, bf16"
+        found.append(Goal(text, first["rows"]["BPKD"]["ratio"], 1.02))
+    for name in ("bf16", "TF32"):
+        row = rows.get(f"{RIVAL}, {name}")
         if row:
             faster = 1 / row["rows"]["BPKD"]["ratio"]
-            found.append(Goal(f"BPKD's throughput over {RIVAL}, AMP {amp}", faster, 1.3, at_least=True))
+            found.append(Goal(f"BPKD's throughput over {RIVAL}, {name}", faster, 1.3, at_least=True))
     if "profile" in rows:
         found.append(Goal("share of time in which the GPU works", rows["profile"]["busy"], 0.95, at_least=True))
     return found
@@ -416,7 +426,7 @@ def items(settings: Settings) -> list[Item]:
         Item("teacher", partial(teachers, ways=ways), 25),
         Item("pspnet 512x1024 batch 2 bf16", partial(steps, **wide, amp="bf16", methods=methods), 20),
         Item("pspnet 512x512 batch 8 TF32", partial(steps, **full), 25),
-        Item(f"{RIVAL}, off", partial(rival, amp="off"), 20),
+        Item(f"{RIVAL}, TF32", partial(rival, amp="off"), 20),
         Item("channels_last", partial(layouts, compiled=False), 20),
         Item("solov2 light 448x672 batch 8", solov2, 25),
         Item("loader", loader, 12),

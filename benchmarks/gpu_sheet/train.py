@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -82,6 +83,7 @@ def plan(settings: Settings, seconds: float) -> Row:
     begin = time.monotonic()
     set_tf32(True)
     pair_config(settings)  # refuses at once where the data is missing
+    shutil.rmtree(settings.work / "train", ignore_errors=True)  # runs of another plan
     amp, unit = settings.pick("bf16", "off"), Device(settings.device)
     pair = Pair(settings, "camvid", (360, 360), 16)
     teacher = pair.teacher("auto", amp)
@@ -129,16 +131,18 @@ def train(settings: Settings, seconds: float, *, name: str) -> Row:
     elif name != STUDENT:
         weights = str(folder_of(settings, TEACHER) / "model_final.pth")
         if not Path(weights).is_file():
-            raise FileNotFoundError(f"{weights}: the teacher's weights are gone. Run the part without --resume.")
+            raise FileNotFoundError(f"{weights}: the teacher's weights are gone. Train it again: --again {PART.name}.")
         opts += ["TEACHER.WEIGHTS", weights, "TEACHER.FAST", "auto", "TEACHER.OPTS", settings.pick([], list(SLIM))]
     opts += ["TEST.EVAL_PERIOD", max(1, count // 2), "SOLVER.CHECKPOINT_PERIOD", max(1, count // 4), *RUNS[name]]
     run_engine(config, opts)
     record = json.loads((folder / "run.json").read_text())
+    kept: Row = {}
     if name != TEACHER:
-        keep_weights(folder / "model_final.pth", settings.out / "students" / f"{name.replace(' ', '_')}.pth")
+        kept = keep_weights(folder, record, settings.out / "students" / f"{name.replace(' ', '_')}.pth")
     scores = {key: record["metrics"][key] for key in SHOWN}
     text = ", ".join(f"{key} {value:.2f}" for key, value in scores.items())
-    return {"run": record, "evaluations": evaluations(folder), "line": f"{count} iterations: {text}"}
+    found: Row = {"run": record, "evaluations": evaluations(folder, count), "weights": kept}
+    return {**found, "line": f"{count} iterations: {text}"}
 
 
 def run_engine(config: Path, opts: list[Any]) -> None:
@@ -149,22 +153,31 @@ def run_engine(config: Path, opts: list[Any]) -> None:
     run(argument_parser().parse_args(arguments))
 
 
-def evaluations(folder: Path) -> list[Row]:
-    """Returns the scores of every evaluation of a run, with its iteration."""
+def evaluations(folder: Path, count: int) -> list[Row]:
+    """Returns the scores of every evaluation of a run of ``count`` iterations, with how many it had behind it."""
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     keys = [f"sem_seg/{key}" for key in SHOWN]
-    return [
-        {"iteration": line["iteration"], **{key.split("/")[1]: line[key] for key in keys if key in line}}
-        for line in lines
-        if keys[0] in line
-    ]
+    found = []
+    for line in (line for line in lines if keys[0] in line):
+        scores = {key.split("/")[1]: line[key] for key in keys if key in line}
+        found.append({"iteration": min(line["iteration"] + 1, count), **scores})
+    return found
 
 
-def keep_weights(source: Path, target: Path) -> None:
-    """Writes a checkpoint's student with its numbers in half precision."""
-    state: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=True)["model"]
+def keep_weights(folder: Path, record: Row, target: Path) -> Row:
+    """Writes a run's student with its numbers in half precision, and what it is beside them.
+
+    The scores of the run are those of the float32 weights.
+
+    Returns:
+        The file's name and SHA-256.
+    """
+    state: dict[str, Tensor] = torch.load(folder / "model_final.pth", map_location="cpu", weights_only=True)["model"]
+    about = {key: record[key] for key in ("method", "dataset", "seed", "iterations", "commit", "config")}
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": {k: v.half() if v.is_floating_point() else v for k, v in state.items()}}, target)
+    torch.save({"model": halves, "about": about}, target)
+    return {"file": f"students/{target.name}", "sha256": hashlib.sha256(target.read_bytes()).hexdigest()}
 
 
 def two_processes(settings: Settings, seconds: float) -> Row:
