@@ -101,6 +101,7 @@ for node in ast.parse(open(sys.argv[1], encoding="utf-8").read()).body:
         print(ast.literal_eval(node.value))' "$1" "$2"
 }
 
+echo "$version" >"$folder/python"
 say "site: Detectron2 and what it needs, for Python $version"
 site=$folder/site
 pip "${unpacked[@]}" "$site" "${sources[@]}" || fail 1 "pip could not fetch ${sources[*]}: $(last_line)"

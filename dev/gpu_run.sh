@@ -2,7 +2,8 @@
 # Run tools/gpu_sheet.py from the root of a copy of the checkout, on a machine without a network and Detectron2:
 #   bash FOLDER/run.sh OUT [options of tools/gpu_sheet.py]
 # FOLDER is what dev/gpu_bundle.sh wrote; this file is its run.sh. The measurements go to FOLDER/sheet, where a second
-# call on the same machine goes on. PYTHON names the interpreter (python3).
+# call on the same machine goes on; those of --tiny to FOLDER/walk, anew each time. PYTHON names the interpreter
+# (python3).
 #
 # However the sheet ends (SIGTERM and SIGINT too, SIGKILL not: let --minutes end it before the machine does), OUT then
 # holds what has to travel back, at most 5 files of at most 15 MiB each, 63 MiB in all:
@@ -27,12 +28,19 @@ out=$1 python=${PYTHON:-python3}
 shift
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 sheet=$here/sheet
+case " $* " in *" --tiny "*) sheet=$here/walk && rm -rf "$sheet" ;; esac # no measurement: in a folder of its own
 for name in commit manifest; do
   [ -f "$here/$name" ] || fail 1 "$here/$name: no such file; write the folder again with dev/gpu_bundle.sh."
 done
 [ -f tools/gpu_sheet.py ] ||
   fail 1 "$PWD/tools/gpu_sheet.py: no such file; call this from the root of the checkout's copy."
 command -v "$python" >/dev/null || fail 1 "PYTHON=$python: no such program; name the interpreter that has PyTorch."
+if [ -f "$here/python" ]; then # what site/ was made for
+  wanted=$(cat "$here/python")
+  found=$("$python" -c 'import sys, torch; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+    fail 1 "PYTHON=$python: expected an interpreter with PyTorch, but it does not import torch; name another."
+  [ "$found" = "$wanted" ] || fail 1 "PYTHON=$python: expected Python $wanted, got $found; name another, or bundle anew."
+fi
 mkdir -p "$out" "$sheet"
 out=$(cd "$out" && pwd)
 
@@ -79,7 +87,7 @@ pack_students() {
 pack() {
   local status=$?
   trap - EXIT
-  trap '' TERM INT
+  trap '' TERM INT HUP
   rm -f "$out"/records.tar.gz* "$out"/students.tar.*
   if ! { pack_records && pack_students; }; then
     say "ATTENTION: not all could be packed into $out; it lies in $sheet" >&2
@@ -92,7 +100,7 @@ pack() {
 
 stop() {
   local i
-  trap '' TERM INT
+  trap '' TERM INT HUP
   say "$1: stopping the sheet" >&2
   if [ -n "$child" ]; then
     kill -TERM -- "-$child" 2>/dev/null || true
@@ -116,7 +124,14 @@ for library in "$here"/native/*.so; do
   [ ! -e "$library" ] || [ -e "bpkd/functional/native/${library##*/}" ] || cp "$library" bpkd/functional/native/
 done
 arguments=()
-[ ! -d "$here/data" ] || arguments+=(--data "$here/data")
+if [ -d "$here/data" ]; then
+  arguments+=(--data "$here/data")
+else
+  case " $* " in
+    *" --only "* | *" --tiny "*) ;;
+    *) arguments+=(--only environment correct losses step) && say "no data in the bundle: without the part train" ;;
+  esac
+fi
 [ ! -d "$here/peers" ] || arguments+=(--peers "$here/peers")
 export BPKD_COMMIT=$commit PYTHONPATH=$here/site:$PWD${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONWARNINGS=ignore::FutureWarning PYTHONUNBUFFERED=1
@@ -125,6 +140,7 @@ child='' status=0
 trap pack EXIT
 trap 'stop SIGTERM 143' TERM
 trap 'stop SIGINT 130' INT
+trap 'stop SIGHUP 129' HUP
 set -m # a process group of its own: a signal reaches all that it started
 "$python" tools/gpu_sheet.py "$sheet" ${arguments[@]+"${arguments[@]}"} --resume "$@" </dev/null &
 child=$!

@@ -77,14 +77,38 @@ def test_the_sheet_is_told_where_everything_lies(far: Path) -> None:
     done = run_sheet(far, SAYS, "--device", "cpu", "--tiny")
     bundle = far / ".gpu"
     folders = f"--data {bundle}/data --peers {bundle}/peers"
-    assert f"called tools/gpu_sheet.py {bundle}/sheet {folders} --resume --device cpu --tiny\n" in done.stdout
+    assert f"called tools/gpu_sheet.py {bundle}/walk {folders} --resume --device cpu --tiny\n" in done.stdout
     assert f"env {COMMIT} {bundle}/site:{far} ignore::FutureWarning\n" in done.stdout
     assert done.returncode == 0, done.stderr
 
 
 def test_what_the_bundle_lacks_is_not_named(far: Path) -> None:
     done = run_sheet(far, SAYS)
-    assert f"called tools/gpu_sheet.py {far}/.gpu/sheet --resume\n" in done.stdout
+    parts = "--only environment correct losses step"
+    assert f"called tools/gpu_sheet.py {far}/.gpu/sheet {parts} --resume\n" in done.stdout
+    assert "run.sh: no data in the bundle: without the part train\n" in done.stdout
+    done = run_sheet(far, SAYS, "--only", "losses")
+    assert f"called tools/gpu_sheet.py {far}/.gpu/sheet --resume --only losses\n" in done.stdout
+
+
+def test_a_walk_leaves_the_measurements_alone(far: Path) -> None:
+    run_sheet(far, 'mkdir -p "$sheet"; echo 1 >"$sheet/a.json"')
+    done = run_sheet(far, f'{SAYS}; [ ! -e "$sheet" ] || [ -z "$(ls "$sheet")" ]', "--device", "cpu", "--tiny")
+    assert f"called tools/gpu_sheet.py {far}/.gpu/walk --resume --device cpu --tiny\n" in done.stdout
+    assert done.returncode == 0
+    assert (far / ".gpu" / "sheet" / "a.json").read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [("echo 3.11", "expected Python 3.12, got 3.11"), ("exit 1", "expected an interpreter with PyTorch")],
+)
+def test_another_python_is_named_at_once(far: Path, answer: str, message: str) -> None:
+    (far / ".gpu" / "python").write_text("3.12\n")
+    done = run_sheet(far, f'[ "$1" != -c ] || {{ {answer}; exit; }}; echo called')
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "called" not in done.stdout
 
 
 @pytest.mark.parametrize("change", ["edited", "gone"])

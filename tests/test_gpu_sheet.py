@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from .conftest import REPO
 
@@ -25,7 +27,7 @@ from benchmarks.gpu_sheet import losses, step, train  # noqa: E402
 from benchmarks.gpu_sheet.cli import load  # noqa: E402
 from benchmarks.gpu_sheet.items import Goal, Item, Part, Row, Settings  # noqa: E402
 from benchmarks.gpu_sheet.report import report  # noqa: E402
-from benchmarks.gpu_sheet.runner import Sheet  # noqa: E402
+from benchmarks.gpu_sheet.runner import RecordError, Sheet, locked  # noqa: E402
 
 
 def passes(settings: Settings, seconds: float, *, value: float = 1.0) -> Row:
@@ -80,8 +82,8 @@ class Trial:
         self.settings = Settings("cpu", tiny, folder / "out", folder / "work")
         self.lines: list[str] = []
 
-    def run(self, *parts: Part, seconds: float = 540, resume: bool = False) -> int:
-        sheet = Sheet(self.settings, seconds=seconds, resume=resume, say=self.lines.append)
+    def run(self, *parts: Part, seconds: float = 540, resume: bool = False, again: Sequence[str] = ()) -> int:
+        sheet = Sheet(self.settings, seconds=seconds, resume=resume, say=self.lines.append, again=again)
         return sheet.run(parts)
 
     def record(self, name: str = "trial") -> Row:
@@ -126,7 +128,33 @@ def test_a_second_call_goes_on_with_what_has_not_passed(trial: Trial) -> None:
     assert trial.run(mended, resume=True) == 0
     assert trial.states() == {"a": "passed", "b": "passed", "c": "passed"}
     assert trial.record()["items"]["a"]["result"]["line"] == "x"  # it ran once
-    assert trial.record()["items"]["a"]["commit"] == trial.record()["environment"]["commit"]
+    assert len(trial.record()["calls"]) == 2
+    of = trial.record()["items"]["a"]["of"]
+    assert (of["commit"], of["torch"]) == (trial.record()["environment"]["commit"], torch.__version__.split("+")[0])
+    assert trial.run(mended, resume=True, again=["a"]) == 0
+    assert trial.record()["items"]["a"]["result"]["line"] == "xx"
+    assert trial.run(mended, resume=True, again=["trial"]) == 0
+    assert trial.record()["items"]["a"]["result"]["line"] == "xxx"
+
+
+def test_records_of_elsewhere_and_damaged_ones_are_refused_before_anything_runs(trial: Trial) -> None:
+    parts = (part(Item("a", counts, 30)), part(Item("b", passes, 30), name="other"))
+    assert trial.run(*parts) == 0
+    whole = (trial.settings.out / "other.json").read_text()
+    small = Trial(trial.settings.out.parent, tiny=True)
+    with pytest.raises(RecordError, match=r"other.json: expected a record of .*'tiny': True.* Choose another OUT"):
+        small.run(parts[1], resume=True)
+    for text in ("", "{}", "[]", whole[:50]):
+        (trial.settings.out / "other.json").write_text(text)
+        with pytest.raises(RecordError, match=r"other.json: expected a record of the sheet, got .* Remove it"):
+            trial.run(*parts, resume=True, again=["a"])
+    assert (trial.settings.work / "count").read_text() == "x"
+
+
+def test_a_second_call_into_the_same_folder_is_refused(trial: Trial) -> None:
+    trial.settings.out.mkdir(parents=True)
+    with locked(trial.settings.out), pytest.raises(RecordError, match="another call of the sheet is running there"):
+        trial.run(part(Item("a", passes, 30)))
 
 
 def test_a_part_ends_with_its_share_and_names_what_it_did_not_reach(trial: Trial) -> None:
@@ -171,7 +199,8 @@ def test_goals_are_judged_but_not_in_small(tmp_path: Path) -> None:
         assert trial.lines[0 if tiny else -2].endswith("1 of 2 goals met") is not tiny
 
 
-def test_ctrl_c_ends_the_item_and_keeps_the_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_item_and_keeps_the_record(number: signal.Signals, tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tools")!r}]
@@ -183,8 +212,8 @@ Trial(Path({str(tmp_path)!r})).run(part(Item("a", passes, 30), Item("b", hangs, 
     end = time.monotonic() + 120
     while not (tmp_path / "work" / "pid").exists() and time.monotonic() < end:
         time.sleep(0.1)
-    child.send_signal(signal.SIGTERM)
-    assert "KeyboardInterrupt: signal 15" in child.communicate(timeout=60)[1]
+    child.send_signal(number)
+    assert f"KeyboardInterrupt: {number.name}" in child.communicate(timeout=60)[1]
     found = json.loads((tmp_path / "out" / "trial.json").read_text())["items"]
     assert {name: state["status"] for name, state in found.items()} == {
         "a": "passed", "b": "stopped", "c": "not reached"
@@ -192,10 +221,31 @@ Trial(Path({str(tmp_path)!r})).run(part(Item("a", passes, 30), Item("b", hangs, 
     assert not living(tmp_path / "work")
 
 
+def test_a_killed_sheet_leaves_no_item_behind(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tools")!r}]
+from pathlib import Path
+from tests.test_gpu_sheet import Item, Trial, hangs, part
+Trial(Path({str(tmp_path)!r})).run(part(Item("b", hangs, 100)))
+"""
+    child = subprocess.Popen([sys.executable, "-c", code])
+    end = time.monotonic() + 120
+    while not (tmp_path / "work" / "pid").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    child.kill()
+    child.wait(60)
+    item, end = (tmp_path / "work" / "pid").read_text().split()[0], time.monotonic() + 30
+    while any(item in stat for stat in living(tmp_path / "work")) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [stat for stat in living(tmp_path / "work") if stat.split()[0] == item]
+    os.kill(int((tmp_path / "work" / "pid").read_text().split()[1]), signal.SIGKILL)  # what the item had started
+
+
 def test_a_device_that_does_not_compute_is_named_before_anything_runs(tmp_path: Path) -> None:
     trial = Trial(tmp_path)
     trial.settings = Settings("nonsense", True, tmp_path / "out", tmp_path / "work")
-    with pytest.raises(RuntimeError, match="--device nonsense: expected a device that computes, got: RuntimeError"):
+    with pytest.raises(RecordError, match="--device nonsense: expected a device that computes, got: RuntimeError"):
         trial.run(part(Item("a", passes, 30)))
     assert not list((tmp_path / "out").glob("*.json"))
 
@@ -203,7 +253,9 @@ def test_a_device_that_does_not_compute_is_named_before_anything_runs(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--minutes", "0"], "--minutes: expected more than 0, got 0."),
+        (["--minutes", "0"], "--minutes: expected a number above 0, got 0."),
+        (["--minutes", "nan"], "--minutes: expected a number above 0, got nan."),
+        (["--again", "step"], "--again: expected --resume with it"),
         (["--data", "."], "--data: expected a folder that holds camvid/train.txt, got ."),
         (["--peers", "."], "--peers: expected a folder that holds mmseg/, got ."),
         ([], "--data: expected the folder that holds camvid/, got none."),
@@ -229,7 +281,9 @@ def test_without_a_gpu_the_tool_says_so_and_leaves_nothing(tmp_path: Path) -> No
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: --device cuda: expected a device that computes, got: ")
+    assert done.stderr.endswith("Without a GPU: --device cpu --tiny.\n")
     assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_tables_of_records_and_of_none(trial: Trial, tmp_path: Path) -> None:
@@ -273,6 +327,6 @@ def test_goals_read_the_rows_that_the_parts_write() -> None:
     judged = losses.goals(dict.fromkeys(names, row))
     assert len(judged) == 2 + len(losses.PRESETS) + 1 + 2 * len(losses.SHAPES)
     names = [item.name for item in step.items(settings)]
-    rows = dict.fromkeys(names, {"rows": {"BPKD": {"ratio": 0.5}}, "busy": 0.9})
+    rows = dict.fromkeys(names, {"rows": {"BPKD": {"ratio": 0.5}}, "busy": 0.9, "preset": "safe"})
     assert [goal.value for goal in step.goals(rows)] == [0.5, 2.0, 2.0, 0.9]
     assert len(train.goals({name: {"run": {"data_share": 0.1}} for name in train.RUNS})) == len(train.RUNS)

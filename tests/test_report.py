@@ -223,6 +223,15 @@ def test_in_git_the_environment_does_not_name_the_commit(tmp_path: Path, monkeyp
     assert commit() == "ba9876543210"
 
 
+def test_where_git_does_not_answer_the_environment_names_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".git").mkdir()  # git finds no repository in it
+    monkeypatch.setenv("BPKD_COMMIT", "0123456789ab")
+    monkeypatch.setattr("bpkd.analysis.records.__file__", str(tmp_path / "bpkd" / "analysis" / "records.py"))
+    assert commit() == "0123456789ab"
+
+
 def metrics_file(folder: Path, *terms: str) -> Path:
     folder.mkdir()
     rows = [{"iteration": i, "loss_ce": 2.0 / (i + 1), **dict.fromkeys(terms, 0.5)} for i in (0, 1, 2, 1)]

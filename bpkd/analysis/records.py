@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -59,15 +60,16 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Returns the source's git commit, with ``+changes`` where files differ; outside git BPKD_COMMIT or "unknown"."""
+    """Returns the source's git commit, with ``+changes`` where files differ; where git is no help BPKD_COMMIT.
+
+    That is set where files were copied without git (dev/gpu_run.sh); "unknown" without it too.
+    """
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed from a wheel, maybe into a folder of somebody else's repository
-        return os.environ.get("BPKD_COMMIT") or "unknown"  # set where files were copied without it (dev/gpu_run.sh)
-    try:
-        name = _git(root, "rev-parse", "--short=12", "HEAD")
-        return name + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    if (root / ".git").exists():  # else installed from a wheel, maybe into a folder of somebody else's repository
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            name = _git(root, "rev-parse", "--short=12", "HEAD")
+            return name + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    return os.environ.get("BPKD_COMMIT") or "unknown"
 
 
 def _git(root: Path, *arguments: str) -> str:
