@@ -69,12 +69,14 @@ class Sheet:
         self.ends = time.monotonic() + seconds
         self.patience = 20 if settings.tiny else 1  # a busy machine is no reason to fail where nothing is measured
         self.facts: Row = {}
+        self.names: list[str] = []
         self.context: BaseContext = multiprocessing.get_context("fork")
         for folder in (settings.out, settings.work):
             folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, parts: Sequence[Part]) -> int:
         """Runs the parts in their order; returns 0 where every item passed, else 1."""
+        self.names = [part.name for part in parts]
         with self.signals(), locked(self.settings.out):
             self.facts = self.probe()
             for part in parts:
@@ -251,7 +253,7 @@ class Sheet:
         path = self.settings.out / f"{part.name}.json"
         before = read_record(path) if self.resume and path.is_file() else {"items": {}, "calls": []}
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        call = {"date": date, "commit": self.facts["commit"], "minutes": self.seconds / 60, "command": sys.argv[1:]}
+        call = {"date": date, "commit": self.facts["commit"], "minutes": self.seconds / 60, "parts": self.names}
         head = {"part": part.name, "where": self.where(), "environment": self.facts}
         return {**head, "calls": [*before["calls"], call], "items": before["items"]}
 

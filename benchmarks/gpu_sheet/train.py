@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .device import Device, in_turns
 from .items import Goal, Item, Part, Row, Settings
+from .runner import ROOT
 from .step import CONFIGS, SLIM, Pair, set_tf32
 
 TEACHER, STUDENT = "teacher", "student alone"
@@ -57,7 +58,7 @@ def pair_config(settings: Settings) -> Path:
 def data_options(settings: Settings) -> list[Any]:
     """KEY VALUE pairs that name the data."""
     if settings.data is not None:
-        return ["DATASETS.ROOT", str(settings.data)]
+        return ["DATASETS.ROOT", str(from_root(settings.data))]
     sets = ["DATASETS.TRAIN", ("procedural_train",), "DATASETS.TEST", ("procedural_val",)]
     return [*sets, "DATASETS.PROCEDURAL.NUM_TRAIN", 16, "DATASETS.PROCEDURAL.NUM_VAL", 2,
             "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 9]  # fmt: skip
@@ -110,7 +111,12 @@ def share_out(seconds: float, step: dict[str, float]) -> dict[str, int]:
 
 def folder_of(settings: Settings, name: str) -> Path:
     """A run's OUTPUT_DIR."""
-    return settings.work / "train" / name.replace(" ", "_")
+    return from_root(settings.work / "train" / name.replace(" ", "_"))
+
+
+def from_root(path: Path) -> Path:
+    """Returns a path inside the checkout relative to its root, where items run: records name no machine's folders."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def train(settings: Settings, seconds: float, *, name: str) -> Row:
