@@ -70,6 +70,7 @@ class Sheet:
         self.patience = 20 if settings.tiny else 1  # a busy machine is no reason to fail where nothing is measured
         self.facts: Row = {}
         self.names: list[str] = []
+        self.share = 1.0  # of the parts' planned seconds
         self.context: BaseContext = multiprocessing.get_context("fork")
         for folder in (settings.out, settings.work):
             folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,8 @@ class Sheet:
     def run(self, parts: Sequence[Part]) -> int:
         """Runs the parts in their order; returns 0 where every item passed, else 1."""
         self.names = [part.name for part in parts]
+        planned = sum(part.seconds for part in parts)
+        self.share = self.seconds / (planned if all(part.seconds for part in parts) else NINE_MINUTES)
         with self.signals(), locked(self.settings.out):
             self.facts = self.probe()
             for part in parts:
@@ -160,10 +163,9 @@ class Sheet:
 
     def limit_of(self, part: Part, later: Sequence[Part]) -> float:
         """Returns when a part has to end: after its share, or where it takes what is left, before the later ones."""
-        share = self.seconds / NINE_MINUTES
         if part.seconds:
-            return min(self.ends, time.monotonic() + share * part.seconds)
-        return self.ends - share * sum(p.seconds for p in later)
+            return min(self.ends, time.monotonic() + self.share * part.seconds)
+        return self.ends - self.share * sum(p.seconds for p in later)
 
     def run_part(self, part: Part, later: Sequence[Part] = ()) -> tuple[int, int]:
         """Runs a part; returns how many of its items have passed, and how many it has."""
