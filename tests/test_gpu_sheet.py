@@ -72,7 +72,7 @@ def part(*items: Item, name: str = "trial", seconds: float = 60, **more: Any) ->
 def living(work: Path) -> list[str]:
     """Which of the processes that `hangs` was are still there, zombies not counted."""
     stats = [Path("/proc") / pid / "stat" for pid in (work / "pid").read_text().split()]
-    return [s.read_text() for s in stats if s.exists() and s.read_text().rpartition(") ")[2][0] != "Z"]
+    return [s.parent.name for s in stats if s.exists() and s.read_text().rpartition(") ")[2][0] != "Z"]
 
 
 class Trial:
@@ -199,7 +199,7 @@ def test_goals_are_judged_but_not_in_small(tmp_path: Path) -> None:
         assert trial.lines[0 if tiny else -2].endswith("1 of 2 goals met") is not tiny
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_item_and_keeps_the_record(number: signal.Signals, tmp_path: Path) -> None:
     code = f"""
 import sys
@@ -235,11 +235,12 @@ Trial(Path({str(tmp_path)!r})).run(part(Item("b", hangs, 100)))
         time.sleep(0.1)
     child.kill()
     child.wait(60)
-    item, end = (tmp_path / "work" / "pid").read_text().split()[0], time.monotonic() + 30
-    while any(item in stat for stat in living(tmp_path / "work")) and time.monotonic() < end:
+    item, started = (tmp_path / "work" / "pid").read_text().split()
+    end = time.monotonic() + 30
+    while item in living(tmp_path / "work") and time.monotonic() < end:
         time.sleep(0.1)
-    assert not [stat for stat in living(tmp_path / "work") if stat.split()[0] == item]
-    os.kill(int((tmp_path / "work" / "pid").read_text().split()[1]), signal.SIGKILL)  # what the item had started
+    assert item not in living(tmp_path / "work")
+    os.kill(int(started), signal.SIGKILL)  # what the item had started itself
 
 
 def test_a_device_that_does_not_compute_is_named_before_anything_runs(tmp_path: Path) -> None:
