@@ -23,11 +23,12 @@ sys.path[:0] = [p for p in (str(REPO), str(REPO / "tools")) if p not in sys.path
 
 import gpu_sheet  # noqa: E402
 
-from benchmarks.gpu_sheet import losses, step, train  # noqa: E402
+from benchmarks.gpu_sheet import losses, profiles, step, train  # noqa: E402
 from benchmarks.gpu_sheet.cli import load  # noqa: E402
 from benchmarks.gpu_sheet.items import Goal, Item, Part, Row, Settings  # noqa: E402
+from benchmarks.gpu_sheet.records import RecordError, locked  # noqa: E402
 from benchmarks.gpu_sheet.report import report  # noqa: E402
-from benchmarks.gpu_sheet.runner import RecordError, Sheet, locked  # noqa: E402
+from benchmarks.gpu_sheet.runner import Sheet  # noqa: E402
 
 
 def passes(settings: Settings, seconds: float, *, value: float = 1.0) -> Row:
@@ -298,12 +299,12 @@ def test_tables_of_records_and_of_none(trial: Trial, tmp_path: Path) -> None:
 
 def test_the_ten_kernels_the_busy_share_and_the_gaps() -> None:
     spans = [(0.0, 10.0, "a"), (5.0, 20.0, "b"), (30.0, 40.0, "a"), (32.0, 35.0, "c")]
-    busy, span, gaps = step.busy_share(spans)
+    busy, span, gaps = profiles.busy_share(spans)
     assert (busy, span) == (0.75, 40.0)
     assert gaps == [{"ms": 0.01, "after": "b", "before": "a"}]
-    assert [k["kernel"] for k in step.longest(spans)] == ["a", "b", "c"]
-    assert step.longest(spans)[0] == {"kernel": "a", "share": 20 / 38, "calls": 2}
-    assert step.busy_share([]) == (0.0, 0.0, [])
+    assert [k["kernel"] for k in profiles.longest(spans)] == ["a", "b", "c"]
+    assert profiles.longest(spans)[0] == {"kernel": "a", "share": 20 / 38, "calls": 2}
+    assert profiles.busy_share([]) == (0.0, 0.0, [])
 
 
 def test_iterations_fill_the_time_that_is_left() -> None:

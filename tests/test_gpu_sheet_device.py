@@ -21,7 +21,7 @@ from .conftest import REPO
 
 sys.path[:0] = [p for p in (str(REPO), str(REPO / "tools")) if p not in sys.path]  # as the tool does
 
-from benchmarks.gpu_sheet import correct, device, functions, losses, step  # noqa: E402
+from benchmarks.gpu_sheet import correct, device, functions, losses, pairs  # noqa: E402
 from benchmarks.gpu_sheet.device import Device  # noqa: E402
 from benchmarks.gpu_sheet.items import Settings  # noqa: E402
 
@@ -286,7 +286,7 @@ def test_measuring_ends_in_time_though_the_first_calls_take_long(
 
     monkeypatch.setattr(device.time, "monotonic", lambda: now[0])
     settings = Settings("cuda", False, Path(), Path())
-    monkeypatch.setattr(step, "Device", lambda name: Device("cpu"))
-    row = step.timed(settings, 20.0, {"a": call, "b": call}, 8, "a")
+    monkeypatch.setattr(pairs, "Device", lambda name: Device("cpu"))
+    row = pairs.timed(settings, 20.0, {"a": call, "b": call}, 8, "a")
     assert row["rounds"] >= 2
     assert now[0] <= 20.0

@@ -16,8 +16,9 @@ if str(TOOLS) not in sys.path:
     sys.path.append(str(TOOLS))  # the benchmarks' functions
 
 from .items import Item, Part, Settings  # noqa: E402
+from .records import RecordError  # noqa: E402
 from .report import report  # noqa: E402
-from .runner import RecordError, Sheet  # noqa: E402
+from .runner import Sheet  # noqa: E402
 
 PARTS = ("environment", "correct", "losses", "step", "train")
 # Times what the parts have: a walk on a CPU is to end, not to be cut.

@@ -224,7 +224,7 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
     from bpkd.modeling import SemanticDistiller
     from bpkd.modeling.distillation import build_distiller
 
-    from .step import PAIRS
+    from .pairs import PAIRS
 
     size = settings.pick(128, 64)
     opts = ["DISTILL.METHOD", "BPKD", "TEACHER.AMP", "off", "TEACHER.FAST", "off"]

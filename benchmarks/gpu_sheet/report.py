@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .items import Part, Row
-from .runner import read_record
+from .records import read_record
 
 
 def report(folder: Path, parts: Sequence[Part]) -> str:

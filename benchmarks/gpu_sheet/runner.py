@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
-import gc
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +18,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bpkd.analysis.records import environment
-
 from .items import Item, Part, Row, Settings
-from .machine import installed, nvidia_smi
+from .processes import look_at_device, stop, work
+from .records import RecordError, locked, read_record
 
-ROOT = Path(__file__).resolve().parents[2]
 NINE_MINUTES = 540.0
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 90.0
@@ -43,10 +37,6 @@ class Running:
     began: float
     ends: float
     answer: Path
-
-
-class RecordError(RuntimeError):
-    """OUT cannot be gone on with; the message says why and what to do."""
 
 
 class Sheet:
@@ -293,41 +283,6 @@ def results(done: dict[str, Row]) -> dict[str, Row]:
     return {name: state["result"] for name, state in done.items() if state["status"] == "passed"}
 
 
-def read_record(path: Path) -> Row:
-    """Returns a part's record.
-
-    Raises:
-        RecordError: the file is damaged, or is no record.
-    """
-    try:
-        record: Row = json.loads(path.read_text())
-        for key in ("part", "where", "environment", "calls", "items"):
-            record[key]
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__} {error}"
-        raise RecordError(
-            f"{path}: expected a record of the sheet, got {reason}. Remove it, or choose another OUT."
-        ) from error
-    return record
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Keeps a second call out of OUT.
-
-    Raises:
-        RecordError: one is running.
-    """
-    with (out / "sheet.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RecordError(
-                f"{out}: another call of the sheet is running there. Wait, or choose another OUT."
-            ) from error
-        yield
-
-
 def item_line(part: str, name: str, state: Row) -> str:
     """Returns the line that tells an item's outcome."""
     text = state.get("result", {}).get("line") if state["status"] == "passed" else state.get("error", "")
@@ -342,67 +297,3 @@ def again(error: Exception, settings: Settings, seconds: float) -> Row:
 def usable_cores() -> int:
     """Returns the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def look_at_device(settings: Settings, seconds: float) -> Row:
-    """Computes one number on the device, and describes where it runs."""
-    import torch
-
-    del seconds
-    assert float((torch.ones(8, device=settings.device) * 2).sum()) == 16
-    found: Row = {**environment(), "triton": installed("triton")}
-    if settings.device == "cuda":
-        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "nvidia_smi": nvidia_smi()}
-    return found
-
-
-def end_with_parent() -> None:
-    """Has this process killed when its parent dies (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def work(call: Callable[[Settings, float], Row], settings: Settings, seconds: float, answer: Path, title: str) -> None:
-    """Body of an item's process: runs it with its output in sheet.log and writes its state."""
-    gc.freeze()  # what was imported stays: collections look at the item's own objects alone
-    os.setsid()  # so that its own child processes can be stopped with it
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    os.chdir(ROOT)  # configs name each other from there
-    log = os.open(settings.out / "sheet.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    sys.stdout = sys.stderr = os.fdopen(os.dup(log), "w", buffering=1)
-    print(f"=== {title}", flush=True)
-    try:
-        result = call(settings, seconds)
-        failed = result.pop("failed", None)
-        state: Row = {"status": "failed", "error": failed} if failed else {"status": "passed"}
-        state["result"] = result
-        if settings.device == "cuda":
-            state["gpu_after"] = nvidia_smi()  # clocks and temperature while it was measured
-    except BaseException as error:
-        said = traceback.format_exception_only(error)[-1].strip().splitlines()[0][:500]
-        state = {"status": "failed", "error": said, "traceback": traceback.format_exc()[-8000:]}
-        print(state["traceback"], flush=True)
-    temporary = answer.with_suffix(".tmp")
-    temporary.write_text(json.dumps(state))
-    temporary.replace(answer)
-    sys.stdout.flush()
-    os._exit(0)  # whatever a broken device would still do at exit
-
-
-def stop(process: BaseProcess) -> None:
-    """Ends an item's process and those that it has started."""
-    pid = process.pid
-    assert pid
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, number)
-        process.join(2)
-        if not process.is_alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # children that outlived it
-            return

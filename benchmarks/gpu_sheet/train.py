@@ -19,8 +19,8 @@ from torch import Tensor
 
 from .device import Device, in_turns
 from .items import Goal, Item, Part, Row, Settings
-from .runner import ROOT
-from .step import CONFIGS, SLIM, Pair, set_tf32
+from .pairs import CONFIGS, SLIM, Pair, set_tf32
+from .processes import ROOT
 
 TEACHER, STUDENT = "teacher", "student alone"
 PAPER, DEFAULT = "BPKD paper", "BPKD default"

@@ -53,10 +53,7 @@ def method_of(cfg: CfgNode) -> str:
 
 
 def ddp_options(model: nn.Module) -> dict[str, Any]:
-    """Returns DistributedDataParallel's options: buffers stay apart, and the device is the one that the model is on.
-
-    Detectron2's own choice, the local rank, is wrong on a CPU and where processes share a GPU.
-    """
+    """Returns DistributedDataParallel's options; the local rank is no device on a CPU, nor on a shared GPU."""
     device = next(model.parameters()).device
     return {"broadcast_buffers": False, "device_ids": None if device.type == "cpu" else [device]}
 
