@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -319,7 +318,7 @@ def test_goals_read_the_rows_that_the_parts_write() -> None:
     """The names that goals look up are those of the items: on a GPU a wrong one would lose the figure."""
     settings = Settings("cuda", False, Path(), Path())
     names = [item.name for item in losses.items(settings)]
-    row = {"rows": SimpleNamespace(), "ratios": {}}
+    row: Row = {"without_graph": {}}
     assert {losses.title(shape, "float32") for shape in losses.SHAPES} <= set(names)
     shape = (1, 3, 4, 4)
     maps = losses.Maps(shape, losses.torch.float32, losses.torch.device("cpu"))

@@ -266,7 +266,7 @@ def test_items_that_need_graphs_and_streams(item: Any, cuda: FakeCuda, monkeypat
 
 def test_the_times_of_the_losses(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "use_path", lambda path: contextlib.nullcontext())
-    monkeypatch.setattr(losses, "copy_gb_s", lambda *_: 1.0)  # of half a GiB
+    monkeypatch.setattr(Device, "copy_gb_s", lambda *_: 1.0)  # of half a GiB
     monkeypatch.setattr(device.gc, "collect", lambda: 0)  # looks at all that pytest holds, for every variant
     with use_path("eager"):
         row = losses.timed(SETTINGS, 4, shape=losses.TINY_SHAPE, dtype="float32")

@@ -21,8 +21,8 @@ from .report import report  # noqa: E402
 from .runner import Sheet  # noqa: E402
 
 PARTS = ("environment", "correct", "losses", "step", "train")
-# Times what the parts have: a walk on a CPU is to end, not to be cut.
-TINY_MINUTES = 90.0
+MINUTES = 9.0
+TINY_MINUTES = 90.0  # ten times what the parts have: a walk on a CPU is to end, not to be cut
 
 
 def load(name: str) -> Part:
@@ -40,12 +40,15 @@ def load(name: str) -> Part:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the parts, or prints their tables; returns the exit status.
+    """Runs the parts, or prints their tables; returns the exit status, 2 where OUT or the device cannot be used."""
+    try:
+        return _run(args)
+    except (RecordError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
-    Raises:
-        RecordError: OUT or the device cannot be used.
-        FileNotFoundError: there is no record to print.
-    """
+
+def _run(args: argparse.Namespace) -> int:
     out, parts = args.out.resolve(), [load(name) for name in PARTS if name in args.only]
     if args.tables:
         print(report(out, parts), end="")
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     new = not out.exists()
     data, peers = (path.resolve() if path else None for path in (args.data, args.peers))
     settings = Settings(args.device, args.tiny, out, (args.work or out / "work").resolve(), data, peers)
-    seconds = 60 * (TINY_MINUTES if args.tiny and args.minutes == 9.0 else args.minutes)
+    seconds = 60 * (args.minutes or settings.pick(MINUTES, TINY_MINUTES))
     sheet = Sheet(
         settings,
         seconds=seconds,

@@ -51,6 +51,11 @@ class Device:
         end.synchronize()
         return float(start.elapsed_time(end))
 
+    def copy_gb_s(self, count: int, rounds: int) -> float:
+        """GB/s of the fastest of some copies of ``count`` bytes, bytes read and written."""
+        source, target = (torch.randint(256, (count,), dtype=torch.uint8, device=self.device) for _ in range(2))
+        return 2 * count / min(self.device_ms(lambda: target.copy_(source)) for _ in range(rounds)) / 1e6
+
     def graphed(self, call: Callable[[], Sequence[Tensor]], *, keep: bool = True) -> tuple[Call, Sequence[Tensor]]:
         """Captures a call in a CUDA graph.
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from bpkd.analysis.records import versions
 from bpkd.functional import native
 from bpkd.functional.triton_path import self_check
 from bpkd.modeling.precision import has_instructions
@@ -20,7 +19,7 @@ from bpkd.modeling.precision import has_instructions
 from .device import Device
 from .functions import FUNCTIONS, run_once
 from .items import Item, Part, Row, Settings
-from .machine import installed, nvidia_smi
+from .machine import installed
 
 PACKAGES = (
     "detectron2.engine",
@@ -63,11 +62,10 @@ def data(settings: Settings, seconds: float) -> Row:
 
 
 def machine(settings: Settings, seconds: float) -> Row:
-    """Returns GPU, driver, clocks and versions."""
+    """Returns what the GPU is; driver, clocks and versions are in every record's environment."""
     del seconds
     device = torch.device(settings.device)
-    found: Row = {"versions": {name: installed(name) for name in ("torch", "triton", "numpy")} | versions()}
-    found |= {"cuda": torch.version.cuda, "native": native.unavailable() or "loaded"}
+    found: Row = {"native": native.unavailable() or "loaded"}
     if Path("/dev/shm").is_dir():
         found["shared_memory_mib"] = shutil.disk_usage("/dev/shm").free // 2**20
     found["precision"] = {name: has_instructions(name, device) for name in ("bf16", "fp16")}
@@ -80,11 +78,8 @@ def machine(settings: Settings, seconds: float) -> Row:
             "capability": f"{about.major}.{about.minor}",
             "memory_mib": about.total_memory // 2**20,
             "multiprocessors": about.multi_processor_count,
-            "cudnn": torch.backends.cudnn.version(),
-            "nvidia_smi": nvidia_smi(),
         }
-    text = f"{name}, torch {found['versions']['torch']}, Triton {found['versions']['triton']}"
-    return {**found, "line": text}
+    return {**found, "line": f"{name}, torch {torch.__version__}, Triton {installed('triton')}"}
 
 
 def ceilings(settings: Settings, seconds: float) -> Row:
@@ -93,10 +88,8 @@ def ceilings(settings: Settings, seconds: float) -> Row:
     The fastest of several, since other items compile beside it.
     """
     del seconds
-    unit, count = Device(settings.device), settings.pick(2**29, 2**16)
-    source, target = (torch.randint(256, (count,), dtype=torch.uint8, device=unit.device) for _ in range(2))
-    rounds = settings.pick(20, 2)
-    best = min(unit.device_ms(lambda: target.copy_(source)) for _ in range(rounds))
+    unit = Device(settings.device)
+    copied = unit.copy_gb_s(*settings.pick((2**29, 20), (2**16, 2)))
     side = settings.pick(8192, 64)
     rates: dict[str, float] = {}
     for name, dtype, tf32 in (("bf16", torch.bfloat16, False), ("fp16", torch.float16, False),
@@ -106,7 +99,7 @@ def ceilings(settings: Settings, seconds: float) -> Row:
         a @ b
         fastest = min(unit.device_ms(lambda a=a, b=b: a @ b) for _ in range(settings.pick(10, 2)))
         rates[name] = 2 * side**3 / fastest / 1e9
-    found = {"copy_gb_s": 2 * count / best / 1e6, "matmul_tflop_s": rates, "matmul_side": side}
+    found = {"copy_gb_s": copied, "matmul_tflop_s": rates, "matmul_side": side}
     return {**found, "line": f"copy {found['copy_gb_s']:.0f} GB/s, bf16 product {rates['bf16']:.0f} TFLOP/s"}
 
 

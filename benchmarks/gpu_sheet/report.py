@@ -59,7 +59,8 @@ def loss_table(name: str, result: Row) -> list[str]:
     lines.append("|---|---:|---:|---:|---:|---:|")
     for what, row in result["rows"].items():
         extra = "" if row["extra_mib"] is None else f"{row['extra_mib']:.1f}"
-        cells = [what, f"{row['device_ms']:.3f}", f"{row['call_ms']:.3f}", f"{row['over_traffic']:.2f}"]
+        shown = f"{what} (not captured)" if what in result["without_graph"] else what
+        cells = [shown, f"{row['device_ms']:.3f}", f"{row['call_ms']:.3f}", f"{row['over_traffic']:.2f}"]
         cells += [f"{100 * row['share_of_copy']:.0f} %", extra]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -17,6 +16,8 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from bpkd.config.machine import usable_cores
 
 from .items import Item, Part, Row, Settings
 from .processes import look_at_device, stop, work
@@ -164,7 +165,7 @@ class Sheet:
         try:
             items = part.items(self.settings)
         except Exception as error:
-            items = [Item("part", partial(again, error), PROBE_SECONDS)]
+            items = [Item("part", partial(reraise, error), PROBE_SECONDS)]
         done: dict[str, Row] = record["items"]
         fresh = {name for name in done if {part.name, name} & self.again}
         waiting = [item for item in items if done.get(item.name, {}).get("status") != "passed" or item.name in fresh]
@@ -289,11 +290,6 @@ def item_line(part: str, name: str, state: Row) -> str:
     return f"  {part}: {name}: {state['status']} ({state.get('seconds', 0):.1f} s){': ' + text if text else ''}"
 
 
-def again(error: Exception, settings: Settings, seconds: float) -> Row:
+def reraise(error: Exception, settings: Settings, seconds: float) -> Row:
     """Raises an error that came before there were items, so that it is recorded like an item's."""
     raise error
-
-
-def usable_cores() -> int:
-    """Returns the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -34,13 +34,12 @@ def steps(
     fast: str = "auto",
     tf32: bool = True,
     benchmark: bool = False,
-    opts: tuple[Any, ...] = (),
 ) -> Row:
     """Times the step of a pair: the student alone, with the teacher, and with each distiller."""
     begin = time.monotonic()
     set_tf32(tf32, benchmark=benchmark)
-    pair = Pair(settings, name, size, batch, opts=opts)
-    teacher = pair.teacher(fast, amp if amp != "off" else "off")
+    pair = Pair(settings, name, size, batch)
+    teacher = pair.teacher(fast, amp)
     calls = {method: pair.step(method, teacher, amp) for method in (ALONE, BASE, *methods)}
     left = seconds - (time.monotonic() - begin)
     row = timed(settings, left, calls, len(pair.batch), BASE)
@@ -53,16 +52,17 @@ def teachers(settings: Settings, seconds: float, *, ways: tuple[tuple[str, str],
     begin = time.monotonic()
     set_tf32(True)
     pair = Pair(settings, "pspnet", (512, 512), 8)
-    calls, refused = {}, {}
+    calls, refused, precision = {}, {}, {}
     for fast, amp in ways:
         name = f"FAST {fast}, AMP {amp}"
         try:
-            calls[name] = pair.step("BPKD", pair.teacher(fast, amp), "bf16")
+            teacher = pair.teacher(fast, amp)
+            calls[name], precision[name] = pair.step("BPKD", teacher, "bf16"), teacher.amp
         except ValueError as error:  # needs a GPU
             refused[name] = str(error)
     left = seconds - (time.monotonic() - begin)
     row = timed(settings, left, calls, len(pair.batch), next(iter(calls)))
-    return row | {"amp": "bf16", "tf32": True, "size": list(pair.size), "refused": refused}
+    return row | {"amp": "bf16", "tf32": True, "size": list(pair.size), "teacher_runs": precision, "refused": refused}
 
 
 def layouts(settings: Settings, seconds: float, *, compiled: bool) -> Row:
