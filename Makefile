@@ -46,7 +46,7 @@ test-levels: env ## losses, masks, distillers and metrics on the processor's oth
 	@$(PY) tools/test_levels.py -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-browser: env ## the report's page in headless Chromium, installed where Debian's can be
-	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/test_browser.py $(ARGS)
+	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/analysis/test_browser.py $(ARGS)
 
 lint: env ## ruff
 	@$(PY) -m ruff check . $(ARGS)

@@ -18,8 +18,13 @@ from pathlib import Path
 from bpkd.functional import native
 
 REPO = Path(__file__).parents[1]
-NAMES = "losses fast_losses edges instance_edges solov2_losses", "memory_bank distillers cirkd ifvd skds", "metrics"
-TESTS = [f"tests/test_{name}.py" for names in NAMES for name in names.split()]
+NAMES = {
+    "functional": "losses fast_losses edges",
+    "distillers": "instance_edges memory_bank distillers cirkd ifvd skds",
+    "modeling": "solov2_losses",
+    "metrics": "metrics",
+}
+TESTS = [f"tests/{folder}/test_{name}.py" for folder, names in NAMES.items() for name in names.split()]
 # The level -> what PyTorch's own kernels and oneDNN, which it calls, may use.
 TORCH = {"base": ("default", "SSE41"), "avx2": ("avx2", "AVX2"), "avx512": ("avx512", "AVX512_CORE")}
 

@@ -59,7 +59,7 @@ def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) ->
     if triton_path.unavailable():
         return {"failed": triton_path.unavailable()}
     if settings.device == "cpu":
-        from tests.interpreter import prepare
+        from tests.helpers.interpreter import prepare
 
         prepare()
     as_reference()
@@ -158,8 +158,8 @@ def golden_network(settings: Settings, seconds: float, *, name: str) -> Row:
     """The outputs of one of the paper's networks, against those of the originals' own code, TF32 off."""
     from bpkd.config import read_config
     from bpkd.modeling import build_student
-    from tests.golden_networks import TOLERANCE as ALLOWED
-    from tests.golden_networks import differences, fill
+    from tests.helpers.golden_networks import TOLERANCE as ALLOWED
+    from tests.helpers.golden_networks import differences, fill
 
     del seconds
     as_reference()
@@ -172,7 +172,7 @@ def golden_network(settings: Settings, seconds: float, *, name: str) -> Row:
 
 def golden_solov2(settings: Settings, seconds: float, *, name: str) -> Row:
     """The maps of SOLOv2, against mmdetection's, TF32 off."""
-    from tests.golden_solov2 import filled_network, forward_differences
+    from tests.helpers.golden_solov2 import filled_network, forward_differences
 
     del seconds
     as_reference()
@@ -250,13 +250,13 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
 
 def marked_files() -> list[Path]:
     """The files with tests that are marked gpu, but for the one whose tests are this part's items."""
-    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [p for p in files if "mark.gpu" in p.read_text() and p.name != "test_cuda_losses.py"]
 
 
 def marked_tests(settings: Settings, seconds: float, *, file: str) -> Row:
     """A file's tests that are marked gpu, in pytest; on a CPU all are skipped."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-ra", f"tests/{file}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-ra", file]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     print(done.stdout[-6000:], done.stderr[-2000:])
     last = (done.stdout.strip().splitlines() or ["no output"])[-1]
@@ -270,12 +270,15 @@ def marked_tests(settings: Settings, seconds: float, *, file: str) -> Row:
 
 def items(settings: Settings) -> list[Item]:
     """What takes longest first, since all run beside each other; then kernels, then whole networks."""
-    from tests.golden_networks import EIGHT
-    from tests.golden_solov2 import FORWARDS
+    from tests.helpers.golden_networks import EIGHT
+    from tests.helpers.golden_solov2 import FORWARDS
 
     from .train import two_processes
 
-    found = [Item(f"gpu tests of {p.stem}", partial(marked_tests, file=p.name), 120) for p in marked_files()]
+    found = [
+        Item(f"gpu tests of {p.stem}", partial(marked_tests, file=str(p.relative_to(ROOT))), 120)
+        for p in marked_files()
+    ]
     found.append(Item(f"{settings.pick(STEPS, 3)} steps on every implementation", curves, 90))
     found.append(Item("two processes", two_processes, 120))
     for function in sorted(FUNCTIONS, key=lambda name: name != "boundary_kd"):
