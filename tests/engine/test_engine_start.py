@@ -58,12 +58,8 @@ def test_imagenet_weights_that_do_not_fit_are_refused(config: Path) -> None:
         start(config, "MODEL.BACKBONE.WEIGHTS", str(config.parent / "part.pth"))
     with pytest.raises(FileNotFoundError, match="MODEL.BACKBONE.WEIGHTS: expected a checkpoint file"):
         start(config, "MODEL.BACKBONE.WEIGHTS", "nowhere.pth")
-    foreign = [
-        "MODEL.META_ARCHITECTURE",
-        "ModuleSegmentor",
-        "MODEL.MODULE.FACTORY",
-        "tests.modeling.test_segmentor:Constant",
-    ]
+    factory = "tests.modeling.test_segmentor:Constant"
+    foreign = ["MODEL.META_ARCHITECTURE", "ModuleSegmentor", "MODEL.MODULE.FACTORY", factory]
     with pytest.raises(ValueError, match="expected a network with a backbone, got ModuleSegmentor"):
         start(config, *foreign, "MODEL.BACKBONE.WEIGHTS", str(config.parent / "part.pth"))
 

@@ -160,7 +160,8 @@ def skip_unless_here(level: str) -> None:
 def test_every_instruction_set_that_is_built_and_runs_here_is_tested(level: str) -> None:
     skip_unless_here(level)
     code = f"from bpkd.functional import native; assert native.level() == {level!r}, native.level()\n"
-    code += "import pytest, sys; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/functional/test_fast_losses.py']))"
+    options = ["-q", "-p", "no:cacheprovider", "tests/functional/test_fast_losses.py"]
+    code += f"import pytest, sys; sys.exit(pytest.main({options}))"
     done = in_child(code, ATEN_CPU_CAPABILITY=CAPABILITY[level])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
