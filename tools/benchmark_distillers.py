@@ -30,9 +30,9 @@ from bpkd.engine import DistillationTrainer
 from bpkd.engine.step import StepTrainer
 from bpkd.modeling import DenseModel, SemanticDistiller, build_student
 from bpkd.modeling.distillation import build_distiller
-from bpkd.modeling.fast import Plan, make_fast
-from bpkd.modeling.teacher import FrozenTeacher
-from bpkd.modeling.teachers import OneTeacher
+from bpkd.modeling.teachers.acceleration import Plan, make_fast
+from bpkd.modeling.teachers.combined import OneTeacher
+from bpkd.modeling.teachers.frozen import FrozenTeacher
 
 PAIR = Path(__file__).resolve().parents[1] / "projects" / "BPKD" / "configs" / "camvid" / "small__bpkd.yaml"
 CPU_TIME = "processor time of this process, not the clock's: where other programs take turns on the CPU"

@@ -23,10 +23,10 @@ from bpkd.engine.edges import loader_edges
 from bpkd.export.student import Scores
 from bpkd.modeling import SemanticDistiller
 from bpkd.modeling.distillation import build_distiller
-from bpkd.modeling.fast import Plan, make_fast
 from bpkd.modeling.inference import predict_logits
-from bpkd.modeling.teacher import FrozenTeacher
-from bpkd.modeling.teacher_cache import LOGITS, CachedTeacher, CacheFolder, rows_of
+from bpkd.modeling.teachers.acceleration import Plan, make_fast
+from bpkd.modeling.teachers.cached import LOGITS, CachedTeacher, CacheFolder, rows_of
+from bpkd.modeling.teachers.frozen import FrozenTeacher
 
 ROOT = Path(__file__).resolve().parents[1]
 LOADING, RIVAL, RECORDED = "data loading", "mmsegmentation", "BPKD, recorded teacher"

@@ -18,8 +18,8 @@ import time
 from detectron2.utils.logger import setup_logger
 
 from bpkd.engine import load_config
-from bpkd.engine.recording import record_teacher
-from bpkd.modeling.teacher_cache import FORMATS
+from bpkd.engine.cache_teacher import record_teacher
+from bpkd.modeling.teachers.cached import FORMATS
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-from bpkd.engine.compare import comparison_jobs, start_order
 from bpkd.engine.launch import load_config
-from bpkd.engine.machine import divide, visible_gpus
-from bpkd.engine.matrix import JobFailedError, run_jobs
-from bpkd.engine.resume import check_runs
-from bpkd.engine.summary import write_report
+from bpkd.experiments.compare import comparison_jobs, start_order
+from bpkd.experiments.jobs import JobFailedError, run_jobs
+from bpkd.experiments.report import write_report
+from bpkd.experiments.resources import divide, visible_gpus
+from bpkd.experiments.reuse import check_runs
 
 
 def say(line: str) -> None:

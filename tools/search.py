@@ -13,8 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
-from bpkd.engine.matrix import JobFailedError
-from bpkd.engine.search import main_effects, run_search, search_table
+from bpkd.experiments.jobs import JobFailedError
+from bpkd.experiments.search import main_effects, run_search, search_table
 
 
 def say(line: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bpkd.config import read_config
 from bpkd.modeling import build_student
-from bpkd.modeling.teacher import FrozenTeacher
+from bpkd.modeling.teachers.frozen import FrozenTeacher
 
 from .device import Call, Device, in_turns, ratio
 from .items import Row, Settings

@@ -34,8 +34,8 @@ from bpkd.modeling import (
 )
 
 from .evaluate import evaluate
-from .record import origin, peak_memory, run_record, write_record
-from .resources import limit_threads, settle_precision, share_cores
+from .process_setup import limit_threads, settle_precision, share_cores
+from .run_record import origin, peak_memory, run_record, write_record
 from .trainer import DistillationTrainer, method_of
 
 logger = logging.getLogger(__name__)

@@ -35,8 +35,8 @@ from .evaluate import evaluate, without_classes
 from .hooks import MaskLossHint, RunClock, SilentTermGuard, StopOnSignal
 from .monitors import GradientMonitor, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
-from .record import peak_memory, run_record, write_record
-from .resources import report_resources
+from .process_setup import report_resources
+from .run_record import peak_memory, run_record, write_record
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bpkd.modeling import ExportedInfo, SOLOv2
-from bpkd.modeling.exported import INFO_FILE
 from bpkd.modeling.solov2.nms import check_kernel
 from bpkd.modeling.solov2.postprocess import PIXELS, Detection, full_masks, read_off
+from bpkd.modeling.teachers.exported import INFO_FILE
 
 from .student import checked, onnx_session
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from bpkd.modeling import DenseModel, ExportedInfo
-from bpkd.modeling.exported import INFO_FILE
+from bpkd.modeling.teachers.exported import INFO_FILE
 
 # Largest difference of a file's scores from the network's, in standard deviations of the scores.
 TOLERANCE = 1e-3

@@ -5,19 +5,19 @@ from bpkd.extras import need_detectron2
 need_detectron2(__name__)
 
 from .backbones import HRNet, MobileNetV2, ResNetV1c
+from .base import DenseModel, InferenceOptions
 from .build import build_dense, build_student, predicts_instances, student_architecture
-from .dense import DenseModel, InferenceOptions
 from .distillation import SemanticDistiller, build_distiller
-from .exported import ExportedInfo, ExportedSegmentor, load_exported
-from .foreign import Detectron2Segmentor, ModuleSegmentor, as_dense
+from .external import Detectron2Segmentor, ModuleSegmentor, as_dense
 from .heads import DeepLabV3PlusHead, FCNHead, ISAHead, PSPHead, SegHead
 from .losses import segmentation_loss
 from .segmentor import SemanticSegmentor
 from .solov2 import SOLOv2
 from .solov2.distillation import InstanceDistiller
 from .solov2.teacher import FrozenSOLOv2, build_instance_teacher, build_instance_teacher_model
-from .teacher import FrozenTeacher, build_teacher, build_teacher_model, load_teacher_cfg
-from .teachers import MeanTeacher, TeacherPanel, build_teachers
+from .teachers.combined import MeanTeacher, TeacherPanel, build_teachers
+from .teachers.exported import ExportedInfo, ExportedSegmentor, load_exported
+from .teachers.frozen import FrozenTeacher, build_teacher, build_teacher_model, load_teacher_cfg
 
 __all__ = [
     "DeepLabV3PlusHead",

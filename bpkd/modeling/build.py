@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from bpkd.config import WRAPPERS
-from bpkd.modeling.dense import DenseModel
-from bpkd.modeling.foreign import as_dense
+from bpkd.modeling.base import DenseModel
+from bpkd.modeling.external import as_dense
 from bpkd.modeling.solov2 import SOLOv2
 
 

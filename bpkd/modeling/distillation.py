@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, LabelledEdges, PerTeacher, Target
 from bpkd.functional import EdgeRows
+from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import build_dense
-from bpkd.modeling.dense import DenseModel
-from bpkd.modeling.pixels import file_names
-from bpkd.modeling.teachers import OneTeacher, TeacherPanel, Teachers, build_teachers, logits_sizes
+from bpkd.modeling.preprocessing import file_names
+from bpkd.modeling.teachers.combined import OneTeacher, TeacherPanel, Teachers, build_teachers, logits_sizes
 
 
 @META_ARCH_REGISTRY.register()

@@ -15,7 +15,7 @@ from detectron2.modeling import (
 )
 from torch import Tensor
 
-from bpkd.modeling.dense import DenseModel, dense_options
+from bpkd.modeling.base import DenseModel, dense_options
 from bpkd.modeling.heads.base import SegHead, pick_stage
 from bpkd.modeling.heads.fcn import FCNHead
 from bpkd.modeling.layers import norm_for_device

@@ -17,8 +17,8 @@ from torch import nn
 
 from bpkd.distillers import BPKD, KD, LabelledEdges
 from bpkd.engine import DistillationTrainer, load_config
+from bpkd.engine.cache_teacher import record_teacher
 from bpkd.engine.edges import loader_edges
-from bpkd.engine.recording import record_teacher
 from bpkd.functional import EdgeRows, EdgeRule, class_edges, edge_rule, native, use_path
 from bpkd.modeling import SemanticDistiller, build_student
 from bpkd.structures import SegOutput

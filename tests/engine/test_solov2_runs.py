@@ -73,7 +73,7 @@ def write_shapes(root: Path, *, count: int = 3, empty: bool = False) -> None:
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     write_shapes(tmp_path)
-    monkeypatch.setattr("bpkd.engine.record.count", partial(count, size=(64, 64)))
+    monkeypatch.setattr("bpkd.engine.run_record.count", partial(count, size=(64, 64)))
     path = tmp_path / "small.yaml"
     path.write_text(SMALL.format(repo=REPO, root=tmp_path, out=tmp_path / "out"))
     return str(path)

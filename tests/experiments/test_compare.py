@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from bpkd.config import get_bpkd_cfg
-from bpkd.engine.compare import comparison_jobs, equal_time_iterations
 from bpkd.engine.launch import argument_parser, main
-from bpkd.engine.matrix import Job
-from bpkd.engine.resume import ConfigDifferenceError, RunsExistError, check_runs, differences
+from bpkd.experiments.compare import comparison_jobs, equal_time_iterations
+from bpkd.experiments.jobs import Job
+from bpkd.experiments.reuse import ConfigDifferenceError, RunsExistError, check_runs, differences
 from tests.engine.test_engine import TINY, losses
 
 ROOT = Path(__file__).parents[2]

@@ -41,7 +41,7 @@ SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "boundary_AP", "bbox_AP")
 @pytest.fixture
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_shapes(tmp_path)
-    monkeypatch.setattr("bpkd.engine.record.count", partial(count, size=(64, 64)))
+    monkeypatch.setattr("bpkd.engine.run_record.count", partial(count, size=(64, 64)))
     (tmp_path / "net.yaml").write_text(SMALL.format(repo=REPO, root=tmp_path, out=tmp_path / "out"))
     (tmp_path / "pair.yaml").write_text(PAIR.format(root=tmp_path))
     return tmp_path / "pair.yaml"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bpkd.engine.machine import divide, visible_gpus
-from bpkd.engine.matrix import Job, JobFailedError, run_jobs
+from bpkd.experiments.jobs import Job, JobFailedError, run_jobs
+from bpkd.experiments.resources import divide, visible_gpus
 
 WRITE = "import json,sys,pathlib; p=pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True); " + (
     "(p/'run.json').write_text(json.dumps({'metrics': {'mIoU': 1.0}, 'iterations': 1, 'seconds': 1.0}))"

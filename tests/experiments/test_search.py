@@ -10,8 +10,8 @@ import pytest
 
 from bpkd.engine import search
 from bpkd.engine.launch import load_config
-from bpkd.engine.matrix import Job
-from bpkd.engine.search import main_effects, read_search, run_search, search_table
+from bpkd.experiments.jobs import Job
+from bpkd.experiments.search import main_effects, read_search, run_search, search_table
 
 ROOT = Path(__file__).parents[2]
 PAIR = ROOT / "projects/BPKD/configs/quickstart/pspnet__bpkd.yaml"

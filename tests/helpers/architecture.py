@@ -18,7 +18,7 @@ from bpkd.config import read_config
 from bpkd.convert import load_strict
 from bpkd.export import to_exported_program, to_onnx, to_torchscript
 from bpkd.modeling import SemanticSegmentor, build_student
-from bpkd.modeling.dense import CAPABILITIES
+from bpkd.modeling.base import CAPABILITIES
 from tests.helpers.golden_networks import GOLDEN, TOLERANCE, differences, fill
 
 SIZE = (96, 80)  # several windows of ISANet, with padding

@@ -66,7 +66,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(name: str, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Trains a config of the paper made small, and returns its output."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("bpkd.engine.record.count", partial(count, size=(64, 64)))  # 512x512 takes longer than the run
+    counted = partial(count, size=(64, 64))  # 512x512 takes longer than the run
+    monkeypatch.setattr("bpkd.engine.run_record.count", counted)
     small, base = SMALL.format(data=data), ROOT / "projects/BPKD/configs" / name
     student, opts = folder / "student.yaml", []
     student.write_text(f"_BASE_: {base}\n{small}OUTPUT_DIR: {folder / 'out'}\n")

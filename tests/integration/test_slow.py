@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bpkd.engine.compare import comparison_jobs
-from bpkd.engine.matrix import run_jobs
+from bpkd.experiments.compare import comparison_jobs
+from bpkd.experiments.jobs import run_jobs
 
 ROOT = Path(__file__).parents[2]
 PAIR = ROOT / "projects" / "BPKD" / "configs" / "quickstart" / "pspnet__bpkd.yaml"

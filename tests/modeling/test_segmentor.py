@@ -16,7 +16,7 @@ from torch import nn
 from bpkd.config import add_bpkd_config
 from bpkd.convert import CheckpointError, load_strict
 from bpkd.modeling import DenseModel, ModuleSegmentor, build_student, segmentation_loss
-from bpkd.modeling.pixels import normalised
+from bpkd.modeling.preprocessing import normalised
 from bpkd.structures import SegOutput
 from tests.helpers.tiny_networks import TORCHVISION, batch, tiny_cfg
 

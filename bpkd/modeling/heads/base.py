@@ -18,7 +18,7 @@ class SegHead(nn.Module):
     The classifier is named `conv_seg` as in OpenMMLab's networks.
 
     Attributes:
-        unsupported: names of `bpkd.modeling.dense.CAPABILITIES` that the head is known to lack.
+        unsupported: names of `bpkd.modeling.base.CAPABILITIES` that the head is known to lack.
     """
 
     unsupported: frozenset[str] = frozenset()

@@ -11,7 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
 from torch import Tensor, nn
 
-from bpkd.modeling.pixels import check_format, file_names, normalised
+from bpkd.modeling.preprocessing import check_format, file_names, normalised
 from bpkd.structures import GridTargets, SOLOv2Outputs
 
 from .deform import rename_old_offsets

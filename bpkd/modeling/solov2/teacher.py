@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bpkd.convert import load_strict
-from bpkd.modeling.pixels import file_names, normalised, stack_padded
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision
-from bpkd.modeling.teacher import check_class_names, check_weights, load_teacher_cfg
+from bpkd.modeling.preprocessing import file_names, normalised, stack_padded
+from bpkd.modeling.teachers.frozen import check_class_names, check_weights, load_teacher_cfg
 from bpkd.structures import GridTargets, SOLOv2Outputs
 
 from .meta import SOLOv2

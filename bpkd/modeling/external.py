@@ -11,7 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bpkd.modeling.dense import DenseModel, dense_options
+from bpkd.modeling.base import DenseModel, dense_options
 from bpkd.structures import SegOutput
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from bpkd.modeling.dense import DenseModel
-from bpkd.modeling.exported import ExportedSegmentor
+from bpkd.modeling.base import DenseModel
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, has_instructions
+from bpkd.modeling.teachers.exported import ExportedSegmentor
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 
 from bpkd.config import teacher_nodes, teacher_shares
 from bpkd.functional import mean_probabilities
-from bpkd.modeling.teacher import Answer, FrozenTeacher, Taps, build_teacher
-from bpkd.modeling.teacher_cache import CachedTeacher, recorded_for, samples_needed
+from bpkd.modeling.teachers.cached import CachedTeacher, recorded_for, samples_needed
+from bpkd.modeling.teachers.frozen import Answer, FrozenTeacher, Taps, build_teacher
 from bpkd.structures import SegOutput
 
 

@@ -10,10 +10,10 @@ from detectron2.config import CfgNode
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER
 from bpkd.config import WRAPPERS
+from bpkd.engine.launch import load_config
 from bpkd.modeling.distillation import check_method
 
-from .launch import load_config
-from .matrix import Job
+from .jobs import Job
 
 REFERENCE = "BPKD"
 # The methods that get the iterations which BPKD's time would buy.

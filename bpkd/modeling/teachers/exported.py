@@ -15,8 +15,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from bpkd.modeling.dense import DenseModel
-from bpkd.modeling.pixels import check_format
+from bpkd.modeling.base import DenseModel
+from bpkd.modeling.preprocessing import check_format
 from bpkd.modeling.solov2 import SOLOv2
 from bpkd.structures import SegOutput
 

@@ -10,10 +10,10 @@ import yaml
 from bpkd.analysis.report import ALONE
 from bpkd.config import get_bpkd_cfg, read_config
 from bpkd.distillers import DISTILLERS
+from bpkd.engine.launch import load_config
+from bpkd.engine.process_setup import is_automatic, precision_places
 
-from .launch import load_config
-from .matrix import Job
-from .resources import is_automatic, precision_places
+from .jobs import Job
 
 # Where things lie and how fast they are fed: no figure depends on them.
 PLACES = (

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from bpkd.data import build_train_loader
-from bpkd.modeling.teacher_cache import (
+from bpkd.modeling.teachers.cached import (
     FORMATS,
     INDEX,
     LOGITS,
@@ -20,7 +20,7 @@ from bpkd.modeling.teacher_cache import (
     rows_of,
     samples_needed,
 )
-from bpkd.modeling.teachers import TeacherPanel, build_teachers
+from bpkd.modeling.teachers.combined import TeacherPanel, build_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def record_teacher(cfg: CfgNode, path: str | Path, *, kind: str = "uint8", sampl
     Args:
         cfg: of the training that will read it. SOLVER.IMS_PER_BATCH is the batch that the teacher sees.
         path: folder, made if it is not there.
-        kind: "bf16" or "uint8", see `bpkd.modeling.teacher_cache.encode`.
+        kind: "bf16" or "uint8", see `bpkd.modeling.teachers.cached.encode`.
         samples: how many at least; 0: as many as the training looks at.
 
     Returns:

@@ -15,11 +15,11 @@ from torch import Tensor
 from bpkd.config import read_config
 from bpkd.convert import load_strict
 from bpkd.distillers.adapters import map_classes
+from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import build_dense
-from bpkd.modeling.dense import DenseModel
-from bpkd.modeling.exported import ExportedInfo, load_exported
-from bpkd.modeling.fast import Plan, make_fast
 from bpkd.modeling.precision import AMP_DTYPES
+from bpkd.modeling.teachers.acceleration import Plan, make_fast
+from bpkd.modeling.teachers.exported import ExportedInfo, load_exported
 from bpkd.structures import SegOutput
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from detectron2.utils import comm
 
 from bpkd.config import loader_workers, local_processes, usable_cores
 from bpkd.functional import native
-from bpkd.modeling.fast import AUTOMATIC_WAYS
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
-from bpkd.modeling.teacher_cache import recorded_precision
+from bpkd.modeling.teachers.acceleration import AUTOMATIC_WAYS
+from bpkd.modeling.teachers.cached import recorded_precision
 
 logger = logging.getLogger(__name__)
 

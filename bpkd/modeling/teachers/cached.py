@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bpkd.config import teacher_nodes, teacher_shares
-from bpkd.modeling.pixels import file_names
-from bpkd.modeling.teacher import Answer, Taps, load_teacher_cfg
+from bpkd.modeling.preprocessing import file_names
+from bpkd.modeling.teachers.frozen import Answer, Taps, load_teacher_cfg
 from bpkd.structures import SegOutput
 
 FORMATS = ("bf16", "uint8")

@@ -17,11 +17,11 @@ from bpkd.analysis.report import csv_text, markdown, run_rows, table
 from bpkd.analysis.significance import HEADER, paired_tests
 from bpkd.analysis.statement import report_text
 from bpkd.analysis.task import task_of
-from bpkd.engine.compare import TEACHER
-from bpkd.engine.html import comparison_page
 from bpkd.engine.launch import load_config
-from bpkd.engine.matrix import Job
-from bpkd.engine.pictures import collect_pictures
+from bpkd.experiments.compare import TEACHER
+from bpkd.experiments.html import comparison_page
+from bpkd.experiments.jobs import Job
+from bpkd.experiments.pictures import collect_pictures
 
 
 def collect(jobs: Sequence[Job]) -> list[dict[str, Any]]:

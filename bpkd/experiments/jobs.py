@@ -14,7 +14,7 @@ from typing import Any
 
 from bpkd.analysis.task import task_of
 
-from .machine import Machine
+from .resources import Machine
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from bpkd.modeling.losses import segmentation_loss
-from bpkd.modeling.pixels import check_format, file_names, normalised, stack_padded
+from bpkd.modeling.preprocessing import check_format, file_names, normalised, stack_padded
 from bpkd.structures import SegOutput
 
 # Ways to use a network beyond calling it. "trace" and those in "any_size" are meant for images of any size; "onnx" for

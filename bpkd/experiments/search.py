@@ -13,12 +13,12 @@ import yaml
 
 from bpkd.analysis.report import markdown
 from bpkd.analysis.task import INSTANCES, Task, label_maps, task_of
+from bpkd.engine.launch import load_config
 from bpkd.modeling.distillation import check_method
 
-from .launch import load_config
-from .machine import divide, visible_gpus
-from .matrix import Job, run_jobs
-from .resume import check_runs
+from .jobs import Job, run_jobs
+from .resources import divide, visible_gpus
+from .reuse import check_runs
 
 KEYS = ("config", "opts", "trials")
 RATIO = "gradient_ratio_kd_"

@@ -1,0 +1,1 @@
+"""Teachers: frozen networks, several as one, recorded logits, and files of other tools."""
