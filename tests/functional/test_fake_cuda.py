@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_path
 from bpkd.functional.edge_rows import Window
 from bpkd.functional.edge_sets import _table
-from bpkd.modeling import fast
+from bpkd.modeling.teachers import acceleration as fast
 from tests.helpers.architecture import network
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bpkd.modeling import DenseModel, build_student, build_teacher
-from bpkd.modeling import fast as module
 from bpkd.modeling.precision import has_instructions
+from bpkd.modeling.teachers import acceleration as module
 from bpkd.modeling.teachers.acceleration import WAYS, Plan, fold_batch_norm, full_float32, make_fast, store_as
 from bpkd.modeling.teachers.frozen import FrozenTeacher
 from bpkd.structures import SegOutput

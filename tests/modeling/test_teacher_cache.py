@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from bpkd.data import build_train_loader
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.cache_teacher import record_teacher
-from bpkd.modeling import teachers
+from bpkd.modeling.teachers import combined as teachers
 from bpkd.modeling.teachers.cached import FORMATS, INDEX, LOGITS, CachedTeacher, decode, encode, recorded_for
 from tests.engine.test_engine import largest_difference, losses, stop_after, tiny, train, weights  # noqa: F401
 
