@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bpkd.files import sha256_of
+
 from .architectures import COUNTER, architecture_keys
 from .checkpoint import Checkpoint, read_checkpoint
-from .files import sha256_of
 from .rules import OWN, RuleError, RuleSet, recognise, rename
 from .strict import CheckpointError, check_fit, refuse_backbone, rename_backbone
 

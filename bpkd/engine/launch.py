@@ -23,6 +23,7 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
+from bpkd.files import write_text
 from bpkd.functional import native
 from bpkd.functional.paths import asked_path
 from bpkd.modeling import (
@@ -147,10 +148,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():  # a refused run or an evaluation leaves the config of the run that is there alone
-        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        with open(path + ".tmp", "w") as f:
-            f.write(cfg.dump())
-        os.replace(path + ".tmp", path)  # whole or not at all
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             check_dataset(name, mode=cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET)

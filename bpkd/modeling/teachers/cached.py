@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bpkd.config import teacher_nodes, teacher_shares
+from bpkd.files import sha256_of, write_text
 from bpkd.modeling.preprocessing import file_names
 from bpkd.modeling.teachers.frozen import Answer, Taps, load_teacher_cfg
 from bpkd.structures import SegOutput
@@ -123,9 +124,7 @@ class CacheFolder:
     def write(self, index: Mapping[str, Any]) -> None:
         """Replaces what the folder says about itself, whole or not at all."""
         self.index = dict(index)
-        part = self.path / (INDEX + ".tmp")
-        part.write_text(json.dumps(self.index, indent=1) + "\n")
-        part.replace(self.path / INDEX)
+        write_text(self.path / INDEX, json.dumps(self.index, indent=1) + "\n")
 
     def rows(self) -> NDArray[np.uint8]:
         """Returns the samples as [count, row_bytes], read from the disk when they are looked at."""
@@ -237,11 +236,7 @@ def _digest(path: str, key: str) -> str:
         return ""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{key}: expected a file, got {path!r}. It tells whether TEACHER.CACHE is its own.")
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()[:16]
+    return sha256_of(path)[:16]
 
 
 def _plain(value: Any) -> Any:
