@@ -185,7 +185,7 @@ def label_masks(item: dict[str, Any]) -> NDArray[np.bool_]:
     return masks
 
 
-class InstanceTestMapper:
+class InstanceEvalMapper:
     """Reads and resizes a test image."""
 
     def __init__(self, fmt: str, short: int, longest: int) -> None:

@@ -70,10 +70,8 @@ class TrainMapper:
         }
 
 
-class TestMapper:
+class EvalMapper:
     """Reads and resizes a test image; the label map stays at its original size."""
-
-    __test__ = False  # not a test class, whatever its name
 
     def __init__(self, fmt: str, table: list[int], box: tuple[int, int] = (0, 0)) -> None:
         """Takes colour order, label table and the (width, height) that images are fitted into; (0, 0): own size."""

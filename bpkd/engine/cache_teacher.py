@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from bpkd.data import build_train_loader
+from bpkd.modeling.teachers.build import build_teachers
 from bpkd.modeling.teachers.cached import (
     FORMATS,
     INDEX,
@@ -20,7 +21,7 @@ from bpkd.modeling.teachers.cached import (
     rows_of,
     samples_needed,
 )
-from bpkd.modeling.teachers.combined import TeacherPanel, build_teachers
+from bpkd.modeling.teachers.combined import TeacherPanel
 
 logger = logging.getLogger(__name__)
 

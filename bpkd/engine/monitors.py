@@ -12,7 +12,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event
 from torch import Tensor
 
 from bpkd.functional import gradient_norm
-from bpkd.modeling import InstanceDistiller, SemanticDistiller
+from bpkd.modeling import DistillationWrapper
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Patience:
         self._since: dict[str, int] = {}
         self._told: set[str] = set()
 
-    def lost(self, name: str, value: float, iteration: int) -> int:
+    def exceeded(self, name: str, value: float, iteration: int) -> int:
         """Returns for how many iterations the value has been over the limit if that is to be told now, else 0."""
         if value <= self.limit:
             self._since.pop(name, None)
@@ -49,11 +49,11 @@ class GradientMonitor(HookBase):
 
     PERIOD = 10
 
-    def __init__(self, model: SemanticDistiller | InstanceDistiller, *, limit: float, patience: int) -> None:
+    def __init__(self, model: DistillationWrapper, *, limit: float, patience: int) -> None:
         """Watches ``model.gradient_probe``.
 
         Args:
-            model: the unwrapped wrapper.
+            model: The wrapper, not inside DistributedDataParallel.
             limit: ratio above which a term counts as dominating.
             patience: iterations it may do so without a break before the warning.
         """
@@ -88,7 +88,7 @@ class GradientMonitor(HookBase):
                 continue
             ratio = norm / max(self.task, 1e-12)
             self.trainer.storage.put_scalar(name.replace("loss_", "gradient_ratio_", 1), ratio)
-            lasted = self._patience.lost(name, ratio, self.trainer.iter)
+            lasted = self._patience.exceeded(name, ratio, self.trainer.iter)
             if lasted:
                 logger.warning(
                     "%s: its gradient at the logits has been over %g times the task loss's for %d iterations "
@@ -129,7 +129,7 @@ class ShareMonitor(HookBase):
         for name, size in sizes.items():
             share = size / total
             storage.put_scalar(name.replace("loss_", SHARE, 1), share)
-            lasted = self._patience.lost(name, share, now) if self.limit and name.startswith("loss_kd_") else 0
+            lasted = self._patience.exceeded(name, share, now) if self.limit and name.startswith("loss_kd_") else 0
             if lasted:
                 logger.warning(
                     "%s: it has held more than %.0f %% of the loss for %d iterations (now %.1f %%). The student hardly "

@@ -1,4 +1,4 @@
-"""A checkpoint as a function from image file to label map, or to masks of instances."""
+"""A checkpoint as a function from an image file to its semantic segmentation, or to masks of instances."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from bpkd.convert import load_strict
 from bpkd.data.augment import fitted_size, resize
 from bpkd.data.catalog import spread_colors
 from bpkd.data.files import read_image
-from bpkd.data.instances import InstanceTestMapper, instances_at
+from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
-from bpkd.modeling import SOLOv2, build_dense, build_student, predicts_instances
+from bpkd.modeling import SOLOv2, build_dense, build_student, task_of
+from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
 from .launch import load_config
 
@@ -40,7 +41,8 @@ def predictor(weights: str, config_file: str = "", opts: Sequence[str] = ()) -> 
         ValueError: config and weights do not fit.
     """
     cfg = _config(weights, config_file, opts)
-    return (InstancePredictor if predicts_instances(cfg) else Predictor)(weights, config_file, opts)
+    kind = PREDICTORS[task_of(cfg)]
+    return kind(weights, config_file, opts)
 
 
 def _config(weights: str, config_file: str, opts: Sequence[str]) -> CfgNode:
@@ -67,12 +69,12 @@ class Predictor:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.
 
         Raises:
-            TypeError: the network yields instances, not label maps.
+            TypeError: the network is not one for semantic segmentation.
         """
         self.cfg = _config(weights, config_file, opts)
-        if predicts_instances(self.cfg):
+        if task_of(self.cfg) is not SEMANTIC:
             name = self.cfg.MODEL.META_ARCHITECTURE
-            raise TypeError(f"{config_file or weights}: expected a network for label maps, got {name}.")
+            raise TypeError(f"{config_file or weights}: expected a network for semantic segmentation, got {name}.")
         self.name = Path(weights).resolve().parent.name
         data = (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)[0]
         meta = MetadataCatalog.get(data)
@@ -113,7 +115,7 @@ class InstancePredictor:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.
 
         Raises:
-            TypeError: the network yields label maps.
+            TypeError: the network is not one for instances.
         """
         self.cfg = _config(weights, config_file, opts)
         model = build_student(self.cfg)
@@ -161,7 +163,10 @@ class InstancePredictor:
     def _item(self, image: str | Path) -> dict[str, Any]:
         node = self.cfg.INPUT
         item = {"file_name": str(image)}
-        return InstanceTestMapper(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)(item)
+        return InstanceEvalMapper(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)(item)
+
+
+PREDICTORS: dict[Task, type[Predictor] | type[InstancePredictor]] = {SEMANTIC: Predictor, INSTANCE: InstancePredictor}
 
 
 def list_images(path: Path) -> list[Path]:

@@ -12,10 +12,10 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from bpkd.config import loader_workers, local_processes, usable_cores
+from bpkd.config import loader_workers, local_processes, rename_tree, usable_cores
 from bpkd.functional import native
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
-from bpkd.modeling.teachers.acceleration import AUTOMATIC_WAYS
+from bpkd.modeling.teachers.acceleration import AUTOMATIC
 from bpkd.modeling.teachers.cached import recorded_precision
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
         if node[name] != common:
             reason = "as the run began or its teacher was recorded"
             logger.warning("%s: %s, %s; automatic here is %s.", key, node[name], reason, common)
-        if node.get("FAST") == "auto":  # its other half, so that nothing is left to choose when the teacher is built
-            node["FAST"] = "off" if node.get("EXPORTED") else "+".join(AUTOMATIC_WAYS)
+        if node.get("OPTIMIZE") == "auto":  # so that nothing is left to choose when the teacher is built
+            node["OPTIMIZE"] = "off" if node.get("EXPORTED") else "+".join(AUTOMATIC)
 
 
 def began_with(folder: str) -> dict[str, str]:
@@ -73,7 +73,7 @@ def began_with(folder: str) -> dict[str, str]:
         return {}
     try:
         with open(path) as file:
-            places = precision_places(CfgNode(yaml.safe_load(file)))
+            places = precision_places(CfgNode(rename_tree(yaml.safe_load(file), warn=False)))
         found = {key: node.get(name) for key, node, name in places if not is_automatic(node, name)}
         return {key: value for key, value in found.items() if value in AMP_DTYPES}
     except (yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -82,9 +82,9 @@ def began_with(folder: str) -> dict[str, str]:
 
 
 def is_automatic(node: Mapping[str, Any], name: str) -> bool:
-    """Whether a place of a config leaves the precision open: by "auto", or to TEACHER.FAST auto."""
+    """Whether a place of a config leaves the precision open: by "auto", or to TEACHER.OPTIMIZE auto."""
     value = node.get(name, "off")
-    return value == "auto" or (value == "off" and name == "AMP" and node.get("FAST") == "auto")
+    return value == "auto" or (value == "off" and name == "AMP" and node.get("OPTIMIZE") == "auto")
 
 
 def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from bpkd.modeling.precision import AMP_DTYPES
+from bpkd.modeling.precision import autocast, check_amp
 
 CLIPS = ("full_model", "norm", "value")
 
@@ -84,8 +84,7 @@ class StepTrainer(SimpleTrainer):
         Raises:
             ValueError: ``amp`` or the kind of clipping is unknown, or ``accumulate`` is below 1.
         """
-        if amp not in AMP_DTYPES:
-            raise ValueError(f"SOLVER.AMP.DTYPE: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+        check_amp(amp, key="SOLVER.AMP.DTYPE")
         if accumulate < 1:
             raise ValueError(f"SOLVER.ACCUMULATE: expected at least 1, got {accumulate}.")
         if clip is not None and clip[0] not in CLIPS:
@@ -111,7 +110,7 @@ class StepTrainer(SimpleTrainer):
             self.waited += time.perf_counter() - start
             seed_iteration(self.seed, self.iter * self.accumulate + micro, comm.get_rank())
             with self._sync(last=micro + 1 == self.accumulate):
-                with self._autocast():
+                with autocast(self.device, self.amp):
                     losses = self.model(batch)
                 values = self._check(losses, batch)
                 self.scaler.scale(sum(losses.values()) / self.accumulate).backward()
@@ -126,11 +125,6 @@ class StepTrainer(SimpleTrainer):
         self._since_log[0] += self.waited
         self._since_log[1] += time.perf_counter() - begin
         self._log(sums)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.amp == "off":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=AMP_DTYPES[self.amp])
 
     def _sync(self, *, last: bool) -> contextlib.AbstractContextManager:
         if last or not hasattr(self.model, "no_sync"):

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from bpkd.analysis.report import ALONE
-from bpkd.config import get_bpkd_cfg, read_config
+from bpkd.config import get_bpkd_cfg, read_config, rename_tree
 from bpkd.distillers import DISTILLERS
 from bpkd.engine.launch import load_config
 from bpkd.engine.process_setup import is_automatic, precision_places
@@ -93,8 +93,8 @@ def recorded_config(job: Job) -> dict[str, Any] | None:
     """Returns the config that a run was made with, None where nothing was written yet."""
     path = job.output / "config.yaml"
     if job.record is not None:
-        return yaml.safe_load(job.record["config"])
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+        return rename_tree(yaml.safe_load(job.record["config"]), warn=False)
+    return rename_tree(yaml.safe_load(path.read_text()), warn=False) if path.is_file() else None
 
 
 def differences(

@@ -10,9 +10,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from bpkd.modeling.losses import segmentation_loss
+from bpkd.functional.segmentation import check_labels, upsampled_cross_entropy
 from bpkd.modeling.preprocessing import check_format, file_names, normalised, stack_padded
 from bpkd.structures import SegOutput
+from bpkd.tasks import SEMANTIC
 
 # Ways to use a network beyond calling it. "trace" and those in "any_size" are meant for images of any size; "onnx" for
 # the size of the example.
@@ -39,11 +40,13 @@ class DenseModel(nn.Module):
     format of Detectron2 (a list of dicts with ``image`` and ``sem_seg``).
 
     Attributes:
+        task: what the network predicts.
         source_format: colour order of the images that the loader delivers; they are reversed if it is not
             ``input_format``. An item's own ``image_format`` comes first.
         output_map: applied to the logits by `scores`; a teacher with other classes gets its class map here.
     """
 
+    task = SEMANTIC
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -69,7 +72,7 @@ class DenseModel(nn.Module):
             input_format: colour order that the network expects.
             ignore_index: label that is not learned from.
             train_size: (height, width) that training batches are padded to; None: the largest of the batch.
-            loss_denominator: "all" or "valid" (`bpkd.modeling.losses`).
+            loss_denominator: "all" or "valid" (`bpkd.functional.segmentation.upsampled_cross_entropy`).
             align_corners: of the resizes after the network.
             inference: test protocol; None: the whole image, one scale.
         """
@@ -182,8 +185,14 @@ class DenseModel(nn.Module):
         return {"loss_ce": self.pixel_loss(output.logits, target)}
 
     def pixel_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Returns the mean cross entropy of [N, K, h, w] logits at the target's size."""
-        return segmentation_loss(
+        """Returns the mean cross entropy of [N, K, h, w] logits at the target's size.
+
+        Raises:
+            ValueError: on a CPU, a label is out of range.
+        """
+        if target.device.type == "cpu":  # on a GPU this check would stall the queue in every step
+            check_labels(target, logits.shape[1], self.ignore_index)
+        return upsampled_cross_entropy(
             logits,
             target,
             ignore_index=self.ignore_index,

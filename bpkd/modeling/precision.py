@@ -11,13 +11,40 @@ import time
 import torch
 from torch.nn import functional as F
 
+from bpkd.config import AMP_CHOICES, AMP_NAMES
+
 logger = logging.getLogger(__name__)
 
-AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AMP_CHOICES = ("auto", *AMP_DTYPES)
+AMP_DTYPES = dict(zip(AMP_NAMES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 ONEDNN_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 # A convolution that takes this much longer than in float32 is worth a warning.
 SLOW = 1.2
+
+
+def check_amp(amp: str, *, key: str) -> str:
+    """Returns the name of an autocast type if it is known.
+
+    Args:
+        amp: "off" (float32), "bf16" or "fp16".
+        key: Config key, for messages.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if amp not in AMP_DTYPES:
+        raise ValueError(f"{key}: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+    return amp
+
+
+def autocast(device: torch.device, amp: str, *, cache: bool = True) -> torch.autocast:
+    """Returns a context in which a network computes in the autocast type "off" (float32), "bf16" or "fp16".
+
+    Args:
+        device: The network's device.
+        amp: Name of the type, see `check_amp`.
+        cache: Keep converted weights within the context, as training does.
+    """
+    return torch.autocast(device.type, dtype=AMP_DTYPES[amp], enabled=amp != "off", cache_enabled=cache)
 
 
 def choose_precision(asked: str, device: torch.device, *, key: str) -> str:

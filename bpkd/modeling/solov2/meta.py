@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bpkd.modeling.preprocessing import check_format, file_names, normalised
 from bpkd.structures import GridTargets, SOLOv2Outputs
+from bpkd.tasks import INSTANCE
 
 from .deform import rename_old_offsets
 from .heads import InstanceHead, MaskHead
@@ -28,12 +29,14 @@ class SOLOv2(nn.Module):
     The state dict has the keys ``backbone.*``, ``ins_head.*`` and ``mask_head.*``.
 
     Attributes:
+        task: what the network predicts.
         num_classes: K.
         strides: nominal stride of each level.
         assigner: gives the cells their instances.
         source_format: colour order of the images that the loader delivers; an item's own ``image_format`` comes first.
     """
 
+    task = INSTANCE
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -141,7 +144,7 @@ class SOLOv2(nn.Module):
         return self.pixel_mean.device
 
     def accelerate(self, *, channels_last: bool = False, compiled: bool = False) -> None:
-        """Chooses the memory layout; `bpkd.modeling.DenseModel.accelerate` of a network for instances.
+        """Chooses the memory layout, see `bpkd.modeling.DenseModel.accelerate`.
 
         Raises:
             ValueError: compilation is asked for.
@@ -150,6 +153,9 @@ class SOLOv2(nn.Module):
             raise ValueError("MODEL.COMPILE: expected False for SOLOv2, whose images differ in size, got True.")
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def drop_auxiliary(self) -> None:
+        """Does nothing: there is no auxiliary head."""
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> ImageList:
         """Returns the batch's images: colour order, normalisation, then padding with 0 to what the pyramid divides."""

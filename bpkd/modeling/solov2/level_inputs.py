@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from bpkd.functional import binary_logits, content_share, grid_edges, instance_edges, merged_edges, outside_region
 from bpkd.structures import EdgeMaps, GridTargets, SegOutput, SOLOv2Outputs
 
-from .pairs import Pairs, central_pairs, flat_grids, limited_pairs, mask_logits, teacher_pairs
+from .mask_matching import Pairs, central_pairs, flat_grids, limited_pairs, mask_logits, teacher_pairs
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Levels:
+class LevelInputs:
     """One entry per level: what a `bpkd.distillers.LevelDistiller` takes."""
 
     students: list[SegOutput]
@@ -26,7 +26,7 @@ class Levels:
     maps: list[EdgeMaps]
 
 
-class Scene:
+class EdgeContext:
     """The edges and the contents of a batch, at every size that is asked for."""
 
     def __init__(self, targets: GridTargets, canvas: Size, window: Size | None, sizes: Sequence[Size]) -> None:
@@ -73,67 +73,73 @@ class Scene:
 
 
 def category_levels(
-    student: SOLOv2Outputs, teacher: SOLOv2Outputs, scene: Scene, *, independent: bool, edges: str, per_class: bool
-) -> Levels:
+    student: SOLOv2Outputs,
+    teacher: SOLOv2Outputs,
+    context: EdgeContext,
+    *,
+    independent: bool,
+    edges: str,
+    per_class: bool,
+) -> LevelInputs:
     """The category logits of every level.
 
     Args:
         student: its outputs.
         teacher: its outputs, on the same grids.
-        scene: of the batch.
+        context: of the batch.
         independent: see `bpkd.structures.SegOutput`.
         edges: "boundary" of the instances of the level, or "grid", of the labels of the cells.
         per_class: an edge map per class.
     """
     maps = []
-    for logits, level in zip(student.category_logits, scene.targets.levels, strict=True):
+    for logits, level in zip(student.category_logits, context.targets.levels, strict=True):
         size = (int(logits.shape[2]), int(logits.shape[3]))
-        valid = scene.valid(size)
+        valid = context.valid(size)
         if edges == "grid":
             edge: Tensor | None = torch.minimum(grid_edges(level.labels), valid)
         else:
-            edge = scene.merged(size, level.instance.unique(), logits.shape[1] if per_class else 1)
+            edge = context.merged(size, level.instance.unique(), logits.shape[1] if per_class else 1)
         maps.append(EdgeMaps(edge, valid))
-    return Levels(
+    return LevelInputs(
         [SegOutput(x, independent=independent) for x in student.category_logits],
         [SegOutput(x, independent=independent) for x in teacher.category_logits],
         maps,
     )
 
 
-def map_levels(students: Sequence[Tensor], teachers: Sequence[Tensor], scene: Scene) -> Levels:
+def map_levels(students: Sequence[Tensor], teachers: Sequence[Tensor], context: EdgeContext) -> LevelInputs:
     """Maps [N, C, H/4, W/4] of whole images, with the edges of all their instances."""
     size = (int(students[0].shape[2]), int(students[0].shape[3]))
-    everyone = torch.arange(len(scene.targets.image), device=scene.targets.image.device)
-    maps = EdgeMaps(scene.merged(size, everyone), scene.valid(size))
+    everyone = torch.arange(len(context.targets.image), device=context.targets.image.device)
+    maps = EdgeMaps(context.merged(size, everyone), context.valid(size))
     resized = [at_size(t, size) for t in teachers]
-    return Levels([SegOutput(x) for x in students], [SegOutput(x) for x in resized], [maps] * len(students))
+    return LevelInputs([SegOutput(x) for x in students], [SegOutput(x) for x in resized], [maps] * len(students))
 
 
 def mask_levels(
     student: SOLOv2Outputs,
     teacher: SOLOv2Outputs,
-    scene: Scene,
+    context: EdgeContext,
     *,
     teacher_targets: GridTargets,
     max_pairs: int,
     box_region: float,
     match: str,
-) -> Levels:
+) -> LevelInputs:
     """The mask logits of pairs of cell and instance, one per instance and level, as two-class maps [P, 2, H/4, W/4].
 
     Args:
         student: its outputs.
         teacher: its outputs.
-        scene: of the batch.
+        context: of the batch.
         teacher_targets: the teacher's own assignment of the same instances, on the same grids.
         max_pairs: per image; 0: no limit.
         box_region: the instance's box, enlarged by this factor, is compared; 0: the whole map.
         match: which of the teacher's pairs of the same instance a pair is compared with: "cell": that of the same level
             and cell, where there is none the one with the highest score; "score": always the latter.
     """
-    targets, grids = scene.targets, [int(x.shape[-1]) for x in student.category_logits]
-    canvas = torch.tensor(scene.canvas, dtype=torch.float64, device=targets.centers.device)
+    targets, grids = context.targets, [int(x.shape[-1]) for x in student.category_logits]
+    canvas = torch.tensor(context.canvas, dtype=torch.float64, device=targets.centers.device)
     chosen = central_pairs(pairs_of(targets), targets.centers / canvas, grids)
     chosen = limited_pairs(chosen, targets.image, max_pairs)
     theirs, image = pairs_of(teacher_targets), targets.image[chosen.instance]
@@ -148,8 +154,8 @@ def mask_levels(
     if box_region:
         inside = _enlarged_boxes(targets.boxes[chosen.instance], size, box_region)
         both = [outside_region(x, inside) for x in both]
-    edges, valid = scene.edges(size), scene.valid(size)
-    levels = Levels([], [], [])
+    edges, valid = context.edges(size), context.valid(size)
+    levels = LevelInputs([], [], [])
     for level in range(len(grids)):
         own = (chosen.level == level).nonzero().flatten()
         levels.students.append(SegOutput(both[0][own]))
