@@ -37,8 +37,8 @@ def likely_causes(file: Shapes, network: Shapes, names: Sequence[str] | None = N
     """Compares two networks by their keys and shapes.
 
     Args:
-        file: of the checkpoint, keys with the prefixes ``backbone.``, ``decode_head.``, ``auxiliary_head.``.
-        network: of the network that it does not fit.
+        file: Shapes of the checkpoint, keys with the prefixes ``backbone.``, ``decode_head.``, ``auxiliary_head.``.
+        network: Shapes of the network that it does not fit.
         names: class names that the file states.
 
     Returns:
@@ -64,7 +64,7 @@ def likely_causes(file: Shapes, network: Shapes, names: Sequence[str] | None = N
 
 
 def traits(shapes: Shapes) -> dict[str, Any]:
-    """Returns what keys and shapes tell about a network; None for what they do not tell."""
+    """Returns what follows from a network's keys and shapes; None for what does not."""
     backbone = _marked(shapes, "backbone.", BACKBONES)
     head = _marked(shapes, "decode_head.", HEADS)
     classifier, auxiliary = (shapes.get(f"{part}_head.conv_seg.weight") for part in ("decode", "auxiliary"))

@@ -68,8 +68,8 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
 
     Args:
         path: file.
-        network: that the weights are for. None: a ResNet's or MobileNetV2's backbone is checked against the keys of
-            its architecture.
+        network: Network that the weights are for. None: a ResNet's or MobileNetV2's backbone is checked against the
+            keys of its architecture.
         source: one of `bpkd.convert.rules.SOURCES`.
 
     Returns:
@@ -164,7 +164,7 @@ def as_mmseg(
     """Returns the content of a file for OpenMMLab.
 
     Args:
-        done: from `convert_checkpoint`.
+        done: Result of `convert_checkpoint`.
         classes: names where the file states none.
         palette: colours where the file states none; OpenMMLab's inference wants both.
 

@@ -27,10 +27,10 @@ def write(content: Mapping[str, Any], path: str, *, source: str, force: bool = F
     """Writes a file, whole or not at all.
 
     Args:
-        content: for torch.save.
-        path: where to.
-        source: file that it was made from; never overwritten.
-        force: replace a file that is there.
+        content: Value for torch.save.
+        path: File to write.
+        source: File that it was made from; never overwritten.
+        force: Replace a file that is there.
 
     Raises:
         FileExistsError: there is a file.

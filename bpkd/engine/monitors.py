@@ -20,23 +20,23 @@ SHARE = "loss_share_"
 
 
 class Patience:
-    """Tells once per name when a value has been over its limit long enough."""
+    """Finds, once per name, that a value has been over its limit long enough."""
 
     def __init__(self, *, limit: float, patience: int) -> None:
         """Sets limit and iterations that a value may be over it without a break."""
         self.limit, self.patience = limit, patience
         self._since: dict[str, int] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def exceeded(self, name: str, value: float, iteration: int) -> int:
-        """Returns for how many iterations the value has been over the limit if that is to be told now, else 0."""
+        """Returns the iterations that the value has been over the limit, if a warning is due now, else 0."""
         if value <= self.limit:
             self._since.pop(name, None)
             return 0
         lasted = iteration - self._since.setdefault(name, iteration)
-        if lasted < self.patience or name in self._told:
+        if lasted < self.patience or name in self._warned:
             return 0
-        self._told.add(name)
+        self._warned.add(name)
         return lasted
 
 
@@ -148,7 +148,7 @@ class TermPrinter(CommonMetricPrinter):
         """Prints to Detectron2's logger.
 
         Args:
-            max_iter: of the run, for the time left.
+            max_iter: Iterations of the run, for the time left.
             window_size: iterations between two lines.
         """
         super().__init__(max_iter, window_size=window_size)

@@ -33,7 +33,7 @@ def predictor(weights: str, config_file: str = "", opts: Sequence[str] = ()) -> 
 
     Args:
         weights: checkpoint of a student.
-        config_file: that it was trained with; empty: ``config.yaml`` beside the weights, where a run leaves it.
+        config_file: Config that it was trained with; empty: the ``config.yaml`` beside the weights, which a run writes.
         opts: KEY VALUE pairs that change the config.
 
     Raises:
@@ -59,8 +59,8 @@ class Predictor:
     """A network with the test protocol of its config.
 
     Attributes:
-        name: of the run, for titles and file names.
-        class_names: in the order of the ids.
+        name: Name of the run, for titles and file names.
+        class_names: Names of the classes in the order of the ids.
         colors: RGB per class.
         label_table: mask value -> trained id of the config's data set.
     """
@@ -108,7 +108,7 @@ class InstancePredictor:
     """A network for instances with the test protocol of its config.
 
     Attributes:
-        name: of the run, for titles and file names.
+        name: Name of the run, for titles and file names.
     """
 
     def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:

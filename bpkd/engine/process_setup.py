@@ -55,10 +55,10 @@ def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
     if cfg.TEACHER.CACHE:
         recorded |= recorded_precision(cfg.TEACHER.CACHE)
     # What the first process has found holds for all; processes on unlike machines take what all of them have.
-    told = comm.all_gather((recorded, chosen))
-    common = chosen if len({one for _, one in told}) == 1 else "off"
+    gathered = comm.all_gather((recorded, chosen))
+    common = chosen if len({one for _, one in gathered}) == 1 else "off"
     for key, node, name in open_places:
-        node[name] = told[0][0].get(key, common)
+        node[name] = gathered[0][0].get(key, common)
         if node[name] != common:
             reason = "as the run began or its teacher was recorded"
             logger.warning("%s: %s, %s; automatic here is %s.", key, node[name], reason, common)
@@ -102,8 +102,8 @@ def report_resources(cfg: CfgNode, precision: Mapping[str, str]) -> None:
 
     Args:
         cfg: DATALOADER.NUM_WORKERS, MODEL.CHANNELS_LAST, MODEL.DEVICE.
-        precision: of "student" and "teacher": "off", "bf16" or "fp16", several teachers' joined by "+", or another
-            word that is logged as it is.
+        precision: Precision of "student" and "teacher": "off", "bf16" or "fp16", several teachers' joined by "+", or
+            another word that is logged as it is.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     for name, value in precision.items():

@@ -44,8 +44,8 @@ def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **fac
 
     Args:
         cfg: config of the network and of its evaluation.
-        model: that was evaluated.
-        results: of ``evaluate``.
+        model: The network that was evaluated.
+        results: Results of ``evaluate``.
         facts: method, seed, iterations, seconds, ...; they go in as they are.
     """
     cost = count(model)

@@ -29,14 +29,16 @@ def seed_iteration(seed: int, step: int, rank: int) -> None:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, kind: str, limit: float, norm: float = 2.0) -> None:
-    """Clips the gradients of an optimizer; of joined ones each by itself, so that a critic does not shrink a student.
+    """Clips the gradients of an optimizer.
+
+    Joined optimizers are clipped each by itself, so that a critic's gradients do not scale the student's.
 
     Args:
-        optimizer: that will step.
+        optimizer: Optimizer whose parameters have gradients.
         kind: "full_model" (the norm of all gradients together), or Detectron2's "norm" (of each parameter alone) or
             "value" (of each number).
-        limit: of the norm or the size.
-        norm: which one.
+        limit: Largest norm or absolute value.
+        norm: Order of the norm, 2 for the Euclidean one.
     """
     for one in getattr(optimizer, "optimizers", [optimizer]):
         parameters = [p for group in one.param_groups for p in group["params"] if p.grad is not None]
@@ -77,7 +79,7 @@ class StepTrainer(SimpleTrainer):
             optimizer: over the model's parameters.
             accumulate: batches whose gradients are averaged before a step.
             amp: "off", "bf16" or "fp16".
-            seed: of the step's random numbers.
+            seed: Seed of the step's random numbers.
             clip: kind of gradient clipping, limit and norm, see `clip_gradients`; None: none.
             log_period: iterations between gathered values.
 

@@ -134,11 +134,11 @@ def onnx_session(
     """Writes an ONNX file and returns it as a function from images to its outputs.
 
     Args:
-        network: from images to a tensor, or to tuples of them.
+        network: Maps images to a tensor, or to tuples of tensors.
         example: images.
-        part: file to write.
-        names: of the outputs, in their order.
-        dynamic_shapes: of torch.onnx.export.
+        part: Path to write.
+        names: Names of the outputs, in their order.
+        dynamic_shapes: Argument ``dynamic_shapes`` of torch.onnx.export.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed, or torch is too old.
@@ -188,9 +188,9 @@ def checked(
     """Writes a file, compares it with the network, and only then gives it its name.
 
     Args:
-        network: from normalised images to a tensor, or to tuples of them; its ``model`` keeps its mode.
+        network: Maps normalised images to a tensor, or to tuples of tensors; its ``model`` keeps its mode.
         path: file to write.
-        write: makes the file of network and example, and returns what it computes.
+        write: Writes the file from network and example, and returns a function that runs it.
         batches: (images, height, width) to compare with; the first is the example.
 
     Returns:

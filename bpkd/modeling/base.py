@@ -1,4 +1,4 @@
-"""DenseModel: the contract between a segmentation network and everything that trains, distils or tests it."""
+"""DenseModel: the interface of networks for semantic segmentation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DenseModel(nn.Module):
     format of Detectron2 (a list of dicts with ``image`` and ``sem_seg``).
 
     Attributes:
-        task: what the network predicts.
+        task: The task that the network solves.
         source_format: colour order of the images that the loader delivers; they are reversed if it is not
             ``input_format``. An item's own ``image_format`` comes first.
         output_map: applied to the logits by `scores`; a teacher with other classes gets its class map here.
@@ -73,7 +73,7 @@ class DenseModel(nn.Module):
             ignore_index: label that is not learned from.
             train_size: (height, width) that training batches are padded to; None: the largest of the batch.
             loss_denominator: "all" or "valid" (`bpkd.functional.segmentation.upsampled_cross_entropy`).
-            align_corners: of the resizes after the network.
+            align_corners: ``align_corners`` of the bilinear resizes after the network.
             inference: test protocol; None: the whole image, one scale.
         """
         super().__init__()
@@ -105,7 +105,7 @@ class DenseModel(nn.Module):
     def supports(self, capability: str) -> bool:
         """Tells whether the network can be used in one of the ways of `CAPABILITIES`.
 
-        Unknown networks (yours, torchvision's) are said to support everything: whether they do, their own code decides.
+        Networks of other projects are assumed to support everything.
 
         Raises:
             ValueError: the name is none of them.
@@ -124,7 +124,7 @@ class DenseModel(nn.Module):
         Args:
             channels_last: keep images and weights with the channels of a pixel side by side in memory.
             compiled: run `predict` through `torch.compile`; the first batch of every image size takes long.
-            mode: of `torch.compile`.
+            mode: Argument ``mode`` of `torch.compile`.
         """
         if channels_last:
             self._memory_format = torch.channels_last
@@ -173,8 +173,8 @@ class DenseModel(nn.Module):
             if label is None or label.shape[-2:] != image.shape[-2:]:
                 got = "none" if label is None else tuple(label.shape)
                 raise ValueError(
-                    f"{name}: expected a label map ('sem_seg') of size {tuple(image.shape[-2:])} for training, "
-                    f"got {got}. Return it from the mapper."
+                    f"{name}: expected semantic segmentation labels ('sem_seg') of size {tuple(image.shape[-2:])} for "
+                    f"training, got {got}. Return them from the mapper."
                 )
         labels = [i["sem_seg"].to(self.device, non_blocking=True).long() for i in batch]
         target = stack_padded(labels, self.train_size, self.ignore_index, file_names(batch))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bpkd.modeling import DenseModel, build_student, build_teacher
-from bpkd.modeling import fast as module
 from bpkd.modeling.precision import has_instructions
+from bpkd.modeling.teachers import acceleration as module
 from bpkd.modeling.teachers.acceleration import (
     OPTIMIZATIONS,
     Optimizations,

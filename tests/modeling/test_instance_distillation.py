@@ -302,7 +302,7 @@ def test_gradient_probe_measures_every_term(tmp_path: Path) -> None:
         (["TEACHER.CACHE", "logits"], "TEACHER.CACHE: expected nothing for InstanceDistiller"),
         (
             ["TEACHER.OPTIMIZE", "auto"],
-            "TEACHER.OPTIMIZE: expected off for InstanceDistiller, got 'auto'. TEACHER.AMP bf16",
+            "TEACHER.OPTIMIZE: expected off for InstanceDistiller, got 'auto'. TEACHER.AMP",
         ),
         (["TEACHER.WEIGHTS", ""], "TEACHER.WEIGHTS: expected a checkpoint"),
         (["MODEL.SOLOV2.MASK_CHANNELS", 64, NODE + "MASK_TERM", "mask_towers"], "expected towers of one width"),

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from bpkd.config import get_bpkd_cfg
-from bpkd.engine import cli, load_config, resources
+from bpkd.engine import cli, load_config
+from bpkd.engine import process_setup as resources
 from bpkd.modeling import precision
 from bpkd.modeling.precision import choose_precision, describe
 from tests.engine.test_engine import TINY

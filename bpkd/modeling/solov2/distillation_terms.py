@@ -1,4 +1,4 @@
-"""InstanceTerms: the distillation terms of SOLOv2, each the mean over the levels."""
+"""InstanceTerms: the distillation terms of instance segmentation, each the mean over the levels of SOLOv2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InstanceTerms(nn.Module):
     """A distiller on the category logits and one on the masks, at every level.
 
     Attributes:
-        taps: what each term compares, for messages.
+        taps: Map that each term compares, for messages.
         own_terms: none.
     """
 
@@ -53,10 +53,10 @@ class InstanceTerms(nn.Module):
         """Sets the terms.
 
         Args:
-            category: for the category logits.
-            mask: for the masks.
-            options: what is compared, and how.
-            channels: of the student's and the teacher's maps that "mask_features" or "mask_towers" compares.
+            category: Distiller of the category logits.
+            mask: Distiller of the masks.
+            options: What is compared, and how.
+            channels: Channels of the student's and the teacher's maps that "mask_features" or "mask_towers" compares.
 
         Raises:
             ValueError: both weights are 0, or the towers differ in width.
@@ -104,11 +104,11 @@ class InstanceTerms(nn.Module):
         """Computes the terms, in float32 whatever autocast says.
 
         Args:
-            student: its outputs.
-            teacher: its outputs, detached; masks of another size are resized to the student's.
-            targets: the student's assignment.
-            teacher_targets: the teacher's assignment of the same instances on the same grids.
-            iteration: of the training run.
+            student: Raw outputs of the student.
+            teacher: Raw outputs of the teacher, detached; masks of another size are resized to the student's.
+            targets: The student's assignment of instances to cells.
+            teacher_targets: The teacher's assignment of the same instances on the same grids.
+            iteration: Iteration of the training run.
 
         Returns:
             ``{"loss_kd_category_<term>", "loss_kd_mask_<term>": scalar}`` with weights applied, means over the levels

@@ -1,4 +1,4 @@
-"""What distillers see of two SOLOv2 networks: per level the maps of student and teacher, and where edges lie."""
+"""Inputs of the level distillers: per level the maps of student and teacher, and where edges lie."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class LevelInputs:
-    """One entry per level: what a `bpkd.distillers.LevelDistiller` takes."""
+    """Inputs of a `bpkd.distillers.LevelDistiller`, one entry per level."""
 
     students: list[SegOutput]
     teachers: list[SegOutput]
@@ -27,16 +27,16 @@ class LevelInputs:
 
 
 class EdgeContext:
-    """The edges and the contents of a batch, at every size that is asked for."""
+    """Edge maps of a batch's instances, and the share of each cell that is image, at given sizes."""
 
     def __init__(self, targets: GridTargets, canvas: Size, window: Size | None, sizes: Sequence[Size]) -> None:
         """Computes the edge maps.
 
         Args:
-            targets: of the student.
-            canvas: padded size of the student's images.
-            window: kernel size and passes of the edge maps; None: nobody reads edges.
-            sizes: of the maps.
+            targets: The student's assignment of instances to cells.
+            canvas: Padded size of the student's images.
+            window: Kernel size and passes of the edge maps; None: edges are not needed.
+            sizes: Sizes of the maps.
         """
         self.targets, self.canvas, self.count = targets, canvas, len(targets.full_masks)
         self._edges: dict[Size, Tensor] = {}
@@ -48,7 +48,7 @@ class EdgeContext:
             self._edges = {size: torch.cat([one[i] for one in found]) for i, size in enumerate(wanted)}
 
     def edges(self, size: Size) -> Tensor | None:
-        """Returns [M, h, w], the edge map of every instance; None where nobody reads edges."""
+        """Returns [M, h, w], the edge map of every instance; None where edges are not needed."""
         return self._edges.get(size)
 
     def merged(self, size: Size, members: Tensor, num_classes: int = 1) -> Tensor | None:
@@ -84,12 +84,12 @@ def category_levels(
     """The category logits of every level.
 
     Args:
-        student: its outputs.
-        teacher: its outputs, on the same grids.
-        context: of the batch.
+        student: Raw outputs of the student.
+        teacher: Raw outputs of the teacher, on the same grids.
+        context: Edges and contents of the batch.
         independent: see `bpkd.structures.SegOutput`.
         edges: "boundary" of the instances of the level, or "grid", of the labels of the cells.
-        per_class: an edge map per class.
+        per_class: Make an edge map per class.
     """
     maps = []
     for logits, level in zip(student.category_logits, context.targets.levels, strict=True):
@@ -129,13 +129,13 @@ def mask_levels(
     """The mask logits of pairs of cell and instance, one per instance and level, as two-class maps [P, 2, H/4, W/4].
 
     Args:
-        student: its outputs.
-        teacher: its outputs.
-        context: of the batch.
-        teacher_targets: the teacher's own assignment of the same instances, on the same grids.
-        max_pairs: per image; 0: no limit.
-        box_region: the instance's box, enlarged by this factor, is compared; 0: the whole map.
-        match: which of the teacher's pairs of the same instance a pair is compared with: "cell": that of the same level
+        student: Raw outputs of the student.
+        teacher: Raw outputs of the teacher.
+        context: Edges and contents of the batch.
+        teacher_targets: The teacher's own assignment of the same instances, on the same grids.
+        max_pairs: Most pairs per image; 0: no limit.
+        box_region: The instance's box, enlarged by this factor, is compared; 0: the whole map.
+        match: The teacher's pair of the same instance that a pair is compared with: "cell": that of the same level
             and cell, where there is none the one with the highest score; "score": always the latter.
     """
     targets, grids = context.targets, [int(x.shape[-1]) for x in student.category_logits]

@@ -34,7 +34,7 @@ class FrozenSOLOv2:
         """Freezes ``model``.
 
         Args:
-            model: with its weights loaded.
+            model: The network, with its weights loaded.
             inputs: "same" or "same_ranges": the student's images, padded alike; "own_size": each item's
                 ``teacher_image``, on a canvas that is larger than the student's by one factor per axis.
             amp: autocast type of the forward pass, "off", "bf16" or "fp16".
@@ -54,9 +54,9 @@ class FrozenSOLOv2:
         """Runs the teacher.
 
         Args:
-            batch: what the loader delivers, uint8 images.
-            images: the student's, padded.
-            targets: the student's assignment.
+            batch: What the loader delivers, uint8 images.
+            images: The student's images, padded.
+            targets: The student's assignment of instances to cells.
 
         Returns:
             Its outputs in float32, without graph, and its assignment of the same instances. Cells are shares of the
@@ -125,7 +125,7 @@ def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
     Raises:
         FileNotFoundError: config file or weights do not exist.
         ValueError: see `build_teacher_model`; or the networks have other grids, or "same_ranges" is
-            asked of networks with different ranges.
+            set for networks with different ranges.
     """
     model = build_teacher_model(cfg)
     _check_fit(model, student, inputs=cfg.DISTILL.INSTANCE.INPUT)

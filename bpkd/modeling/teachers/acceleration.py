@@ -37,37 +37,37 @@ class Optimizations:
 
     @classmethod
     def choose(
-        cls, asked: str, amp: str, device: torch.device, *, exported: bool = False, key: str = "TEACHER"
+        cls, optimize: str, amp: str, device: torch.device, *, exported: bool = False, key: str = "TEACHER"
     ) -> Optimizations:
         """Chooses from TEACHER.OPTIMIZE and TEACHER.AMP.
 
         Args:
-            asked: "off", "auto", or names of `OPTIMIZATIONS` joined by "+".
-            amp: Autocast type, see `choose_precision`; ``asked`` "auto" takes bf16 in place of "off" where the device
-                computes in it.
+            optimize: "off", "auto", or names of `OPTIMIZATIONS` joined by "+".
+            amp: Autocast type, see `choose_precision`; ``optimize`` "auto" takes bf16 in place of "off" where the
+                device computes in it.
             device: The device that the network runs on.
             exported: The network is a file, which runs as it is: only its autocast type can be chosen.
             key: Key of the config node, for messages.
 
         Raises:
-            ValueError: a name is unknown, stands there twice, or is nothing for this device or network.
+            ValueError: a name is unknown, given twice, or unsupported by this device or network.
         """
         amp = choose_precision(amp, device, key=f"{key}.AMP")
-        if asked == "off":
+        if optimize == "off":
             return cls((), amp)
-        if asked == "auto":
+        if optimize == "auto":
             if amp == "off" and has_instructions("bf16", device):
                 amp = "bf16"
             return cls(() if exported else AUTOMATIC, amp)
-        names = tuple(asked.split("+"))
+        names = tuple(optimize.split("+"))
         if len(set(names)) != len(names) or not set(names) <= set(OPTIMIZATIONS):
             known = ", ".join(OPTIMIZATIONS)
-            raise ValueError(f"{key}.OPTIMIZE: expected off, auto, or some of {known} joined by +, got {asked!r}.")
+            raise ValueError(f"{key}.OPTIMIZE: expected off, auto, or some of {known} joined by +, got {optimize!r}.")
         _refuse(names, device, exported, key)
         return cls(names, amp)
 
     def __str__(self) -> str:
-        """Names everything that is done."""
+        """Names the optimisations and the autocast type."""
         return "+".join(self.names + ((self.amp,) if self.amp != "off" else ())) or "as it is"
 
 
@@ -97,7 +97,7 @@ def optimize_for_inference(model: DenseModel, chosen: Optimizations, example: Ca
     """
     if "fold" in chosen.names:
         logger.info("Teacher: %d batch norms folded into their convolutions.", fold_batch_norm(model, example()))
-    # Never back to another layout: the network's own config may ask for channels-last too.
+    # Never back to another layout: the network's own config may have chosen channels-last too.
     model.accelerate(channels_last="channels_last" in chosen.names)
     if chosen.amp != "off" and not isinstance(model, ExportedSegmentor):
         store_as(model, AMP_DTYPES[chosen.amp])
@@ -142,7 +142,7 @@ def fold_batch_norm(model: DenseModel, images: Tensor) -> int:
     float32: TF32's rounding alone takes a deep network's scores further apart than the tolerance.
 
     Args:
-        model: in evaluation mode.
+        model: The network in evaluation mode.
         images: [N, 3, H, W] to run it on.
 
     Returns:

@@ -27,7 +27,7 @@ from .config import load_teacher_cfg
 
 FORMATS = ("bf16", "uint8")
 LOGITS, INDEX = "logits.bin", "index.json"
-# What decides which pixels a sample has, as far as the config says it; the samples' own checksums tell the rest.
+# What decides which pixels a sample has, as far as the config says it; the samples' checksums cover the rest.
 STREAM = (
     "SEED", "DATASETS.TRAIN", "INPUT.FORMAT", "INPUT.RESIZE_BOX", "INPUT.SCALE_RANGE", "INPUT.CROP_SIZE",
     "INPUT.CROP_MAX_CLASS_SHARE", "INPUT.FLIP_PROB", "INPUT.PHOTOMETRIC",
@@ -69,7 +69,7 @@ def decode(rows: NDArray[np.uint8], kind: str, shape: Sequence[int]) -> Tensor:
 
 
 def checksum(item: Mapping[str, Any]) -> int:
-    """Returns a number of 32 bits that another image or label map would hardly have."""
+    """Returns the CRC-32 of an item's image and labels."""
     label = item["sem_seg"].to(torch.uint8).contiguous().numpy()
     return zlib.crc32(label, zlib.crc32(item["image"].contiguous().numpy()))
 
@@ -89,10 +89,10 @@ class CacheFolder:
         self.index: dict[str, Any] = {}
 
     def read(self, of: Mapping[str, Any]) -> CacheFolder:
-        """Reads what it says about itself.
+        """Reads the index and compares it with a config.
 
         Args:
-            of: what it should have been recorded for (`recorded_for`).
+            of: What it should have been recorded for (`recorded_for`).
 
         Raises:
             FileNotFoundError: there is no cache.
@@ -128,7 +128,7 @@ class CacheFolder:
         return CHECKSUM + (2 * values if self.index["format"] == "bf16" else values + 8 * classes)
 
     def write(self, index: Mapping[str, Any]) -> None:
-        """Replaces what the folder says about itself, whole or not at all."""
+        """Writes the index, whole or not at all."""
         self.index = dict(index)
         write_text(self.path / INDEX, json.dumps(self.index, indent=1) + "\n")
 
@@ -160,9 +160,9 @@ class CachedTeacher(Teacher[SegOutput]):
         """Opens a folder.
 
         Args:
-            path: the folder.
-            of: what it should have been recorded for.
-            samples: how many the training will ask for.
+            path: The folder.
+            of: What it should have been recorded for (`recorded_for`).
+            samples: Samples that the training reads.
 
         Raises:
             FileNotFoundError: there is no cache.
@@ -236,7 +236,9 @@ def _digest(path: str, key: str) -> str:
     if not path:
         return ""
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{key}: expected a file, got {path!r}. It tells whether TEACHER.CACHE is its own.")
+        raise FileNotFoundError(
+            f"{key}: expected a file, got {path!r}. Its contents are compared with what TEACHER.CACHE was recorded for."
+        )
     return sha256_of(path)[:16]
 
 
