@@ -18,7 +18,7 @@ from bpkd.data.catalog import spread_colors
 from bpkd.data.files import read_image
 from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
-from bpkd.modeling import SOLOv2, build_dense, build_student, task_of
+from bpkd.modeling import build_dense, build_solov2, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
 from .launch import load_config
@@ -72,16 +72,13 @@ class Predictor:
             TypeError: the network is not one for semantic segmentation.
         """
         self.cfg = _config(weights, config_file, opts)
-        if task_of(self.cfg) is not SEMANTIC:
-            name = self.cfg.MODEL.META_ARCHITECTURE
-            raise TypeError(f"{config_file or weights}: expected a network for semantic segmentation, got {name}.")
+        self.model = build_dense(self.cfg)
         self.name = Path(weights).resolve().parent.name
         data = (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)[0]
         meta = MetadataCatalog.get(data)
         self.class_names = list(meta.stuff_classes)
         self.colors = list(meta.get("stuff_colors") or spread_colors(len(self.class_names)))
         self.label_table: list[int] = meta.label_table
-        self.model = build_dense(self.cfg)
         load_strict(self.model, weights)
         self.model.eval()
 
@@ -118,12 +115,10 @@ class InstancePredictor:
             TypeError: the network is not one for instances.
         """
         self.cfg = _config(weights, config_file, opts)
-        model = build_student(self.cfg)
-        if not isinstance(model, SOLOv2):
-            raise TypeError(f"{config_file or weights}: expected a network for instances, got {type(model).__name__}.")
-        self.name, self.model = Path(weights).resolve().parent.name, model
-        load_strict(model, weights)
-        model.eval()
+        self.name = Path(weights).resolve().parent.name
+        self.model = build_solov2(self.cfg)
+        load_strict(self.model, weights)
+        self.model.eval()
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
         """Returns the masks [n, H, W] of an image file at its own size that score at least so much, the best first.

@@ -26,7 +26,8 @@ from bpkd.config import WRAPPERS
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
-from bpkd.modeling import DenseModel, DistillationWrapper, SOLOv2, task_of
+from bpkd.modeling import DistillationWrapper, task_of
+from bpkd.modeling.build import Network
 from bpkd.modeling.precision import choose_precision
 from bpkd.tasks import INSTANCE
 
@@ -126,7 +127,7 @@ class DistillationTrainer(DefaultTrainer):
         torch.manual_seed(cfg.SEED)
         model = build_model(cfg)
         student = student_of(model)
-        if isinstance(student, DenseModel | SOLOv2):
+        if isinstance(student, Network):
             student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
         parameters = sum(p.numel() for p in student_of(model).parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))

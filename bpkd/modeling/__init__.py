@@ -6,7 +6,7 @@ need_detectron2(__name__)
 
 from .backbones import HRNet, MobileNetV2, ResNetV1c
 from .base import DenseModel, InferenceOptions
-from .build import build_dense, build_student, student_architecture, task_of
+from .build import build_dense, build_solov2, build_student, student_architecture, task_of
 from .distillation import SemanticDistiller, build_distiller
 from .external import Detectron2Segmentor, ModuleSegmentor, as_dense
 from .heads import DeepLabV3PlusHead, FCNHead, ISAHead, PSPHead, SegHead
@@ -52,6 +52,7 @@ __all__ = [
     "build_dense",
     "build_distiller",
     "build_instance_teacher",
+    "build_solov2",
     "build_student",
     "build_teacher",
     "build_teacher_model",

@@ -44,6 +44,22 @@ def build_student(cfg: CfgNode) -> Network:
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
+def build_solov2(cfg: CfgNode) -> SOLOv2:
+    """Builds the plain student of a config for instances, as `build_student` does.
+
+    Raises:
+        ValueError: the architecture is not registered.
+        TypeError: it is no SOLOv2.
+    """
+    model = build_student(cfg)
+    if not isinstance(model, SOLOv2):
+        raise TypeError(
+            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected SOLOv2, a network for instances, got "
+            f"{type(model).__name__}."
+        )
+    return model
+
+
 def build_dense(cfg: CfgNode) -> DenseModel:
     """Builds the plain student of a config for semantic segmentation, as `build_student` does.
 

@@ -573,7 +573,7 @@ def test_the_preparation_tool(tmp_path: Path, capsys: Any) -> None:
 
 def test_a_set_of_objects_does_not_train_a_semantic_network(tmp_path: Path) -> None:
     config(tmp_path, "coco_2017")
-    with pytest.raises(ValueError, match="coco_2017_train holds objects; .* BPKDSemanticSegmentor needs label maps"):
+    with pytest.raises(ValueError, match="coco_2017_train holds instances; .* BPKDSemanticSegmentor needs semantic"):
         load_config(str(tmp_path / "sets.yaml"))
 
 

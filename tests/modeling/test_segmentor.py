@@ -107,7 +107,7 @@ def test_training_refuses_what_it_cannot_use() -> None:
         model(batch(1, (64, 48)))
     items = batch(2)
     del items[1]["sem_seg"]
-    with pytest.raises(ValueError, match="1.png: expected a label map"):
+    with pytest.raises(ValueError, match="1.png: expected semantic segmentation labels"):
         model(items)
 
 

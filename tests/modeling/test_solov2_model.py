@@ -183,7 +183,7 @@ def test_it_is_built_as_a_student_but_not_as_a_dense_one() -> None:
     assert isinstance(build_student(cfg), SOLOv2)
     assert task_of(cfg) is INSTANCE
     assert task_of(get_bpkd_cfg()) is SEMANTIC
-    with pytest.raises(TypeError, match="expected a network for label maps, got SOLOv2"):
+    with pytest.raises(TypeError, match="expected a network for semantic segmentation, got SOLOv2"):
         build_dense(cfg)
 
 

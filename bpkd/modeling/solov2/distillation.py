@@ -14,7 +14,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller
-from bpkd.modeling.build import build_student
+from bpkd.modeling.build import build_solov2
 from bpkd.modeling.distillation import method_names
 from bpkd.modeling.teachers.base import Pending
 from bpkd.modeling.wrapper import DistillationWrapper, current_iteration
@@ -38,15 +38,8 @@ class InstanceDistiller(DistillationWrapper):
 
     @classmethod
     def build_student(cls, cfg: CfgNode) -> SOLOv2:
-        """Builds the SOLOv2 that a config trains.
-
-        Raises:
-            TypeError: DISTILL.STUDENT is no SOLOv2.
-        """
-        student = build_student(cfg)
-        if not isinstance(student, SOLOv2):
-            raise TypeError(f"DISTILL.STUDENT: expected SOLOv2 for InstanceDistiller, got {cfg.DISTILL.STUDENT!r}.")
-        return student
+        """Builds the SOLOv2 that a config trains."""
+        return build_solov2(cfg)
 
     @classmethod
     def build_teacher(cls, cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
