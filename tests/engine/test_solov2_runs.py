@@ -166,7 +166,7 @@ def test_crowds_and_images_without_objects(tmp_path: Path) -> None:
 
 def test_a_set_without_any_object_is_refused(config: str, tmp_path: Path) -> None:
     write_shapes(tmp_path, empty=True)
-    with pytest.raises(DatasetError, match="none of 3 images has an object"):
+    with pytest.raises(DatasetError, match="none of 3 images has an instance"):
         build_train_loader(load_config(config))
 
 
