@@ -128,6 +128,7 @@ def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
             set for networks with different ranges.
     """
     model = build_teacher_model(cfg)
+    assert isinstance(model, SOLOv2)  # as the student is
     _check_fit(model, student, inputs=cfg.DISTILL.INSTANCE.INPUT)
     amp = choose_precision(cfg.TEACHER.AMP, torch.device(cfg.MODEL.DEVICE), key="TEACHER.AMP")
     return FrozenSOLOv2(model, inputs=cfg.DISTILL.INSTANCE.INPUT, amp=amp)

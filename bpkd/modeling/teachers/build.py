@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 
 from bpkd.config import teacher_nodes, teacher_shares
 from bpkd.convert import load_strict
+from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import Network, build_student, task_of
 from bpkd.tasks import INSTANCE
 
@@ -50,6 +50,8 @@ def build_teacher(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER
     device, exported = torch.device(cfg.MODEL.DEVICE), bool(node.EXPORTED)
     chosen = Optimizations.choose(node.OPTIMIZE, node.AMP, device, exported=exported, key=key)
     model = build_teacher_model(cfg, node, key)
+    if not isinstance(model, DenseModel):
+        raise TypeError(f"{key}: expected a teacher for semantic segmentation, got {type(model).__name__}.")
     height, width = cfg.INPUT.CROP_SIZE
     generator = torch.Generator().manual_seed(0)
     optimize_for_inference(model, chosen, lambda: torch.randn(1, 3, height, width, generator=generator).to(device))
@@ -58,7 +60,7 @@ def build_teacher(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER
     return FrozenTeacher(model, amp=chosen.amp, features_unavailable_reason=reason, stream="stream" in chosen.names)
 
 
-def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER") -> Any:
+def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEACHER") -> Network:
     """Builds a teacher's network, for either task: from its own config file and weights, or from an exported file.
 
     Args:
