@@ -20,7 +20,7 @@ def rename_tree(tree: Mapping[str, Any], *, warn: bool = True, prefix: str = "")
 
     Args:
         tree: What a YAML file holds, nested.
-        warn: Warn once per old key. False for records of finished runs, which nobody is going to change.
+        warn: Warn once per old key. False for records of finished runs.
         prefix: Dotted key of the node that ``tree`` is, with a dot at its end; empty for a whole config.
     """
     renamed: dict[str, Any] = {}

@@ -145,9 +145,9 @@ def slowdown(dtype: str, device: torch.device, *, gradient: bool = True) -> floa
     @torch.autocast(device.type, enabled=False)
     def seconds(kind: torch.dtype) -> float:
         start = time.perf_counter()
-        answer = F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float()
+        output = F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float()
         if gradient:
-            answer.backward()
+            output.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start

@@ -47,7 +47,7 @@ class DistillationWrapper(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
-        # Imported here: it is moving to a module above this one.
+        # Imported here: that module imports this one.
         from bpkd.modeling.distillation import method_names
 
         names = method_names(cfg)

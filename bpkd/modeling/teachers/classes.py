@@ -36,25 +36,22 @@ def match_classes(model: Network, cfg: CfgNode, names: Names, *, class_map: list
         ValueError: the classes differ, or the map is wrong.
     """
     task = task_of(cfg)
-    count = task.num_classes(cfg)
-    if class_map and isinstance(model, DenseModel):
-        model.output_map = partial(_mapped, class_map=class_map, num_classes=count)
-        model.output_map(torch.zeros(1, model.num_classes, 1, 1))  # refuses a wrong map now
-        return
-    mapped = isinstance(model, DenseModel)
+    count, advice = task.num_classes(cfg), "Train the teacher on the same classes."
+    if isinstance(model, DenseModel):
+        if class_map:
+            model.output_map = partial(_mapped, class_map=class_map, num_classes=count)
+            model.output_map(torch.zeros(1, model.num_classes, 1, 1))  # refuses a wrong map now
+            return
+        advice = (
+            f"Give {key}.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the "
+            "teacher's class t, or -1. Or train the teacher on the same classes."
+        )
     if model.num_classes != count:
-        advice = "Train the teacher on the same classes."
-        if mapped:
-            advice = (
-                f"Give {key}.CLASS_MAP, a list of {model.num_classes} entries: entry t is the student's class for the "
-                "teacher's class t, or -1."
-            )
         raise ValueError(
             f"Teacher and student: expected the same classes, got {model.num_classes} and {count} ({task.class_key}). "
             f"{advice}"
         )
-    advice = f"Give {key}.CLASS_MAP, or train the teacher on the same classes."
-    check_class_names(names, class_names(cfg), advice=advice if mapped else "Train the teacher on the same classes.")
+    check_class_names(names, class_names(cfg), advice=advice)
 
 
 def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
@@ -66,7 +63,7 @@ def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
 
 
 def _categories(file: str) -> list[str]:
-    """Reads the classes of a COCO file that was not read yet; none where it has none: its reader will say so."""
+    """Returns the classes of a COCO file that was not read yet; none where it has none, which its reader reports."""
     try:
         rows = json.loads(Path(file).read_text())["categories"]
         return [row["name"] for row in sorted(rows, key=lambda row: row["id"])]
