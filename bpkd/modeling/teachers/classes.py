@@ -48,7 +48,7 @@ def match_classes(model: Network, cfg: CfgNode, names: Names, *, class_map: list
         )
     if model.num_classes != count:
         raise ValueError(
-            f"Teacher and student: expected the same classes, got {model.num_classes} and {count} ({task.class_key}). "
+            f"Teacher and student: expected the same classes ({task.class_key}), got {model.num_classes} and {count}. "
             f"{advice}"
         )
     check_class_names(names, class_names(cfg), advice=advice)

@@ -293,7 +293,7 @@ def test_gradient_probe_measures_every_term(tmp_path: Path) -> None:
         ([NODE + "INPUT", "other"], "DISTILL.INSTANCE.INPUT: expected one of same, same_ranges, own_size"),
         ([NODE + "CATEGORY_WEIGHT", 0.0, NODE + "MASK_WEIGHT", 0.0], "expected CATEGORY_WEIGHT or MASK_WEIGHT above 0"),
         (["MODEL.SOLOV2.NUM_GRIDS", [8, 8, 6, 4, 3]], "MODEL.SOLOV2.NUM_GRIDS: expected the same"),
-        (["MODEL.SOLOV2.NUM_CLASSES", 3], r"expected the same classes, got 4 and 3 \(MODEL.SOLOV2.NUM_CLASSES\)"),
+        (["MODEL.SOLOV2.NUM_CLASSES", 3], r"expected the same classes \(MODEL.SOLOV2.NUM_CLASSES\), got 4 and 3"),
         (["TEACHER.CLASS_MAP", [0, 1, 2, 3]], "TEACHER.CLASS_MAP: expected nothing for InstanceDistiller"),
         (
             ["TEACHER.OPTS", ["MODEL.SOLOV2.NUM_CLASSES", "3"]],
