@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from bpkd.files import write_text
+
 PACKAGES = ("torch", "torchvision", "numpy", "detectron2", "sal-detectron2", "opencv-python-headless", "fvcore")
 # What every record of a run holds; ``metrics`` is a flat dict of percentages, ``config`` the whole config as YAML.
 KEYS = (
@@ -49,9 +51,7 @@ def write_records(path: str | Path, records: Sequence[Mapping[str, Any]]) -> Non
     """Writes a list of runs, whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".tmp")
-    part.write_text(json.dumps([dict(r) for r in records], indent=1) + "\n")
-    part.replace(target)
+    write_text(target, json.dumps([dict(r) for r in records], indent=1) + "\n")
 
 
 def environment() -> dict[str, Any]:

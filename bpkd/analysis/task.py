@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bpkd.tasks import INSTANCE, SEMANTIC
+
 Column = tuple[str, str, int]
 """(title, metric, decimals) of a table's column."""
 
@@ -42,7 +44,7 @@ class Task:
 
 INSTANCES = Task(
     instances=True,
-    score="AP",
+    score=INSTANCE.score,
     edge="boundary_AP",
     columns=(
         ("mask AP", "AP", 2),
@@ -62,7 +64,7 @@ def label_maps(trimap_width: int) -> Task:
     """Returns the figures of networks for label maps, edges by the trimap band of this half-width."""
     return Task(
         instances=False,
-        score="mIoU",
+        score=SEMANTIC.score,
         edge=f"trimap_w{trimap_width}",
         columns=(
             ("mIoU", "mIoU", 2),

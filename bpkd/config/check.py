@@ -6,9 +6,13 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from bpkd.tasks import INSTANCE, SEMANTIC
+
 from .distillation import WRAPPERS
 from .teachers import teacher_nodes, teacher_shares
 
+AMP_NAMES = ("off", "bf16", "fp16")
+AMP_CHOICES = ("auto", *AMP_NAMES)
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "DATASETS.CHECK": ("full", "fast", "off"),
@@ -16,9 +20,9 @@ CHOICES = {
     "TEST.MODE": ("whole", "slide"),
     "TEST.ABSENT_CLASS": ("zero", "skip"),
     "TEST.COCO_BACKEND": ("auto", "pycocotools", "faster-coco-eval"),
-    "SOLVER.AMP.DTYPE": ("auto", "off", "bf16", "fp16"),
+    "SOLVER.AMP.DTYPE": AMP_CHOICES,
     "SOLVER.OPTIMIZER": ("sgd", "adamw"),
-    "TEACHER.AMP": ("auto", "off", "bf16", "fp16"),
+    "TEACHER.AMP": AMP_CHOICES,
     "TEACHER.COMBINE": ("probabilities", "losses"),
     "DISTILL.INSTANCE.INPUT": ("same", "same_ranges", "own_size"),
     "DISTILL.INSTANCE.CATEGORY_EDGES": ("boundary", "grid"),
@@ -87,10 +91,10 @@ def _check_distillation(cfg: CfgNode) -> None:
 
 def _check_edge_masks(cfg: CfgNode) -> None:
     key, architecture = "DATALOADER.EDGE_MASKS workers", cfg.MODEL.META_ARCHITECTURE
-    if architecture == "InstanceDistiller":
+    if architecture == INSTANCE.wrapper:
         raise ValueError(
-            f"{key}: expected label maps (MODEL.META_ARCHITECTURE SemanticDistiller), got {architecture}: the edges of "
-            "instances are made of their masks, in the step. Set DATALOADER.EDGE_MASKS step."
+            f"{key}: expected {SEMANTIC.labels} (MODEL.META_ARCHITECTURE SemanticDistiller), got {architecture}: the "
+            "edges of instances are made of their masks, in the step. Set DATALOADER.EDGE_MASKS step."
         )
     if architecture not in WRAPPERS or cfg.DISTILL.METHOD == "none":
         raise ValueError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
+from bpkd.tasks import TASKS
+
 # Meta-architectures that train DISTILL.STUDENT with a teacher.
-WRAPPERS = ("SemanticDistiller", "InstanceDistiller")
+WRAPPERS = tuple(task.wrapper for task in TASKS)
 
 
 def add_distillation(cfg: CN) -> None:
@@ -56,11 +58,11 @@ def add_teacher_keys(node: CN) -> None:
     node.CLASS_MAP = []
     # Autocast type of the teacher's forward pass: "auto", "off", "bf16" or "fp16", as SOLVER.AMP.DTYPE.
     node.AMP = "off"
-    # How else it is made faster (docs/methods.md, "A fast teacher"). "off": not. "auto": what is known to help on the
+    # Inference optimisations (docs/methods.md, "A fast teacher"). "off": none. "auto": what is known to help on the
     # device: batch norm folded, channels-last, and AMP bf16 where AMP is off and the device computes in it. Or names
     # joined by "+": "fold", "channels_last", "compile" (torch.compile), "graphs" (the same with CUDA graphs), "stream"
     # (beside the student on a CUDA stream of its own).
-    node.FAST = "off"
+    node.OPTIMIZE = "off"
 
 
 def _add_kd(cfg: CN) -> None:

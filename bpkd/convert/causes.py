@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bpkd.tasks import INSTANCE, SEMANTIC
+
 from .architectures import RESNETS
 
 # Number of classes -> data set, and its first class.
@@ -35,8 +37,8 @@ def likely_causes(file: Shapes, network: Shapes, names: Sequence[str] | None = N
     """Compares two networks by their keys and shapes.
 
     Args:
-        file: of the checkpoint, keys with the prefixes ``backbone.``, ``decode_head.``, ``auxiliary_head.``.
-        network: of the network that it does not fit.
+        file: Shapes of the checkpoint, keys with the prefixes ``backbone.``, ``decode_head.``, ``auxiliary_head.``.
+        network: Shapes of the network that it does not fit.
         names: class names that the file states.
 
     Returns:
@@ -62,11 +64,11 @@ def likely_causes(file: Shapes, network: Shapes, names: Sequence[str] | None = N
 
 
 def traits(shapes: Shapes) -> dict[str, Any]:
-    """Returns what keys and shapes tell about a network; None for what they do not tell."""
+    """Returns what follows from a network's keys and shapes; None for what does not."""
     backbone = _marked(shapes, "backbone.", BACKBONES)
     head = _marked(shapes, "decode_head.", HEADS)
     classifier, auxiliary = (shapes.get(f"{part}_head.conv_seg.weight") for part in ("decode", "auxiliary"))
-    objects = shapes.get("ins_head.cate_pred.weight")
+    instance_head = shapes.get("ins_head.cate_pred.weight")
     return {
         "backbone": backbone,
         "stem": _stem(shapes) if backbone == "ResNet" else None,
@@ -76,8 +78,8 @@ def traits(shapes: Shapes) -> dict[str, Any]:
         "mobilenet": (shapes.get("backbone.conv1.conv.weight") or (None,))[0] if backbone == "MobileNetV2" else None,
         "head": head,
         "channels": classifier[1] if classifier else None,
-        "classes": next((found[0] for found in (classifier, objects) if found), None),
-        "class_key": f"MODEL.{'SOLOV2' if objects else 'SEM_SEG_HEAD'}.NUM_CLASSES",
+        "classes": next((found[0] for found in (classifier, instance_head) if found), None),
+        "class_key": (INSTANCE if instance_head else SEMANTIC).class_key,
         "auxiliary": (auxiliary is not None) if classifier else None,
         "auxiliary_channels": auxiliary[1] if auxiliary else None,
     }

@@ -56,7 +56,7 @@ def read_checkpoint(path: str, *, source: str = "weights") -> Checkpoint:
 
     Args:
         path: file.
-        source: where the path comes from, for messages.
+        source: Option or key that the path comes from, for messages.
 
     Returns:
         The weights in the file's order, and what the file says about itself.

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bpkd.files import sha256_of
+
 from .architectures import COUNTER, architecture_keys
 from .checkpoint import Checkpoint, read_checkpoint
-from .files import sha256_of
 from .rules import OWN, RuleError, RuleSet, recognise, rename
 from .strict import CheckpointError, check_fit, refuse_backbone, rename_backbone
 
@@ -67,8 +68,8 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
 
     Args:
         path: file.
-        network: that the weights are for. None: a ResNet's or MobileNetV2's backbone is checked against the keys of
-            its architecture.
+        network: Network that the weights are for. None: a ResNet's or MobileNetV2's backbone is checked against the
+            keys of its architecture.
         source: one of `bpkd.convert.rules.SOURCES`.
 
     Returns:
@@ -163,7 +164,7 @@ def as_mmseg(
     """Returns the content of a file for OpenMMLab.
 
     Args:
-        done: from `convert_checkpoint`.
+        done: Result of `convert_checkpoint`.
         classes: names where the file states none.
         palette: colours where the file states none; OpenMMLab's inference wants both.
 

@@ -1,24 +1,15 @@
-"""Files as such: their hash, and how one is written whole or not at all."""
+"""Files of converted checkpoints: the hash in their name, and where one may be written."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-
-def sha256_of(path: str) -> str:
-    """Returns a file's SHA-256 in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+from bpkd.files import replacing
 
 
 def hash_warning(path: str, sha256: str) -> str | None:
@@ -36,28 +27,18 @@ def write(content: Mapping[str, Any], path: str, *, source: str, force: bool = F
     """Writes a file, whole or not at all.
 
     Args:
-        content: for torch.save.
-        path: where to.
-        source: file that it was made from; never overwritten.
-        force: replace a file that is there.
+        content: Value for torch.save.
+        path: File to write.
+        source: File that it was made from; never overwritten.
+        force: Replace a file that is there.
 
     Raises:
         FileExistsError: there is a file.
         FileNotFoundError: the folder does not exist.
     """
     check_target(path, source=source, force=force)
-    folder = os.path.dirname(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".convert-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            torch.save(dict(content), f)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are for their owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as part:
+        torch.save(dict(content), part)
 
 
 def check_target(path: str, *, source: str, force: bool = False) -> None:

@@ -70,7 +70,7 @@ def recognise(keys: Iterable[str], source: str = "auto") -> RuleSet:
     """Finds the rules for a file.
 
     Args:
-        keys: of its state dict.
+        keys: Keys of the file's state dict.
         source: one of `SOURCES`; "auto" tries all.
 
     Returns:
@@ -94,7 +94,7 @@ def rename(state: Mapping[str, Tensor], rules: RuleSet) -> Renamed:
 
     Args:
         state: their weights.
-        rules: from `recognise`.
+        rules: Rules of `recognise`.
 
     Returns:
         Our weights in the order of theirs.

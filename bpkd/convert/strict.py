@@ -48,7 +48,7 @@ def load_strict(
     Args:
         model: network, unwrapped.
         path: file.
-        source: where the path comes from, for messages.
+        source: Option or key that the path comes from, for messages.
         drop: key prefixes to leave out, with a line in the log.
 
     Returns:
@@ -82,7 +82,7 @@ def load_backbone(backbone: nn.Module, path: str, *, source_name: str = "MODEL.B
     Args:
         backbone: its keys have no prefix.
         path: file.
-        source_name: where the path comes from, for messages.
+        source_name: Option or key that the path comes from, for messages.
 
     Returns:
         What the file says about itself; ``dropped`` names the classifier's keys.
@@ -170,7 +170,7 @@ def check_fit(
         expected: the network's.
         where: the file, for messages.
         classes: names that the file states.
-        prefix: of both in a whole network.
+        prefix: Beginning of the keys of both in a whole network.
 
     Raises:
         CheckpointError: a key is missing or left over, or a shape differs; the message says the likely cause.

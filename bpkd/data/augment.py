@@ -87,10 +87,10 @@ class TrainAugmentation:
     Args:
         crop_size: (height, width); smaller images are cropped to what exists.
         resize_box: (width, height) that the image is fitted into before the random factor; (0, 0): its own size.
-        scale_range: of the uniform factor.
+        scale_range: Bounds of the uniform random factor.
         max_class_share: a crop is redrawn, ten times at most, while its largest class holds this share of its valid
             pixels or more; the last draw is taken unchecked.
-        flip_prob: of mirroring.
+        flip_prob: Probability of mirroring.
         distort: photometric distortion on or off.
         ignore_index: label that does not count for the share.
     """

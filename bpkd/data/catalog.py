@@ -30,7 +30,7 @@ def register_datasets(cfg: CfgNode) -> None:
     root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     for spec in (*published_sets(root), *_procedural(cfg.DATASETS.PROCEDURAL)):
         _register(spec)
-    _register_procedural_objects(cfg.DATASETS.PROCEDURAL)
+    _register_procedural_instances(cfg.DATASETS.PROCEDURAL)
     if cfg.DATASETS.FOLDER.NAME:
         _register_folder(cfg.DATASETS.FOLDER, root)
     if cfg.DATASETS.COCO_FOLDER.NAME:
@@ -81,10 +81,10 @@ def _procedural(node: CfgNode) -> list[SemanticSet]:
     ]
 
 
-def _register_procedural_objects(node: CfgNode) -> None:
+def _register_procedural_instances(node: CfgNode) -> None:
     for split, first, count in _scene_splits(node):
         metadata = _fresh(name := f"procedural_objects_{split}")
-        DatasetCatalog.register(name, partial(procedural_objects, node.SEED, first, count, *node.SIZE))
+        DatasetCatalog.register(name, partial(procedural_instances, node.SEED, first, count, *node.SIZE))
         metadata.set(
             thing_classes=list(procedural.CLASSES[procedural.POLE :]),
             thing_colors=[tuple(c) for c in procedural.COLORS[procedural.POLE :]],
@@ -161,8 +161,8 @@ def procedural_items(seed: int, first: int, count: int, height: int, width: int)
     ]
 
 
-def procedural_objects(seed: int, first: int, count: int, height: int, width: int) -> list[dict[str, Any]]:
-    """Lists the scenes of a split with their poles, fences and textured objects as run-length masks."""
+def procedural_instances(seed: int, first: int, count: int, height: int, width: int) -> list[dict[str, Any]]:
+    """Lists the scenes of a split with their poles, fences and textured shapes as run-length masks."""
     return [
         {**item, "image_id": number, "height": height, "width": width, "annotations": _drawn(item["procedural"])}
         for number, item in enumerate(procedural_items(seed, first, count, height, width), start=first)

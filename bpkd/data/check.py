@@ -29,7 +29,7 @@ class Survey:
 
     classes: tuple[str, ...]
     table: list[int] | None
-    """Mask value -> trained id; None for a set of objects."""
+    """Mask value -> trained id; None for a set of instances."""
 
     images: int = 0
     problems: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Survey:
     """Images of each (height, width)."""
 
     def __post_init__(self) -> None:
-        """Makes the counters: pixels (or objects) and images of every id, 255 ignored, and pixels of every value."""
+        """Makes the counters: pixels (or instances) and images of every id, 255 ignored, and pixels of every value."""
         length = max(256, len(self.classes))
         self.values, self.amounts, self.occurs = (np.zeros(length, np.int64) for _ in range(3))
         self.ids = np.asarray(self.table if self.table else range(length))
@@ -45,7 +45,7 @@ class Survey:
     @property
     def unit(self) -> str:
         """What ``amounts`` counts."""
-        return "pixels" if self.table else "objects"
+        return "pixels" if self.table else "instances"
 
     def add(self, seen: _Look) -> None:
         """Counts one image in."""
@@ -83,10 +83,10 @@ def check_dataset(name: str, mode: str = "full", *, subset: bool = False) -> int
 def survey_dataset(
     name: str, mode: str = "full", *, subset: bool = False, draw: bool = True, progress: bool = False
 ) -> Survey:
-    """Checks every image of a registered data set and counts what its masks or objects hold.
+    """Checks every image of a registered data set and counts what its masks or instances hold.
 
     Args:
-        name: in Detectron2's catalog.
+        name: Name in Detectron2's catalog.
         mode: "full" decodes every image and mask and compares sizes and ids; "fast" only looks for the files.
         subset: accept fewer images than are published.
         draw: count the pixels of procedural scenes too, which cannot be wrong.
@@ -119,7 +119,7 @@ def survey_dataset(
     def look(item: dict[str, Any]) -> _Look:
         if "procedural" in item and not draw:
             return _Look()
-        return _look_at_mask(item, table, mode) if table else _look_at_objects(item, mode)
+        return _look_at_mask(item, table, mode) if table else _look_at_instances(item, mode)
 
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
         for seen in tqdm(pool.map(look, items), name, len(items), disable=not progress, unit="image"):
@@ -163,12 +163,12 @@ def _faults_of_the_whole(name: str, items: list[dict[str, Any]], values: NDArray
 
 
 def _unlabelled(meta: Any, items: list[dict[str, Any]], values: NDArray[np.int64]) -> list[str]:
-    """Finds a split whose every pixel is ignored, or that has no object: it would train on nothing."""
+    """Finds a split whose every pixel is ignored, or that has no instance: nothing could be learned from it."""
     table = meta.get("label_table")
     if not table:
         if any(item.get("annotations") for item in items):
             return []
-        return [f"none of the {len(items)} images has an object: expected annotations in {meta.get('json_file')}."]
+        return [f"none of the {len(items)} images has an instance: expected annotations in {meta.get('json_file')}."]
     if values.any() and not values[np.asarray(table) != IGNORE].any() and not meta.get("labels_withheld"):
         found = np.flatnonzero(values).tolist()
         return [f"every pixel of the {len(items)} masks is ignored: they hold the values {found} alone."]
@@ -211,7 +211,7 @@ def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
     return _Look(damage) if damage else _Look(size=(label.shape[0], label.shape[1]), values=values)
 
 
-def _look_at_objects(item: dict[str, Any], mode: str) -> _Look:
+def _look_at_instances(item: dict[str, Any], mode: str) -> _Look:
     name, drawn = item["file_name"], "procedural" in item
     if not drawn and not os.path.isfile(name):
         return _Look(f"{name}: missing")
@@ -229,7 +229,7 @@ def _look_at_objects(item: dict[str, Any], mode: str) -> _Look:
             return _Look(f"{name}: image {height}x{width}, in the JSON {stated}: sizes differ")
     masks = [a.get("segmentation") for a in item.get("annotations", ())]
     if any(isinstance(m, dict) and tuple(m["size"]) != (item["height"], item["width"]) for m in masks):
-        return _Look(f"{name}: an object's run-length mask has another size than the image")
+        return _Look(f"{name}: an instance's run-length mask has another size than the image")
     ids = [a["category_id"] for a in item.get("annotations", ()) if not a.get("iscrowd")]
     return _Look(size=size, values=np.bincount(np.asarray(ids, int), minlength=256))
 

@@ -1,4 +1,4 @@
-"""Images and label maps from disk, each error with its file's name."""
+"""Images and semantic segmentation labels from disk; every error names its file."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def read_raw_label(item: dict[str, Any]) -> Array:
 
 
 def read_label(item: dict[str, Any], table: list[int]) -> Array:
-    """Reads a dataset dict's label map: trained ids 0..K-1 and 255.
+    """Reads a dataset dict's semantic segmentation labels: trained ids 0..K-1 and 255.
 
     Args:
-        item: dataset dict.
-        table: from ``label_table``.
+        item: Dataset dict.
+        table: Table of `label_table`.
 
     Raises:
         DatasetError: unreadable, or a value that the table does not have.
@@ -99,9 +99,9 @@ def check_values(item: dict[str, Any], counts: NDArray[np.int64], table: list[in
     """Makes sure that a mask holds only values that the table has.
 
     Args:
-        item: dataset dict.
+        item: Dataset dict.
         counts: [256] pixels of each value of its mask.
-        table: from ``label_table``.
+        table: Table of `label_table`.
 
     Raises:
         DatasetError: it holds another; the message names it.

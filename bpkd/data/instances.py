@@ -1,4 +1,4 @@
-"""From dataset dicts with objects to a model's input: Detectron2's transforms, drawn by our own generator."""
+"""From dataset dicts with instances to a model's input: Detectron2's transforms, with an explicit generator."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def shortest_side(height: int, width: int, length: int, longest: int) -> Any:
 
 
 class InstanceTrainMapper:
-    """Reads, augments, and draws the masks of objects; crowds are left out."""
+    """Reads, augments, and draws the masks of instances; crowds are left out."""
 
     def __init__(
         self, augmentation: InstanceAugmentation, fmt: str, teacher_size: tuple[int, int] | None = None
@@ -81,8 +81,8 @@ class InstanceTrainMapper:
         """Takes the augmentation and the colour order.
 
         Args:
-            augmentation: of the student's picture.
-            fmt: colour order.
+            augmentation: Augmentation of the student's picture.
+            fmt: Colour order, "RGB" or "BGR".
             teacher_size: (shortest, longest at most) side of a second picture for a teacher that sees another size,
                 mirrored as the first one; None: no second picture.
 
@@ -130,7 +130,7 @@ class InstanceTrainMapper:
         transforms = self.augmentation.draw(original.shape[0], original.shape[1], rng)
         image = transforms.apply_image(original)
         size = (image.shape[0], image.shape[1])
-        objects = [
+        annotated = [
             transform_instance_annotations(copy.deepcopy(one), transforms, size)
             for one in item["annotations"]
             if not one.get("iscrowd", 0)
@@ -140,7 +140,7 @@ class InstanceTrainMapper:
             **rest,
             "image": as_tensor(image, self.fmt),
             "image_format": self.fmt,
-            "instances": _instances(objects, size, cropped=self.augmentation.crop is not None),
+            "instances": _instances(annotated, size, cropped=self.augmentation.crop is not None),
             "height": size[0],
             "width": size[1],
             **self._second(original, transforms),
@@ -156,9 +156,9 @@ class InstanceTrainMapper:
         return {"teacher_image": as_tensor(image, self.fmt)}
 
 
-def _instances(objects: Sequence[dict[str, Any]], size: tuple[int, int], *, cropped: bool) -> Instances:
-    instances = annotations_to_instances(objects, size, mask_format="bitmask")
-    if not objects:
+def _instances(annotated: Sequence[dict[str, Any]], size: tuple[int, int], *, cropped: bool) -> Instances:
+    instances = annotations_to_instances(annotated, size, mask_format="bitmask")
+    if not annotated:
         return instances
     if cropped:  # a box of what is left, not the part of the old box inside the crop
         instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
@@ -166,18 +166,18 @@ def _instances(objects: Sequence[dict[str, Any]], size: tuple[int, int], *, crop
 
 
 def instances_at(item: dict[str, Any], short: int, longest: int) -> Instances:
-    """Returns a dataset dict's objects without crowds, as a test image of these sides shows them (0: its own size)."""
+    """Returns a dataset dict's instances without crowds, at the size of a test image of these sides (0: its own)."""
     transform = shortest_side(int(item["height"]), int(item["width"]), short, longest)
     size = (transform.new_h, transform.new_w)
     chain = T.TransformList([transform])
-    objects = [one for one in item["annotations"] if not one.get("iscrowd", 0)]
+    annotated = [one for one in item["annotations"] if not one.get("iscrowd", 0)]
     return _instances(
-        [transform_instance_annotations(copy.deepcopy(o), chain, size) for o in objects], size, cropped=False
+        [transform_instance_annotations(copy.deepcopy(o), chain, size) for o in annotated], size, cropped=False
     )
 
 
 def label_masks(item: dict[str, Any]) -> NDArray[np.bool_]:
-    """Returns bool [n, height, width]: the masks of a dataset dict's objects at its own size, without crowds."""
+    """Returns bool [n, height, width]: the masks of a dataset dict's instances at its own size, without crowds."""
     found = instances_at(item, 0, 0)
     if not found.get_fields() or not len(found):  # without fields it has no length
         return np.zeros((0, *found.image_size), bool)
@@ -185,7 +185,7 @@ def label_masks(item: dict[str, Any]) -> NDArray[np.bool_]:
     return masks
 
 
-class InstanceTestMapper:
+class InstanceEvalMapper:
     """Reads and resizes a test image."""
 
     def __init__(self, fmt: str, short: int, longest: int) -> None:

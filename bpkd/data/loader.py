@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,13 +14,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bpkd.config import loader_workers
+from bpkd.tasks import INSTANCE, SEMANTIC
 
+from .classes import check_class_count, check_same_classes, dataset_task
 from .files import DatasetError
-from .instances import InstanceTestMapper, InstanceTrainMapper
-from .mapper import Edges, TestMapper, TrainMapper
+from .instances import InstanceEvalMapper, InstanceTrainMapper
+from .mapper import Edges, EvalMapper, TrainMapper
 
 TrainMap = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
-TestMap = Callable[[dict[str, Any]], dict[str, Any]]
+EvalMap = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @contextmanager
@@ -91,12 +93,10 @@ class TrainStream(Dataset[dict[str, Any]]):
         return {**sample, "position": position}
 
 
-class TestItems(Dataset[dict[str, Any]]):
+class EvalDataset(Dataset[dict[str, Any]]):
     """Test images of one process."""
 
-    __test__ = False
-
-    def __init__(self, items: list[dict[str, Any]], mapper: TestMap) -> None:
+    def __init__(self, items: list[dict[str, Any]], mapper: EvalMap) -> None:
         """Takes dataset dicts and mapper."""
         self.items, self.mapper = items, mapper
 
@@ -128,28 +128,21 @@ def build_train_loader(
     Args:
         cfg: DATASETS.TRAIN, INPUT, SOLVER.IMS_PER_BATCH (over all processes), SOLVER.ACCUMULATE, SEED,
             DATALOADER.NUM_WORKERS (see `loader_workers`) and REPEAT.
-        start_iter: iteration to start at.
-        rank: this process.
-        world_size: number of processes.
-        edges: what finds the edges of an augmented label map, in the worker that has loaded it (``edge_rows`` of the
-            sample); None: nothing does.
+        start_iter: Iteration to start at.
+        rank: Rank of this process.
+        world_size: Number of processes.
+        edges: Finds the edges of augmented labels in the worker that has loaded them (``edge_rows`` of the sample);
+            None: they are not looked for.
 
     Returns:
         Loader of lists of dicts.
 
     Raises:
-        ValueError: the batch does not divide, the training sets have different classes, or edges of label maps are
-            wanted of objects.
-        DatasetError: no image of the training sets has an object.
+        ValueError: the batch does not divide, the training sets have different classes, or ``edges`` is given for
+            instances.
+        DatasetError: no image of the training sets has an instance.
     """
-    items = [item for name in cfg.DATASETS.TRAIN for item in DatasetCatalog.get(name)]
-    mapper: TrainMap
-    if holds_objects(cfg.DATASETS.TRAIN[0]):
-        if edges is not None:
-            raise ValueError(f"edges: expected data sets with label maps, got objects ({cfg.DATASETS.TRAIN[0]}).")
-        items, mapper = _objects(cfg, items)
-    else:
-        mapper = TrainMapper.from_config(cfg, _label_table(cfg.DATASETS.TRAIN), edges=edges)
+    items, mapper = TRAINING[dataset_task(cfg.DATASETS.TRAIN[0])](cfg, edges)
     sampler = PositionSampler(
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         start=start_iter * cfg.SOLVER.ACCUMULATE,
@@ -171,15 +164,9 @@ def build_train_loader(
 def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[dict[str, Any]]:
     """Builds the loader over this process's share of a test set, one image a batch."""
     items = DatasetCatalog.get(name)[rank::world_size]
-    mapper: TestMap
-    if holds_objects(name):
-        check_objects(cfg, [name])
-        mapper = InstanceTestMapper(cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    else:
-        box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])
-        mapper = TestMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box)
+    mapper = EVALUATION[dataset_task(name)](cfg, name)
     return DataLoader(
-        TestItems(items, mapper),
+        EvalDataset(items, mapper),
         batch_size=1,
         num_workers=loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE),
         collate_fn=_as_list,
@@ -187,40 +174,39 @@ def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int
     )
 
 
-def holds_objects(name: str) -> bool:
-    """Whether a registered data set holds objects and not label maps."""
-    return MetadataCatalog.get(name).get("evaluator_type") == "coco"
+def _semantic_training(cfg: CfgNode, edges: Edges | None) -> tuple[list[dict[str, Any]], TrainMap]:
+    names = cfg.DATASETS.TRAIN
+    items = [item for name in names for item in DatasetCatalog.get(name)]
+    check_same_classes(names)
+    tables = [MetadataCatalog.get(name).label_table for name in names]
+    if any(table != tables[0] for table in tables):
+        raise ValueError(f"DATASETS.TRAIN: expected sets with the same mask values, got {list(names)}.")
+    return items, TrainMapper.from_config(cfg, list(tables[0]), edges=edges)
 
 
-def check_objects(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Compares the classes of data sets, which have been read, with the network's.
-
-    Raises:
-        ValueError: the sets differ, or the network has another number of classes.
-    """
-    classes = [list(MetadataCatalog.get(name).get("thing_classes", ())) for name in names]
-    if any(own != classes[0] for own in classes):
-        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes, got {list(names)}.")
-    wanted = cfg.MODEL.SOLOV2.NUM_CLASSES
-    if len(classes[0]) != wanted:
-        raise ValueError(
-            f"MODEL.SOLOV2.NUM_CLASSES is {wanted}, but {names[0]} has {len(classes[0])} classes "
-            f"({', '.join(classes[0][:4])}). Set it to {len(classes[0])}."
-        )
-
-
-def _objects(cfg: CfgNode, items: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], TrainMap]:
-    check_objects(cfg, cfg.DATASETS.TRAIN)
+def _instance_training(cfg: CfgNode, edges: Edges | None) -> tuple[list[dict[str, Any]], TrainMap]:
+    names = cfg.DATASETS.TRAIN
+    items = [item for name in names for item in DatasetCatalog.get(name)]
+    if edges is not None:
+        raise ValueError(f"edges: expected data sets with {SEMANTIC.labels}, got {INSTANCE.labels} ({names[0]}).")
+    check_same_classes(names)
+    check_class_count(cfg, names[0], read=True)
     kept = [item for item in items if any(not one.get("iscrowd", 0) for one in item["annotations"])]
     if not kept:
-        raise DatasetError(f"{', '.join(cfg.DATASETS.TRAIN)}: none of {len(items)} images has an object.")
+        raise DatasetError(f"{', '.join(names)}: none of {len(items)} images has an instance.")
     return (kept if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS else items), InstanceTrainMapper.from_config(cfg)
 
 
-def _label_table(names: Sequence[str]) -> list[int]:
-    tables = [MetadataCatalog.get(name).label_table for name in names]
-    if any(MetadataCatalog.get(n).stuff_classes != MetadataCatalog.get(names[0]).stuff_classes for n in names):
-        raise ValueError(f"DATASETS.TRAIN: expected sets with the same classes, got {list(names)}.")
-    if any(table != tables[0] for table in tables):
-        raise ValueError(f"DATASETS.TRAIN: expected sets with the same mask values, got {list(names)}.")
-    return list(tables[0])
+def _semantic_evaluation(cfg: CfgNode, name: str) -> EvalMap:
+    box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])
+    return EvalMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box)
+
+
+def _instance_evaluation(cfg: CfgNode, name: str) -> EvalMap:
+    check_class_count(cfg, name, read=True)
+    return InstanceEvalMapper(cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+
+
+# What a loader reads and how an item becomes a sample, by the task of the data set.
+TRAINING = {SEMANTIC: _semantic_training, INSTANCE: _instance_training}
+EVALUATION = {SEMANTIC: _semantic_evaluation, INSTANCE: _instance_evaluation}

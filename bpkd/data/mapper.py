@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .augment import TrainAugmentation, fitted_size, resize
 from .files import DatasetError, read_image, read_label
 
-# From a label map [h, w] to what the model takes for its edges.
+# From labels [h, w] to what the model takes for their edges.
 Edges = Callable[[torch.Tensor], Any]
 
 
@@ -32,7 +32,7 @@ class TrainMapper:
     def __init__(
         self, augmentation: TrainAugmentation, fmt: str, table: list[int], *, edges: Edges | None = None
     ) -> None:
-        """Takes the augmentation, the colour order, the label table, and what finds the edges of labels, if anything.
+        """Takes the augmentation, the colour order, the label table, and a function that finds the edges of labels.
 
         The edges are those of the augmented labels, and left to `edges` to pad.
         """
@@ -70,10 +70,8 @@ class TrainMapper:
         }
 
 
-class TestMapper:
-    """Reads and resizes a test image; the label map stays at its original size."""
-
-    __test__ = False  # not a test class, whatever its name
+class EvalMapper:
+    """Reads and resizes a test image; the labels stay at their original size."""
 
     def __init__(self, fmt: str, table: list[int], box: tuple[int, int] = (0, 0)) -> None:
         """Takes colour order, label table and the (width, height) that images are fitted into; (0, 0): own size."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,6 +12,8 @@ from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
+
+from bpkd.files import replacing, write_text
 
 from .files import DatasetError
 from .sets import ade20k, cityscapes, coco, pascal_context
@@ -108,9 +109,7 @@ def _write_list(path: Path, names: Sequence[str]) -> None:
             )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(f"{name}\n" for name in names))
-    os.replace(part, path)
+    write_text(path, "".join(f"{name}\n" for name in names))
 
 
 def _nothing_to_do(place: Callable[[Path], Any], why: str, root: Path, workers: int) -> str:
@@ -150,12 +149,8 @@ def make_files(jobs: Sequence[Job], make: Callable[[Any, Path], None], workers: 
 
 def _make_one(make: Callable[[Any, Path], None], job: Job) -> None:
     target, source = job
-    part = target.with_name(f".{target.stem}.{os.getpid()}.part.png")
-    try:
+    with replacing(target) as part:
         make(source, part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _counted(made: int, jobs: Sequence[Job]) -> str:

@@ -230,10 +230,10 @@ def make_scene(seed: int, index: int, height: int, width: int) -> Scene:
     """Draws one scene.
 
     Args:
-        seed: of the data set.
-        index: of the scene in it; the same arguments give the same pixels.
-        height: in pixels, at least 16.
-        width: in pixels, at least 16.
+        seed: Seed of the data set.
+        index: Position of the scene in it; the same arguments give the same pixels.
+        height: Height in pixels, at least 16.
+        width: Width in pixels, at least 16.
 
     Returns:
         The scene; do not write into its arrays, they are cached.

@@ -22,7 +22,7 @@ def contact_sheet(items: Sequence[dict[str, Any]], metadata: Any, count: int) ->
 
     Args:
         items: dataset dicts.
-        metadata: of their data set.
+        metadata: Metadata of their data set.
         count: pairs, taken at even distances: neighbours are often of one scene.
 
     Returns:
@@ -42,7 +42,7 @@ def _row(item: dict[str, Any], metadata: Any, seen: set[int]) -> NDArray[Any]:
         seen |= set(np.unique(ids).tolist())
         labels = _palette(metadata)[ids]
     else:
-        labels = _objects(item, image, metadata)
+        labels = _instances(item, image, metadata)
     both = np.concatenate([image, labels], 1)
     height = max(1, round(WIDTH * image.shape[0] / image.shape[1]))
     caption = np.full((CAPTION, 2 * WIDTH, 3), 255, np.uint8)
@@ -72,7 +72,7 @@ def _write(line: NDArray[np.uint8], text: str, left: int) -> None:
     cv2.putText(line, text, (left, CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
 
 
-def _objects(item: dict[str, Any], image: NDArray[Any], metadata: Any) -> NDArray[Any]:
+def _instances(item: dict[str, Any], image: NDArray[Any], metadata: Any) -> NDArray[Any]:
     drawn = image.astype(np.float32)
     colors = metadata.get("thing_colors")
     for number, annotation in enumerate(item.get("annotations", ())):

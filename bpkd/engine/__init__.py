@@ -1,4 +1,4 @@
-"""Training runs: the only room that knows every other one."""
+"""Training runs: configuration, training loop, evaluation and records of one run."""
 
 from bpkd.extras import need_detectron2
 

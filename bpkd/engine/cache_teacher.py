@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from bpkd.data import build_train_loader
+from bpkd.modeling.teachers.build import build_teachers
 from bpkd.modeling.teachers.cached import (
     FORMATS,
     INDEX,
@@ -20,7 +21,7 @@ from bpkd.modeling.teachers.cached import (
     rows_of,
     samples_needed,
 )
-from bpkd.modeling.teachers.combined import TeacherPanel, build_teachers
+from bpkd.modeling.teachers.combined import TeacherPanel
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,16 @@ def record_teacher(cfg: CfgNode, path: str | Path, *, kind: str = "uint8", sampl
     """Records samples 0, 1, ... of a config's training stream, or goes on with a recording of it.
 
     Args:
-        cfg: of the training that will read it. SOLVER.IMS_PER_BATCH is the batch that the teacher sees.
+        cfg: Config of the training that will read it. SOLVER.IMS_PER_BATCH is the batch that the teacher sees.
         path: folder, made if it is not there.
         kind: "bf16" or "uint8", see `bpkd.modeling.teachers.cached.encode`.
-        samples: how many at least; 0: as many as the training looks at.
+        samples: Least number of samples; 0: as many as the training reads.
 
     Returns:
         The folder; its index says what it holds.
 
     Raises:
-        ValueError: ``kind`` is unknown, the folder holds another recording, or the teachers do not answer as one.
+        ValueError: ``kind`` is unknown, the folder holds another recording, or the teachers have an output each.
     """
     if kind not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {kind!r}.")
@@ -55,7 +56,7 @@ def record_teacher(cfg: CfgNode, path: str | Path, *, kind: str = "uint8", sampl
         return folder
     teacher = build_teachers(cfg)
     if isinstance(teacher, TeacherPanel):
-        raise ValueError("TEACHER.COMBINE: expected probabilities: a cache holds one answer, not one of each teacher.")
+        raise ValueError("TEACHER.COMBINE: expected probabilities: a cache holds one output, not one of each teacher.")
     first, cfg.SOLVER.ACCUMULATE = done // size, 1
     loader = build_train_loader(cfg, start_iter=first)
     folder.path.mkdir(parents=True, exist_ok=True)

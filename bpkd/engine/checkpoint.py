@@ -11,6 +11,7 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from bpkd.convert import load_safely
+from bpkd.files import replacing, write_text
 
 
 class StudentCheckpointer(Checkpointer):
@@ -43,17 +44,14 @@ class StudentCheckpointer(Checkpointer):
         data = {"model": model, "bpkd": self.metadata, **kwargs}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         path = os.path.join(self.save_dir, f"{name}.pth")
-        torch.save(data, path + ".tmp")
-        os.replace(path + ".tmp", path)
+        with replacing(path) as part:
+            torch.save(data, part)
         self.logger.info("Saved %s", path)
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Points ``last_checkpoint`` at a file, atomically."""
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(path + ".tmp", "w") as f:
-            f.write(last_filename_basename)
-        os.replace(path + ".tmp", path)
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def resume(self) -> dict[str, Any]:
         """Restores the last checkpoint of ``save_dir``, every part of it.

@@ -1,4 +1,4 @@
-"""Edge masks that the data loader makes: what its workers have to know for it."""
+"""Edge masks made in the data loader: which edges its workers look for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bpkd.distillers import Distiller
 from bpkd.functional import EdgeRows
-from bpkd.modeling import SemanticDistiller
+from bpkd.modeling import DistillationWrapper
+from bpkd.tasks import SEMANTIC
 
 logger = logging.getLogger(__name__)
 
@@ -20,25 +21,25 @@ Edges = Callable[[Tensor], EdgeRows]
 
 
 def loader_edges(cfg: CfgNode, model: nn.Module) -> Edges | None:
-    """Returns what finds a sample's edges in the loader, as its distiller would; None: DATALOADER.EDGE_MASKS is "step".
+    """Returns a function that finds a sample's edges in the loader; None: DATALOADER.EDGE_MASKS is "step".
 
-    The size of the logits is learnt by asking the teacher.
+    The size of the logits is that of the teacher's.
 
     Args:
-        cfg: DATALOADER.EDGE_MASKS, INPUT.CROP_SIZE, SOLVER.IMS_PER_BATCH.
-        model: that will be trained.
+        cfg: Config; DATALOADER.EDGE_MASKS, INPUT.CROP_SIZE and SOLVER.IMS_PER_BATCH are read.
+        model: The network to train, with its distiller.
 
     Raises:
-        ValueError: the model compares no edges of label maps, or edges of several kinds or sizes.
+        ValueError: the model compares no edges of labels, or edges of several kinds or sizes.
     """
     if cfg.DATALOADER.EDGE_MASKS == "step":
         return None
     parts = [part for part in model.modules() if isinstance(part, Distiller)]
     rules = {part.edge_rule for part in parts if part.edge_rule is not None}
-    if not isinstance(model, SemanticDistiller) or len(rules) != 1:
+    if not isinstance(model, DistillationWrapper) or len(rules) != 1:
         raise ValueError(
-            f"DATALOADER.EDGE_MASKS workers: expected a DISTILL.METHOD that reads edges of label maps (BPKD), of one "
-            f"kind, got {cfg.DISTILL.METHOD!r} with {len(rules)} kinds. Set DATALOADER.EDGE_MASKS step."
+            f"DATALOADER.EDGE_MASKS workers: expected a DISTILL.METHOD that reads edges of {SEMANTIC.labels} (BPKD), "
+            f"of one kind, got {cfg.DISTILL.METHOD!r} with {len(rules)} kinds. Set DATALOADER.EDGE_MASKS step."
         )
     crop = (cfg.INPUT.CROP_SIZE[0], cfg.INPUT.CROP_SIZE[1])
     sizes = model.compared_sizes(crop, count=max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()))

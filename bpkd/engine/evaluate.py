@@ -30,7 +30,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
     Args:
         cfg: config that names sets and protocol.
         model: network that returns ``sem_seg`` per image in evaluation mode.
-        folder: where below OUTPUT_DIR the full results go.
+        folder: Folder below OUTPUT_DIR for the full results.
 
     Returns:
         Results of the only set, or {set: results} of several; empty on all but the main process.
@@ -51,13 +51,13 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
 
 @contextlib.contextmanager
 def progress(loader: DataLoader[Any], name: str) -> Iterator[Any]:
-    """Shows how far the main process's share is, where a terminal is watching; log lines stay above the bar.
+    """Shows how far the main process's share is, where the output is a terminal; log lines stay above the bar.
 
     Elsewhere nothing changes: Detectron2's loop logs its progress every five seconds.
 
     Args:
         loader: over the images of this process.
-        name: of the data set.
+        name: Name of the data set.
 
     Yields:
         What to iterate over instead.

@@ -21,7 +21,7 @@ class RunClock(HookBase):
     """Counts the seconds spent in steps, over interruptions.
 
     Attributes:
-        seconds: of all steps together.
+        seconds: Seconds of all steps together.
         steps: seconds of the last thousand steps; their median is free of start-up and of other programs' bursts.
         waits: seconds of the same steps in which the step waited for data.
     """
@@ -30,7 +30,7 @@ class RunClock(HookBase):
         """Starts at zero.
 
         Args:
-            step: that trains.
+            step: The trainer of single steps.
         """
         self.step = step
         self.seconds = 0.0
@@ -127,7 +127,7 @@ class SilentTermGuard(HookBase):
         """Watches ``step.values``.
 
         Args:
-            step: that trains.
+            step: The trainer of single steps.
             taps: the distiller's, for the message.
         """
         self.step, self.taps = step, taps
@@ -135,7 +135,7 @@ class SilentTermGuard(HookBase):
         self.alive: dict[str, bool] = {}
 
     def after_step(self) -> None:
-        """Notes which terms were not zero; judges once, after ITERATIONS.
+        """Notes which terms were not zero; decides once, after ITERATIONS.
 
         Raises:
             SilentTermError: a term never was.
@@ -162,7 +162,7 @@ class SilentTermGuard(HookBase):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what was seen; a run that is resumed later than that is not judged."""
+        """Returns what was seen; a run that is resumed later than that is not checked."""
         return {"watched": self.watched, "alive": dict(self.alive)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ class SilentTermGuard(HookBase):
 
 
 class MaskLossHint(HookBase):
-    """Says once that the masks of a network for instances do not learn, and what usually helps."""
+    """Warns once that the masks of a network for instances do not learn, and says what usually helps."""
 
     AFTER, MEAN_OVER = 2000, 200
 
@@ -179,21 +179,21 @@ class MaskLossHint(HookBase):
         """Watches ``step.values["loss_mask"]``; ``weight`` is that of the term, its value where no mask is right."""
         self.step, self.limit = step, 2.8 / 3 * weight
         self.recent: deque[float] = deque(maxlen=self.MEAN_OVER)
-        self.told = False
+        self.warned = False
 
     def after_step(self) -> None:
-        """Judges the mean of the last iterations."""
+        """Compares the mean of the last iterations with the limit."""
         if "loss_mask" in self.step.values:
             self.recent.append(self.step.values["loss_mask"])
-        if self.told or self.trainer.iter + 1 < self.AFTER or len(self.recent) < self.MEAN_OVER:
+        if self.warned or self.trainer.iter + 1 < self.AFTER or len(self.recent) < self.MEAN_OVER:
             return
         mean = sum(self.recent) / len(self.recent)
         if mean > self.limit:
-            self.told = True
+            self.warned = True
             logger.warning(
                 "loss_mask is still %.2f after %d iterations, near its start. Usual causes: a learning rate too high "
                 "for the batch (SOLVER.BASE_LR is meant for IMS_PER_BATCH 16: lower it in proportion), no ImageNet "
-                "weights (MODEL.BACKBONE.WEIGHTS), objects that MODEL.SOLOV2.SCALE_RANGES or NUM_GRIDS do not fit "
+                "weights (MODEL.BACKBONE.WEIGHTS), instances that MODEL.SOLOV2.SCALE_RANGES or NUM_GRIDS do not fit "
                 "(tools/suggest_grids.py), wrong annotations (tools/check_data.py).",
                 mean,
                 self.trainer.iter + 1,

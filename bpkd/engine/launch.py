@@ -22,15 +22,15 @@ from detectron2.utils.logger import setup_logger
 from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
-from bpkd.data import check_dataset, register_datasets
+from bpkd.data import check_class_count, check_dataset, dataset_task, register_datasets
+from bpkd.files import write_text
 from bpkd.functional import native
 from bpkd.functional.paths import asked_path
 from bpkd.modeling import (
-    build_instance_teacher_model,
     build_student,
     build_teacher_model,
-    predicts_instances,
     student_architecture,
+    task_of,
 )
 
 from .evaluate import evaluate
@@ -104,35 +104,25 @@ def check_data_sets(cfg: CfgNode) -> None:
             continue
         raise ValueError(
             f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME "
-            "or, with objects, DATASETS.COCO_FOLDER.NAME."
+            "or, with instances, DATASETS.COCO_FOLDER.NAME."
         )
 
 
 def check_classes(cfg: CfgNode) -> None:
     """Compares the configured data sets with the network.
 
-    Classes of objects that only the COCO file names are compared when it is read.
+    Classes that only a COCO file names are compared when it is read.
 
     Raises:
-        ValueError: a data set has another number of classes than the network, or holds objects where label maps are
-            needed, or the other way round.
+        ValueError: a data set has another number of classes than the network, or belongs to the other task.
     """
-    objects = predicts_instances(cfg)
-    key = "MODEL.SOLOV2.NUM_CLASSES" if objects else "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
-    wanted = cfg.MODEL.SOLOV2.NUM_CLASSES if objects else cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    task = task_of(cfg)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        meta = MetadataCatalog.get(name)
-        if (meta.get("evaluator_type") == "coco") != objects:
-            have, need = ("label maps", "objects") if objects else ("objects", "label maps")
+        if (found := dataset_task(name)) is not task:
             network = student_architecture(cfg)
             key = "MODEL.META_ARCHITECTURE" if network == cfg.MODEL.META_ARCHITECTURE else "DISTILL.STUDENT"
-            raise ValueError(f"DATASETS: {name} holds {have}; {key} {network} needs {need}.")
-        names = meta.get("thing_classes" if objects else "stuff_classes", ())
-        if names and len(names) != wanted:
-            raise ValueError(
-                f"{key} is {wanted}, but {name} has {len(names)} classes "
-                f"({', '.join(names[:4])}, ...). Set it to {len(names)}."
-            )
+            raise ValueError(f"DATASETS: {name} holds {found.labels}; {key} {network} needs {task.labels}.")
+        check_class_count(cfg, name, read=False)
 
 
 def main(args: argparse.Namespace) -> dict[str, Any]:
@@ -147,10 +137,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():  # a refused run or an evaluation leaves the config of the run that is there alone
-        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        with open(path + ".tmp", "w") as f:
-            f.write(cfg.dump())
-        os.replace(path + ".tmp", path)  # whole or not at all
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             check_dataset(name, mode=cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET)
@@ -202,7 +189,7 @@ def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
     """
     model: Any
     if which == "teacher":
-        model = build_instance_teacher_model(cfg) if predicts_instances(cfg) else build_teacher_model(cfg)
+        model = build_teacher_model(cfg)
         weights = cfg.TEACHER.WEIGHTS
     else:
         weights = student_weights(cfg)

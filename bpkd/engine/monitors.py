@@ -12,7 +12,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event
 from torch import Tensor
 
 from bpkd.functional import gradient_norm
-from bpkd.modeling import InstanceDistiller, SemanticDistiller
+from bpkd.modeling import DistillationWrapper
 
 logger = logging.getLogger(__name__)
 
@@ -20,23 +20,23 @@ SHARE = "loss_share_"
 
 
 class Patience:
-    """Tells once per name when a value has been over its limit long enough."""
+    """Finds, once per name, that a value has been over its limit long enough."""
 
     def __init__(self, *, limit: float, patience: int) -> None:
         """Sets limit and iterations that a value may be over it without a break."""
         self.limit, self.patience = limit, patience
         self._since: dict[str, int] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
-    def lost(self, name: str, value: float, iteration: int) -> int:
-        """Returns for how many iterations the value has been over the limit if that is to be told now, else 0."""
+    def exceeded(self, name: str, value: float, iteration: int) -> int:
+        """Returns the iterations that the value has been over the limit, if a warning is due now, else 0."""
         if value <= self.limit:
             self._since.pop(name, None)
             return 0
         lasted = iteration - self._since.setdefault(name, iteration)
-        if lasted < self.patience or name in self._told:
+        if lasted < self.patience or name in self._warned:
             return 0
-        self._told.add(name)
+        self._warned.add(name)
         return lasted
 
 
@@ -49,11 +49,11 @@ class GradientMonitor(HookBase):
 
     PERIOD = 10
 
-    def __init__(self, model: SemanticDistiller | InstanceDistiller, *, limit: float, patience: int) -> None:
+    def __init__(self, model: DistillationWrapper, *, limit: float, patience: int) -> None:
         """Watches ``model.gradient_probe``.
 
         Args:
-            model: the unwrapped wrapper.
+            model: The wrapper, not inside DistributedDataParallel.
             limit: ratio above which a term counts as dominating.
             patience: iterations it may do so without a break before the warning.
         """
@@ -88,7 +88,7 @@ class GradientMonitor(HookBase):
                 continue
             ratio = norm / max(self.task, 1e-12)
             self.trainer.storage.put_scalar(name.replace("loss_", "gradient_ratio_", 1), ratio)
-            lasted = self._patience.lost(name, ratio, self.trainer.iter)
+            lasted = self._patience.exceeded(name, ratio, self.trainer.iter)
             if lasted:
                 logger.warning(
                     "%s: its gradient at the logits has been over %g times the task loss's for %d iterations "
@@ -129,7 +129,7 @@ class ShareMonitor(HookBase):
         for name, size in sizes.items():
             share = size / total
             storage.put_scalar(name.replace("loss_", SHARE, 1), share)
-            lasted = self._patience.lost(name, share, now) if self.limit and name.startswith("loss_kd_") else 0
+            lasted = self._patience.exceeded(name, share, now) if self.limit and name.startswith("loss_kd_") else 0
             if lasted:
                 logger.warning(
                     "%s: it has held more than %.0f %% of the loss for %d iterations (now %.1f %%). The student hardly "
@@ -148,7 +148,7 @@ class TermPrinter(CommonMetricPrinter):
         """Prints to Detectron2's logger.
 
         Args:
-            max_iter: of the run, for the time left.
+            max_iter: Iterations of the run, for the time left.
             window_size: iterations between two lines.
         """
         super().__init__(max_iter, window_size=window_size)

@@ -27,10 +27,10 @@ def parameter_groups(
     Args:
         model: network; a parameter whose name holds one of ``head_prefixes`` belongs to a head.
         lr: learning rate of the backbone.
-        weight_decay: of convolutions and biases.
-        weight_decay_norm: of normalisation layers.
+        weight_decay: Weight decay of convolutions and biases.
+        weight_decay_norm: Weight decay of normalisation layers.
         head_lr_multiplier: learning rate of the heads over that of the backbone.
-        head_prefixes: where the heads live.
+        head_prefixes: Parts of the names by which parameters of heads are known.
         exclude: starts of the names of parameters that belong to an optimizer of their own.
 
     Returns:
@@ -70,9 +70,10 @@ def own_optimizer(model: nn.Module, prefix: str, options: Mapping[str, Any]) -> 
     """Makes the optimizer of the parameters whose names start with ``prefix``.
 
     Args:
-        model: that holds them.
+        model: Module that holds the parameters.
         prefix: e.g. "distiller.adversary.".
-        options: see `bpkd.distillers.Distiller.parameter_options`; "min_lr" is where its poly schedule ends.
+        options: Optimizer and its arguments, see `bpkd.distillers.Distiller.parameter_options`; "min_lr" is where its
+            poly schedule ends.
 
     Raises:
         ValueError: the optimizer is unknown, or no trainable parameter has the prefix.

@@ -1,4 +1,4 @@
-"""A checkpoint as a function from image file to label map, or to masks of instances."""
+"""A checkpoint as a function from an image file to its semantic segmentation, or to masks of instances."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from bpkd.convert import load_strict
 from bpkd.data.augment import fitted_size, resize
 from bpkd.data.catalog import spread_colors
 from bpkd.data.files import read_image
-from bpkd.data.instances import InstanceTestMapper, instances_at
+from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
-from bpkd.modeling import SOLOv2, build_dense, build_student, predicts_instances
+from bpkd.modeling import build_dense, build_solov2, task_of
+from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
 from .launch import load_config
 
@@ -32,7 +33,7 @@ def predictor(weights: str, config_file: str = "", opts: Sequence[str] = ()) -> 
 
     Args:
         weights: checkpoint of a student.
-        config_file: that it was trained with; empty: ``config.yaml`` beside the weights, where a run leaves it.
+        config_file: Config that it was trained with; empty: the ``config.yaml`` beside the weights, which a run writes.
         opts: KEY VALUE pairs that change the config.
 
     Raises:
@@ -40,7 +41,8 @@ def predictor(weights: str, config_file: str = "", opts: Sequence[str] = ()) -> 
         ValueError: config and weights do not fit.
     """
     cfg = _config(weights, config_file, opts)
-    return (InstancePredictor if predicts_instances(cfg) else Predictor)(weights, config_file, opts)
+    kind = PREDICTORS[task_of(cfg)]
+    return kind(weights, config_file, opts)
 
 
 def _config(weights: str, config_file: str, opts: Sequence[str]) -> CfgNode:
@@ -57,8 +59,8 @@ class Predictor:
     """A network with the test protocol of its config.
 
     Attributes:
-        name: of the run, for titles and file names.
-        class_names: in the order of the ids.
+        name: Name of the run, for titles and file names.
+        class_names: Names of the classes in the order of the ids.
         colors: RGB per class.
         label_table: mask value -> trained id of the config's data set.
     """
@@ -67,19 +69,16 @@ class Predictor:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.
 
         Raises:
-            TypeError: the network yields instances, not label maps.
+            TypeError: the network is not one for semantic segmentation.
         """
         self.cfg = _config(weights, config_file, opts)
-        if predicts_instances(self.cfg):
-            name = self.cfg.MODEL.META_ARCHITECTURE
-            raise TypeError(f"{config_file or weights}: expected a network for label maps, got {name}.")
+        self.model = build_dense(self.cfg)
         self.name = Path(weights).resolve().parent.name
         data = (*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN)[0]
         meta = MetadataCatalog.get(data)
         self.class_names = list(meta.stuff_classes)
         self.colors = list(meta.get("stuff_colors") or spread_colors(len(self.class_names)))
         self.label_table: list[int] = meta.label_table
-        self.model = build_dense(self.cfg)
         load_strict(self.model, weights)
         self.model.eval()
 
@@ -106,22 +105,20 @@ class InstancePredictor:
     """A network for instances with the test protocol of its config.
 
     Attributes:
-        name: of the run, for titles and file names.
+        name: Name of the run, for titles and file names.
     """
 
     def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.
 
         Raises:
-            TypeError: the network yields label maps.
+            TypeError: the network is not one for instances.
         """
         self.cfg = _config(weights, config_file, opts)
-        model = build_student(self.cfg)
-        if not isinstance(model, SOLOv2):
-            raise TypeError(f"{config_file or weights}: expected a network for instances, got {type(model).__name__}.")
-        self.name, self.model = Path(weights).resolve().parent.name, model
-        load_strict(model, weights)
-        model.eval()
+        self.name = Path(weights).resolve().parent.name
+        self.model = build_solov2(self.cfg)
+        load_strict(self.model, weights)
+        self.model.eval()
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
         """Returns the masks [n, H, W] of an image file at its own size that score at least so much, the best first.
@@ -161,7 +158,10 @@ class InstancePredictor:
     def _item(self, image: str | Path) -> dict[str, Any]:
         node = self.cfg.INPUT
         item = {"file_name": str(image)}
-        return InstanceTestMapper(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)(item)
+        return InstanceEvalMapper(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)(item)
+
+
+PREDICTORS: dict[Task, type[Predictor] | type[InstancePredictor]] = {SEMANTIC: Predictor, INSTANCE: InstancePredictor}
 
 
 def list_images(path: Path) -> list[Path]:

@@ -12,10 +12,10 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from bpkd.config import loader_workers, local_processes, usable_cores
+from bpkd.config import loader_workers, local_processes, rename_tree, usable_cores
 from bpkd.functional import native
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
-from bpkd.modeling.teachers.acceleration import AUTOMATIC_WAYS
+from bpkd.modeling.teachers.acceleration import AUTOMATIC
 from bpkd.modeling.teachers.cached import recorded_precision
 
 logger = logging.getLogger(__name__)
@@ -55,15 +55,15 @@ def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
     if cfg.TEACHER.CACHE:
         recorded |= recorded_precision(cfg.TEACHER.CACHE)
     # What the first process has found holds for all; processes on unlike machines take what all of them have.
-    told = comm.all_gather((recorded, chosen))
-    common = chosen if len({one for _, one in told}) == 1 else "off"
+    gathered = comm.all_gather((recorded, chosen))
+    common = chosen if len({one for _, one in gathered}) == 1 else "off"
     for key, node, name in open_places:
-        node[name] = told[0][0].get(key, common)
+        node[name] = gathered[0][0].get(key, common)
         if node[name] != common:
             reason = "as the run began or its teacher was recorded"
             logger.warning("%s: %s, %s; automatic here is %s.", key, node[name], reason, common)
-        if node.get("FAST") == "auto":  # its other half, so that nothing is left to choose when the teacher is built
-            node["FAST"] = "off" if node.get("EXPORTED") else "+".join(AUTOMATIC_WAYS)
+        if node.get("OPTIMIZE") == "auto":  # so that nothing is left to choose when the teacher is built
+            node["OPTIMIZE"] = "off" if node.get("EXPORTED") else "+".join(AUTOMATIC)
 
 
 def began_with(folder: str) -> dict[str, str]:
@@ -73,7 +73,7 @@ def began_with(folder: str) -> dict[str, str]:
         return {}
     try:
         with open(path) as file:
-            places = precision_places(CfgNode(yaml.safe_load(file)))
+            places = precision_places(CfgNode(rename_tree(yaml.safe_load(file), warn=False)))
         found = {key: node.get(name) for key, node, name in places if not is_automatic(node, name)}
         return {key: value for key, value in found.items() if value in AMP_DTYPES}
     except (yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -82,9 +82,9 @@ def began_with(folder: str) -> dict[str, str]:
 
 
 def is_automatic(node: Mapping[str, Any], name: str) -> bool:
-    """Whether a place of a config leaves the precision open: by "auto", or to TEACHER.FAST auto."""
+    """Whether a place of a config leaves the precision open: by "auto", or to TEACHER.OPTIMIZE auto."""
     value = node.get(name, "off")
-    return value == "auto" or (value == "off" and name == "AMP" and node.get("FAST") == "auto")
+    return value == "auto" or (value == "off" and name == "AMP" and node.get("OPTIMIZE") == "auto")
 
 
 def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:
@@ -102,8 +102,8 @@ def report_resources(cfg: CfgNode, precision: Mapping[str, str]) -> None:
 
     Args:
         cfg: DATALOADER.NUM_WORKERS, MODEL.CHANNELS_LAST, MODEL.DEVICE.
-        precision: of "student" and "teacher": "off", "bf16" or "fp16", several teachers' joined by "+", or another
-            word that is logged as it is.
+        precision: Precision of "student" and "teacher": "off", "bf16" or "fp16", several teachers' joined by "+", or
+            another word that is logged as it is.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     for name, value in precision.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import resource
@@ -18,6 +17,7 @@ from torch import nn
 
 from bpkd.analysis.complexity import count
 from bpkd.evaluation.semantic import plain
+from bpkd.files import sha256_of, write_text
 
 INSTANCE_TASKS = ("segm", "boundary", "bbox")
 
@@ -44,8 +44,8 @@ def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **fac
 
     Args:
         cfg: config of the network and of its evaluation.
-        model: that was evaluated.
-        results: of ``evaluate``.
+        model: The network that was evaluated.
+        results: Results of ``evaluate``.
         facts: method, seed, iterations, seconds, ...; they go in as they are.
     """
     cost = count(model)
@@ -75,20 +75,13 @@ def origin(weights: str) -> dict[str, Any]:
         weights: checkpoint file; its run's record lies beside it, or is unknown.
     """
     path = Path(weights)
-    with open(path, "rb") as f:
-        digest = hashlib.sha256()
-        while part := f.read(1 << 20):
-            digest.update(part)
     beside = path.with_name("run.json")
     made = json.loads(beside.read_text()) if beside.is_file() else {}
     known = {k: made.get(k) for k in ("seed", "iterations", "seconds", "seconds_per_iteration")}
-    return {"weights": weights, "weights_sha256": digest.hexdigest(), "trained_commit": made.get("commit"), **known}
+    return {"weights": weights, "weights_sha256": sha256_of(path), "trained_commit": made.get("commit"), **known}
 
 
 def write_record(folder: str, record: Mapping[str, Any]) -> None:
     """Writes ``run.json``, whole or not at all."""
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, "run.json")
-    with open(path + ".tmp", "w") as f:
-        json.dump(record, f, indent=1, allow_nan=False)
-    os.replace(path + ".tmp", path)
+    write_text(os.path.join(folder, "run.json"), json.dumps(record, indent=1, allow_nan=False))

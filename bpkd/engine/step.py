@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from bpkd.modeling.precision import AMP_DTYPES
+from bpkd.modeling.precision import autocast, check_amp
 
 CLIPS = ("full_model", "norm", "value")
 
@@ -29,14 +29,16 @@ def seed_iteration(seed: int, step: int, rank: int) -> None:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, kind: str, limit: float, norm: float = 2.0) -> None:
-    """Clips the gradients of an optimizer; of joined ones each by itself, so that a critic does not shrink a student.
+    """Clips the gradients of an optimizer.
+
+    Joined optimizers are clipped each by itself, so that a critic's gradients do not scale the student's.
 
     Args:
-        optimizer: that will step.
+        optimizer: Optimizer whose parameters have gradients.
         kind: "full_model" (the norm of all gradients together), or Detectron2's "norm" (of each parameter alone) or
             "value" (of each number).
-        limit: of the norm or the size.
-        norm: which one.
+        limit: Largest norm or absolute value.
+        norm: Order of the norm, 2 for the Euclidean one.
     """
     for one in getattr(optimizer, "optimizers", [optimizer]):
         parameters = [p for group in one.param_groups for p in group["params"] if p.grad is not None]
@@ -77,15 +79,14 @@ class StepTrainer(SimpleTrainer):
             optimizer: over the model's parameters.
             accumulate: batches whose gradients are averaged before a step.
             amp: "off", "bf16" or "fp16".
-            seed: of the step's random numbers.
+            seed: Seed of the step's random numbers.
             clip: kind of gradient clipping, limit and norm, see `clip_gradients`; None: none.
             log_period: iterations between gathered values.
 
         Raises:
             ValueError: ``amp`` or the kind of clipping is unknown, or ``accumulate`` is below 1.
         """
-        if amp not in AMP_DTYPES:
-            raise ValueError(f"SOLVER.AMP.DTYPE: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+        check_amp(amp, key="SOLVER.AMP.DTYPE")
         if accumulate < 1:
             raise ValueError(f"SOLVER.ACCUMULATE: expected at least 1, got {accumulate}.")
         if clip is not None and clip[0] not in CLIPS:
@@ -111,7 +112,7 @@ class StepTrainer(SimpleTrainer):
             self.waited += time.perf_counter() - start
             seed_iteration(self.seed, self.iter * self.accumulate + micro, comm.get_rank())
             with self._sync(last=micro + 1 == self.accumulate):
-                with self._autocast():
+                with autocast(self.device, self.amp):
                     losses = self.model(batch)
                 values = self._check(losses, batch)
                 self.scaler.scale(sum(losses.values()) / self.accumulate).backward()
@@ -126,11 +127,6 @@ class StepTrainer(SimpleTrainer):
         self._since_log[0] += self.waited
         self._since_log[1] += time.perf_counter() - begin
         self._log(sums)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.amp == "off":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=AMP_DTYPES[self.amp])
 
     def _sync(self, *, last: bool) -> contextlib.AbstractContextManager:
         if last or not hasattr(self.model, "no_sync"):

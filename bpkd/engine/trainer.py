@@ -26,8 +26,10 @@ from bpkd.config import WRAPPERS
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
-from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2, predicts_instances
+from bpkd.modeling import DistillationWrapper, task_of
+from bpkd.modeling.build import Network
 from bpkd.modeling.precision import choose_precision
+from bpkd.tasks import INSTANCE
 
 from .checkpoint import StudentCheckpointer
 from .edges import Edges, loader_edges
@@ -87,7 +89,7 @@ class DistillationTrainer(DefaultTrainer):
         model = self.build_model(cfg)
         self.student = student_of(model)
         self.distiller: nn.Module | None = getattr(model, "distiller", None)
-        wrapper = model if isinstance(model, SemanticDistiller | InstanceDistiller) else None
+        wrapper = model if isinstance(model, DistillationWrapper) else None
         self._wrapper = wrapper if self.distiller is not None else None
         self._edges = loader_edges(cfg, model)
         self._precision = {"student": student_precision(cfg)}
@@ -125,7 +127,7 @@ class DistillationTrainer(DefaultTrainer):
         torch.manual_seed(cfg.SEED)
         model = build_model(cfg)
         student = student_of(model)
-        if isinstance(student, DenseModel | SOLOv2):
+        if isinstance(student, Network):
             student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
         parameters = sum(p.numel() for p in student_of(model).parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
@@ -181,7 +183,7 @@ class DistillationTrainer(DefaultTrainer):
         chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
         if self._wrapper is not None:
             chain += self._term_hooks(self._wrapper)
-        if predicts_instances(cfg):
+        if task_of(cfg) is INSTANCE:
             chain.append(MaskLossHint(self._trainer, cfg.MODEL.SOLOV2.MASK_WEIGHT))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self.build_train_loader(cfg, edges=self._edges)
@@ -197,7 +199,7 @@ class DistillationTrainer(DefaultTrainer):
         chain.append(StopOnSignal(self.checkpointer))
         return chain
 
-    def _term_hooks(self, wrapper: SemanticDistiller | InstanceDistiller) -> list[Any]:
+    def _term_hooks(self, wrapper: DistillationWrapper) -> list[Any]:
         solver, distiller = self.cfg.SOLVER, self.distiller
         patience = solver.GRADIENT_RATIO_PATIENCE
         own = {f"loss_kd_{term}" for term in getattr(distiller, "own_terms", ())}

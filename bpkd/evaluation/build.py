@@ -1,4 +1,4 @@
-"""From a data set's ``evaluator_type`` to its evaluators: the only place that decides."""
+"""Builds the evaluator of a data set, by its task and its ``evaluator_type``."""
 
 from __future__ import annotations
 
@@ -11,30 +11,35 @@ from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
+from bpkd.data import dataset_task
+from bpkd.tasks import INSTANCE, SEMANTIC
+
 from .cityscapes import CityscapesEvaluator
 from .instances import InstanceEvaluator
 from .semantic import SemanticEvaluator
 
-SEMANTIC = ("bpkd_sem_seg", "sem_seg", "cityscapes_sem_seg")
+SEMANTIC_TYPES = ("bpkd_sem_seg", "sem_seg", "cityscapes_sem_seg")
 
 
 def build_evaluator(cfg: CfgNode, name: str, output_dir: str | None = None) -> DatasetEvaluator:
     """Builds the evaluator of a registered data set.
 
     Args:
-        cfg: cfg.TEST holds the protocol.
-        name: of the data set.
-        output_dir: where the full result is written; None writes nothing.
+        cfg: Config; cfg.TEST holds the protocol.
+        name: Name of the data set.
+        output_dir: Folder where the full result is written; None writes nothing.
 
     Raises:
         ValueError: the data set's ``evaluator_type`` is unknown.
     """
+    return {SEMANTIC: _semantic, INSTANCE: _instances}[dataset_task(name)](cfg, name, output_dir)
+
+
+def _semantic(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluator:
     meta = MetadataCatalog.get(name)
     kind = meta.get("evaluator_type")
-    if kind == "coco":
-        return _instances(cfg, name, output_dir)
-    if kind not in SEMANTIC:
-        raise ValueError(f"{name}: expected evaluator_type 'coco' or one of {SEMANTIC}, got {kind!r}.")
+    if kind not in SEMANTIC_TYPES:
+        raise ValueError(f"{name}: expected evaluator_type 'coco' or one of {SEMANTIC_TYPES}, got {kind!r}.")
     semantic = SemanticEvaluator(
         class_names=meta.stuff_classes,
         ignore_index=meta.ignore_label,

@@ -34,10 +34,10 @@ def comparison_jobs(
     """Lists the teacher's run and one student run per seed and method.
 
     Args:
-        config_file: of a teacher-student pair; the methods differ in DISTILL.METHOD only.
+        config_file: Config of a teacher-student pair; the methods differ in DISTILL.METHOD only.
         output: folder of the runs: ``teacher``, ``<method>-seed<seed>``, ``<method>-equal-time-seed<seed>``.
         methods: "none" for the student alone, or names of distillers.
-        seeds: of initial weights, sample order and augmentation; the same for every method.
+        seeds: Seeds of initial weights, sample order and augmentation; the same for every method.
         opts: KEY VALUE pairs for every run; those of ``STUDENT_ONLY`` but MODEL.DEVICE do not reach the teacher's.
         equal_time: more runs of the methods in ``CHEAP``, with the iterations that BPKD's time buys.
 
@@ -65,7 +65,7 @@ def comparison_jobs(
 
 
 def check_methods(methods: Sequence[str], *, equal_time: bool) -> None:
-    """Makes sure that every method exists, and that ``equal_time`` has BPKD's time and somebody to give it to.
+    """Makes sure that every method exists, and that ``equal_time`` has BPKD and a method that gets its time.
 
     Raises:
         ValueError: it is not so.
@@ -84,9 +84,9 @@ def teacher_job(config_file: str, cfg: CfgNode, output: Path, *, opts: Sequence[
     """Returns the job that evaluates TEACHER.WEIGHTS where the file exists, else the one that trains the teacher.
 
     Args:
-        config_file: of the pair.
-        cfg: what it says.
-        output: folder of the runs.
+        config_file: Config file of the pair.
+        cfg: The config in it.
+        output: Folder of the runs.
         opts: KEY VALUE pairs for every run.
     """
     own = Path(cfg.TEACHER.WEIGHTS).resolve() == (output / TEACHER / "model_final.pth").resolve()

@@ -74,7 +74,7 @@ class Job:
         """Starts or continues the run in a process of its own, with its output in log files.
 
         Args:
-            machine: what runs at a time.
+            machine: Runs at a time and what each gets.
             slot: GPUs of this run, as CUDA_VISIBLE_DEVICES names them; empty: as they are.
             alone: no other run will start before this one ends.
         """

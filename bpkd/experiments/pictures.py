@@ -15,7 +15,8 @@ from bpkd.data import build_test_loader
 from bpkd.data.files import read_image
 from bpkd.data.instances import label_masks
 from bpkd.engine.launch import load_config
-from bpkd.modeling import build_instance_teacher_model, build_student, build_teacher_model, predicts_instances
+from bpkd.modeling import build_student, build_teacher_model, task_of
+from bpkd.tasks import INSTANCE, SEMANTIC
 
 from .jobs import Job
 
@@ -35,17 +36,16 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
         instances ``truth``, ``prediction`` bool [n, H, W], those that score ``SHOWN_SCORE``, the best first.
     """
     cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
-    objects = predicts_instances(cfg)
     if job.evaluates:
-        model = build_instance_teacher_model(cfg) if objects else build_teacher_model(cfg)
+        model = build_teacher_model(cfg)
     else:
         model = build_student(cfg)
         load_strict(model, str(job.weights))
     model.eval()
-    return (_instances if objects else _label_maps)(cfg, model, set(indices))
+    return {SEMANTIC: _semantic, INSTANCE: _instances}[task_of(cfg)](cfg, model, set(indices))
 
 
-def _label_maps(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
+def _semantic(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
     rows = []
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, batch in enumerate(loader):

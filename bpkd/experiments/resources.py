@@ -37,7 +37,7 @@ def divide(*, gpus: Sequence[str], per_run: int = 1, workers: int = 0, cores: in
     Args:
         gpus: names of the GPUs for CUDA_VISIBLE_DEVICES; empty: runs on CPU.
         per_run: processes of one run, each on a GPU of its own where there are any.
-        workers: at most so many runs at a time; 0: as many as GPUs or cores allow.
+        workers: Most runs at a time; 0: as many as GPUs or cores allow.
         cores: CPU cores; None: those of this machine.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Whether a folder's runs are those that are asked for now: a run is reused only with the config it was made with."""
+"""Reuse of finished runs: a run in a folder is kept only if its config is the one of the new job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from bpkd.analysis.report import ALONE
-from bpkd.config import get_bpkd_cfg, read_config
+from bpkd.config import get_bpkd_cfg, read_config, rename_tree
 from bpkd.distillers import DISTILLERS
 from bpkd.engine.launch import load_config
 from bpkd.engine.process_setup import is_automatic, precision_places
@@ -25,7 +25,7 @@ TRACES = ("run.json", "last_checkpoint", "config.yaml", "inference_teacher/run.j
 
 
 class RunsExistError(ValueError):
-    """The output folder holds runs, and nobody asked to go on with them."""
+    """The output folder holds runs, and ``resume`` is not set."""
 
 
 class ConfigDifferenceError(ValueError):
@@ -33,10 +33,10 @@ class ConfigDifferenceError(ValueError):
 
 
 def check_runs(jobs: Sequence[Job], *, resume: bool) -> None:
-    """Compares what the folder of the jobs holds with what they ask for.
+    """Compares the runs in the folder of the jobs with the jobs.
 
     Args:
-        jobs: of one comparison; their folders lie side by side.
+        jobs: Jobs of one comparison; their folders lie side by side.
         resume: runs may be there: complete ones are kept, the others go on.
 
     Raises:
@@ -69,7 +69,7 @@ def _check_run(job: Job, complete: set[str]) -> None:
     # Of a complete run nothing more will be computed: its report may be made on any device.
     ignored = (*PLACES, "MODEL.DEVICE") if job.record else PLACES
     opts = ["OUTPUT_DIR", str(job.output), *job.opts]
-    # "auto" asks for no precision: a run that is there keeps its own.
+    # "auto" names no precision: a run that is there keeps its own.
     automatic = [k for k, *place in precision_places(read_config(job.config_file, opts)) if is_automatic(*place)]
     wanted = yaml.safe_load(load_config(job.config_file, opts).dump())
     only = EVALUATION if job.evaluates else ()
@@ -93,8 +93,8 @@ def recorded_config(job: Job) -> dict[str, Any] | None:
     """Returns the config that a run was made with, None where nothing was written yet."""
     path = job.output / "config.yaml"
     if job.record is not None:
-        return yaml.safe_load(job.record["config"])
-    return yaml.safe_load(path.read_text()) if path.is_file() else None
+        return rename_tree(yaml.safe_load(job.record["config"]), warn=False)
+    return rename_tree(yaml.safe_load(path.read_text()), warn=False) if path.is_file() else None
 
 
 def differences(
@@ -110,9 +110,9 @@ def differences(
     A key that one side lacks has the default's value there: the run may be older than the key.
 
     Args:
-        recorded: config of the run, nested.
-        wanted: config that is asked for.
-        method: of the run; settings of other methods do not matter, nor does the teacher to "none".
+        recorded: Config of the run, nested.
+        wanted: Config of the new job.
+        method: Method of the run; settings of other methods do not matter, nor does the teacher to "none".
         ignored: keys that do not matter.
         only: beginnings of the keys that matter; empty: all.
 

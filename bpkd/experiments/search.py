@@ -33,7 +33,7 @@ class Trial:
 
     @property
     def text(self) -> str:
-        """The settings as they are told: ``WEIGHT 3, TEMPERATURE 2``."""
+        """The settings as text: ``WEIGHT 3, TEMPERATURE 2``."""
         return ", ".join(f"{key} {value}" for key, value in self.settings) or "defaults"
 
     def job(self, number: int, seed: int, *, config_file: str, opts: Iterable[str], output: Path) -> Job:

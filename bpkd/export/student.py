@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
+from bpkd.files import replacing
 from bpkd.modeling import DenseModel, ExportedInfo
 from bpkd.modeling.teachers.exported import INFO_FILE
 
@@ -98,7 +99,7 @@ def to_exported_program(
         return torch.export.load(part).module()
 
     batches = _batches(size, _other(size) if any_size else size)
-    return checked(Scores(model), path, write, batches=batches, part=path + ".tmp.pt2")
+    return checked(Scores(model), path, write, batches=batches)
 
 
 def to_onnx(model: DenseModel, path: str, size: tuple[int, int] = (512, 512), *, any_size: bool = False) -> float:
@@ -133,11 +134,11 @@ def onnx_session(
     """Writes an ONNX file and returns it as a function from images to its outputs.
 
     Args:
-        network: from images to a tensor, or to tuples of them.
+        network: Maps images to a tensor, or to tuples of tensors.
         example: images.
-        part: file to write.
-        names: of the outputs, in their order.
-        dynamic_shapes: of torch.onnx.export.
+        part: Path to write.
+        names: Names of the outputs, in their order.
+        dynamic_shapes: Argument ``dynamic_shapes`` of torch.onnx.export.
 
     Raises:
         ImportError: onnx, onnxscript or onnxruntime is not installed, or torch is too old.
@@ -183,16 +184,14 @@ def checked(
     write: Callable[[nn.Module, Tensor, str], Callable[[Tensor], Any]],
     *,
     batches: Sequence[tuple[int, int, int]],
-    part: str = "",
 ) -> float:
-    """Writes beside ``path`` (to ``part``), compares, and only then gives the file its name.
+    """Writes a file, compares it with the network, and only then gives it its name.
 
     Args:
-        network: from normalised images to a tensor, or to tuples of them; its ``model`` keeps its mode.
+        network: Maps normalised images to a tensor, or to tuples of tensors; its ``model`` keeps its mode.
         path: file to write.
-        write: makes the file of network and example, and returns what it computes.
+        write: Writes the file from network and example, and returns a function that runs it.
         batches: (images, height, width) to compare with; the first is the example.
-        part: name of the file until it is complete.
 
     Returns:
         The largest difference of an output, in standard deviations of the network's.
@@ -205,20 +204,20 @@ def checked(
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{path}: expected a file in a folder that exists. Make {folder} first.")
     model: Any = network.model
-    was_training, part = model.training, part or path + ".tmp"
+    was_training = model.training
     generator = torch.Generator().manual_seed(0)
     network.eval()
     try:
         images = [torch.randn(n, 3, *size, generator=generator).to(model.device) for n, *size in batches]
-        run = write(network, images[0], part)
-        worst = max(_difference(network(image), run(image)) for image in images)
-        if not worst <= TOLERANCE:
-            raise ValueError(f"{path}: the file's scores differ from the network's by {worst:.2g} of their deviation.")
-        os.replace(part, path)
+        with replacing(path) as part:
+            run = write(network, images[0], str(part))
+            worst = max(_difference(network(image), run(image)) for image in images)
+            if not worst <= TOLERANCE:
+                raise ValueError(
+                    f"{path}: the file's scores differ from the network's by {worst:.2g} of their deviation."
+                )
     finally:
         model.train(was_training)
-        if os.path.exists(part):
-            os.remove(part)
     return worst
 
 

@@ -1,4 +1,4 @@
-"""DenseModel: the contract between a segmentation network and everything that trains, distils or tests it."""
+"""DenseModel: the interface of networks for semantic segmentation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from bpkd.modeling.losses import segmentation_loss
+from bpkd.functional.segmentation import check_labels, upsampled_cross_entropy
 from bpkd.modeling.preprocessing import check_format, file_names, normalised, stack_padded
 from bpkd.structures import SegOutput
+from bpkd.tasks import SEMANTIC
 
 # Ways to use a network beyond calling it. "trace" and those in "any_size" are meant for images of any size; "onnx" for
 # the size of the example.
@@ -39,11 +40,13 @@ class DenseModel(nn.Module):
     format of Detectron2 (a list of dicts with ``image`` and ``sem_seg``).
 
     Attributes:
+        task: The task that the network solves.
         source_format: colour order of the images that the loader delivers; they are reversed if it is not
             ``input_format``. An item's own ``image_format`` comes first.
         output_map: applied to the logits by `scores`; a teacher with other classes gets its class map here.
     """
 
+    task = SEMANTIC
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -69,8 +72,8 @@ class DenseModel(nn.Module):
             input_format: colour order that the network expects.
             ignore_index: label that is not learned from.
             train_size: (height, width) that training batches are padded to; None: the largest of the batch.
-            loss_denominator: "all" or "valid" (`bpkd.modeling.losses`).
-            align_corners: of the resizes after the network.
+            loss_denominator: "all" or "valid" (`bpkd.functional.segmentation.upsampled_cross_entropy`).
+            align_corners: ``align_corners`` of the bilinear resizes after the network.
             inference: test protocol; None: the whole image, one scale.
         """
         super().__init__()
@@ -102,7 +105,7 @@ class DenseModel(nn.Module):
     def supports(self, capability: str) -> bool:
         """Tells whether the network can be used in one of the ways of `CAPABILITIES`.
 
-        Unknown networks (yours, torchvision's) are said to support everything: whether they do, their own code decides.
+        Networks of other projects are assumed to support everything.
 
         Raises:
             ValueError: the name is none of them.
@@ -121,7 +124,7 @@ class DenseModel(nn.Module):
         Args:
             channels_last: keep images and weights with the channels of a pixel side by side in memory.
             compiled: run `predict` through `torch.compile`; the first batch of every image size takes long.
-            mode: of `torch.compile`.
+            mode: Argument ``mode`` of `torch.compile`.
         """
         if channels_last:
             self._memory_format = torch.channels_last
@@ -170,8 +173,8 @@ class DenseModel(nn.Module):
             if label is None or label.shape[-2:] != image.shape[-2:]:
                 got = "none" if label is None else tuple(label.shape)
                 raise ValueError(
-                    f"{name}: expected a label map ('sem_seg') of size {tuple(image.shape[-2:])} for training, "
-                    f"got {got}. Return it from the mapper."
+                    f"{name}: expected semantic segmentation labels ('sem_seg') of size {tuple(image.shape[-2:])} for "
+                    f"training, got {got}. Return them from the mapper."
                 )
         labels = [i["sem_seg"].to(self.device, non_blocking=True).long() for i in batch]
         target = stack_padded(labels, self.train_size, self.ignore_index, file_names(batch))
@@ -182,8 +185,14 @@ class DenseModel(nn.Module):
         return {"loss_ce": self.pixel_loss(output.logits, target)}
 
     def pixel_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Returns the mean cross entropy of [N, K, h, w] logits at the target's size."""
-        return segmentation_loss(
+        """Returns the mean cross entropy of [N, K, h, w] logits at the target's size.
+
+        Raises:
+            ValueError: on a CPU, a label is out of range.
+        """
+        if target.device.type == "cpu":  # on a GPU this check would stall the queue in every step
+            check_labels(target, logits.shape[1], self.ignore_index)
+        return upsampled_cross_entropy(
             logits,
             target,
             ignore_index=self.ignore_index,

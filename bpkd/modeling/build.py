@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -12,6 +10,9 @@ from bpkd.config import WRAPPERS
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.external import as_dense
 from bpkd.modeling.solov2 import SOLOv2
+from bpkd.tasks import SEMANTIC, Task
+
+Network = DenseModel | SOLOv2
 
 
 def student_architecture(cfg: CfgNode) -> str:
@@ -20,13 +21,13 @@ def student_architecture(cfg: CfgNode) -> str:
     return cfg.DISTILL.STUDENT if name in WRAPPERS else name
 
 
-def predicts_instances(cfg: CfgNode) -> bool:
-    """Whether the network that is trained yields instances and not label maps."""
+def task_of(cfg: CfgNode) -> Task:
+    """Returns the task of the network that is trained; of a class that does not say so, semantic segmentation."""
     name = student_architecture(cfg)
-    return name in META_ARCH_REGISTRY and _makes_instances(META_ARCH_REGISTRY.get(name))
+    return getattr(META_ARCH_REGISTRY.get(name), "task", SEMANTIC) if name in META_ARCH_REGISTRY else SEMANTIC
 
 
-def build_student(cfg: CfgNode) -> DenseModel | SOLOv2:
+def build_student(cfg: CfgNode) -> Network:
     """Builds the plain student of a config, with random weights, on MODEL.DEVICE.
 
     Raises:
@@ -43,8 +44,24 @@ def build_student(cfg: CfgNode) -> DenseModel | SOLOv2:
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
+def build_solov2(cfg: CfgNode) -> SOLOv2:
+    """Builds the plain student of a config for instances, as `build_student` does.
+
+    Raises:
+        ValueError: the architecture is not registered.
+        TypeError: it is no SOLOv2.
+    """
+    model = build_student(cfg)
+    if not isinstance(model, SOLOv2):
+        raise TypeError(
+            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected SOLOv2, a network for instances, got "
+            f"{type(model).__name__}."
+        )
+    return model
+
+
 def build_dense(cfg: CfgNode) -> DenseModel:
-    """Builds the plain student of a config for label maps, as `build_student` does.
+    """Builds the plain student of a config for semantic segmentation, as `build_student` does.
 
     Raises:
         ValueError: the architecture is not registered.
@@ -53,10 +70,7 @@ def build_dense(cfg: CfgNode) -> DenseModel:
     model = build_student(cfg)
     if not isinstance(model, DenseModel):
         raise TypeError(
-            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected a network for label maps, got {type(model).__name__}."
+            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected a network for semantic segmentation, got "
+            f"{type(model).__name__}."
         )
     return model
-
-
-def _makes_instances(architecture: Any) -> bool:
-    return isinstance(architecture, type) and issubclass(architecture, SOLOv2)  # some are functions

@@ -1,13 +1,13 @@
-"""SemanticDistiller: the coat that a student wears while it learns from a teacher."""
+"""SemanticDistiller: meta-architecture that trains a network for semantic segmentation with a frozen teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, LabelledEdges, PerTeacher, Target
@@ -15,90 +15,76 @@ from bpkd.functional import EdgeRows
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import build_dense
 from bpkd.modeling.preprocessing import file_names
-from bpkd.modeling.teachers.combined import OneTeacher, TeacherPanel, Teachers, build_teachers, logits_sizes
+from bpkd.modeling.teachers.base import Pending
+from bpkd.modeling.teachers.build import build_teachers
+from bpkd.modeling.teachers.combined import OneTeacher, TeacherPanel, Teachers
+from bpkd.modeling.wrapper import DistillationWrapper, current_iteration
+from bpkd.structures import SegOutput
 
 
 @META_ARCH_REGISTRY.register()
-class SemanticDistiller(nn.Module):
-    """In training the student's losses plus the distiller's; in evaluation the student.
+class SemanticDistiller(DistillationWrapper):
+    """Meta-architecture that trains a network for semantic segmentation with a frozen teacher, or with several."""
 
-    Attributes:
-        student: the network that is trained, tested and saved.
-        distiller: module with the distillation terms, None when the student trains alone.
-        task_terms: the student's own losses that distillation terms are measured against.
-        gradient_probe: called with (losses, student logits) in every training forward if set.
-    """
-
+    student: DenseModel
     task_terms = ("loss_ce",)
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        student: DenseModel,
-        teacher: Teachers | None = None,
-        distiller: nn.Module | None = None,
-    ) -> None:
-        """Joins the parts.
-
-        Raises:
-            ValueError: only one of teacher and distiller is given.
-        """
-        super().__init__()
-        if (teacher is None) != (distiller is None):
-            raise ValueError("SemanticDistiller: expected a teacher and a distiller, or neither, got one.")
-        self.student = student
-        self.distiller = distiller
-        self._taps = compared_features(distiller)
-        self._teacher = teacher  # a plain object: neither parameters() nor state_dict() sees it
-        self.gradient_probe: Callable[[dict[str, Tensor], Tensor], None] | None = None
+    @classmethod
+    def build_student(cls, cfg: CfgNode) -> DenseModel:
+        """Builds the dense network that a config trains."""
+        return build_dense(cfg)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
-        names = method_names(cfg)
-        student = build_dense(cfg)
-        if not names:
-            return {"student": student}
-        teacher = build_teachers(cfg)
-        distiller = build_distiller(cfg, student, teacher)
-        return {"student": student, "teacher": teacher, "distiller": distiller}
+    def build_teacher(cls, cfg: CfgNode, student: DenseModel) -> Teachers:
+        """Builds the teachers that TEACHER names."""
+        return build_teachers(cfg)
 
-    @property
-    def teacher_precision(self) -> str:
-        """What the teacher computes in: "off" (float32), "bf16" or "fp16"; "recorded"; empty without a teacher.
+    @classmethod
+    def build_distiller(cls, cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.Module:
+        """Builds what DISTILL.METHOD names, see `build_distiller`."""
+        return build_distiller(cfg, student, teacher)
 
-        Those of several teachers are joined by "+".
-        """
-        return "" if self._teacher is None else self._teacher.amp
-
-    def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
-        """Returns the dict of losses in training, else what the student returns."""
-        if not self.training:
-            return self.student(batch)
+    def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+        """Returns the images [N, 3, H, W] and the labels [N, H, W]."""
         images, target = self.student.preprocess(batch)
         assert target is not None  # in training it is there or preprocess has raised
-        answer = None
-        if self._teacher is not None:
-            # First, while the student holds nothing: its activations are not yet in memory, or it runs beside them.
-            size = (int(images.shape[-2]), int(images.shape[-1]))
-            answer = self._teacher.ask(batch, size, images.device, taps=self._taps)
-        output = self.student.scores(images)
-        losses = self.student.losses(output, target)
-        if self.distiller is not None and answer is not None:
-            losses.update(self.distiller(output, answer(), with_edges(batch, target), current_iteration()))
-        if self.gradient_probe is not None:
-            self.gradient_probe(losses, output.logits)
-        return losses
+        return images, target
+
+    def submit(self, batch: Sequence[dict[str, Any]], images: Tensor, target: Tensor) -> Pending[Any]:
+        """Starts the teachers."""
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        return self._teacher.submit(batch, size, images.device, taps=self._taps)
+
+    def predict(self, images: Tensor) -> SegOutput:
+        """Returns the student's scores and features."""
+        return self.student.scores(images)
+
+    def distillation_losses(
+        self, output: SegOutput, teacher_output: Any, batch: Sequence[dict[str, Any]], target: Tensor
+    ) -> dict[str, Tensor]:
+        """Returns the distiller's terms."""
+        assert self.distiller is not None
+        terms: dict[str, Tensor] = self.distiller(
+            output, teacher_output, with_edges(batch, target), current_iteration()
+        )
+        return terms
+
+    def probed_maps(self, output: SegOutput) -> Tensor:
+        """Returns the logits."""
+        return output.logits
+
+    @functools.cached_property
+    def _taps(self) -> frozenset[str] | None:
+        return compared_features(self.distiller)
 
     def compared_sizes(self, crop: tuple[int, int], *, count: int) -> set[tuple[int, int]]:
         """Returns the (h, w) at which logits are compared, one for all teachers or several: those of the teachers.
 
         Args:
             crop: (height, width) that training images are padded to.
-            count: images of a batch.
+            count: Images of a batch.
         """
-        return set() if self._teacher is None else logits_sizes(self._teacher, crop, self.student.device, count=count)
+        return set() if self._teacher is None else self._teacher.logits_sizes(crop, self.student.device, count=count)
 
 
 def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
@@ -201,8 +187,3 @@ def _one_distiller(node: CfgNode, name: str, *, student: DenseModel, teacher: On
                     f"{', '.join(known)}, got {tap!r}."
                 )
     return distiller
-
-
-def current_iteration() -> int:
-    """Returns the training loop's iteration, 0 outside of one."""
-    return get_event_storage().iter if has_event_storage() else 0

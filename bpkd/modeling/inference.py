@@ -39,8 +39,8 @@ def predict_logits(
         stride: (vertical, horizontal) step.
         scales: factors of the input size; softmax probabilities are averaged over them.
         flip: also average over the mirrored image.
-        align_corners: of every resize.
-        windows: of "slide" that the network sees at once.
+        align_corners: ``align_corners`` of every bilinear resize.
+        windows: Windows of mode "slide" in one forward pass.
 
     Returns:
         [1, K, *out_size] float32: logits for one scale without flip, else mean probabilities. Argmax-ready.
@@ -73,7 +73,7 @@ def predict_logits(
             part = scores(view.flip(3) if mirrored else view)
             total = torch.zeros_like(part) if total is None else total
             add_probabilities(total, part, mirrored)
-            del part  # before the next view needs the room
+            del part  # before the next view needs the memory
     assert total is not None  # at least one scale
     return total.div_(len(scales) * (1 + flip))
 
@@ -88,7 +88,7 @@ def resized_twice(logits: Tensor, middle: tuple[int, int], size: tuple[int, int]
         logits: [1, K, h, w].
         middle: (height, width) of the network's input.
         size: (height, width) to return.
-        align_corners: of both resizes.
+        align_corners: ``align_corners`` of both bilinear resizes.
 
     Returns:
         [1, K, *size]; the argument itself where nothing has to be done.

@@ -94,9 +94,9 @@ class ConvBlock(nn.Module):
             channels: channels of the output.
             kernel_size: odd.
             norm: name for `make_norm`.
-            stride: of the convolution.
-            dilation: of the convolution.
-            groups: of the convolution; ``in_channels`` makes it depthwise.
+            stride: Stride of the convolution.
+            dilation: Dilation of the convolution.
+            groups: Groups of the convolution; ``in_channels`` makes it depthwise.
             activation: "relu", "relu6" or "" for none.
         """
         super().__init__()

@@ -11,39 +11,66 @@ import time
 import torch
 from torch.nn import functional as F
 
+from bpkd.config import AMP_CHOICES, AMP_NAMES
+
 logger = logging.getLogger(__name__)
 
-AMP_DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AMP_CHOICES = ("auto", *AMP_DTYPES)
+AMP_DTYPES = dict(zip(AMP_NAMES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 ONEDNN_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 # A convolution that takes this much longer than in float32 is worth a warning.
 SLOW = 1.2
 
 
-def choose_precision(asked: str, device: torch.device, *, key: str) -> str:
+def check_amp(amp: str, *, key: str) -> str:
+    """Returns the name of an autocast type if it is known.
+
+    Args:
+        amp: "off" (float32), "bf16" or "fp16".
+        key: Config key, for messages.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if amp not in AMP_DTYPES:
+        raise ValueError(f"{key}: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+    return amp
+
+
+def autocast(device: torch.device, amp: str, *, cache: bool = True) -> torch.autocast:
+    """Returns a context in which a network computes in the autocast type "off" (float32), "bf16" or "fp16".
+
+    Args:
+        device: The network's device.
+        amp: Name of the type, see `check_amp`.
+        cache: Keep converted weights within the context, as training does.
+    """
+    return torch.autocast(device.type, dtype=AMP_DTYPES[amp], enabled=amp != "off", cache_enabled=cache)
+
+
+def choose_precision(precision: str, device: torch.device, *, key: str) -> str:
     """Returns the autocast type of a network on a device: "off" (float32), "bf16" or "fp16".
 
     Args:
-        asked: "auto": bf16, else fp16, where the device has instructions for it, else float32; or "off", "bf16",
+        precision: "auto": bf16, else fp16, where the device has instructions for it, else float32; or "off", "bf16",
             "fp16", which are taken as they are. One that the device lacks instructions for is measured and warned of.
-        device: the network runs on.
-        key: of the config, for messages.
+        device: Device that the network runs on.
+        key: Config key, for messages.
 
     Raises:
-        ValueError: ``asked`` is unknown.
+        ValueError: ``precision`` is unknown.
     """
-    if asked not in AMP_CHOICES:
-        raise ValueError(f"{key}: expected one of {', '.join(AMP_CHOICES)}, got {asked!r}.")
-    if asked == "auto":
+    if precision not in AMP_CHOICES:
+        raise ValueError(f"{key}: expected one of {', '.join(AMP_CHOICES)}, got {precision!r}.")
+    if precision == "auto":
         return next((name for name in _automatic(device) if has_instructions(name, device)), "off")
-    if not has_instructions(asked, device):
-        factor = slowdown(asked, device, gradient=not key.startswith("TEACHER"))
+    if not has_instructions(precision, device):
+        factor = slowdown(precision, device, gradient=not key.startswith("TEACHER"))
         if factor > SLOW:
             logger.warning(
                 "%s: %s, in which %s is slower than in float32: a convolution takes %.1f times as long. "
-                "off runs in float32.", key, asked, device_name(device), factor,
+                "off runs in float32.", key, precision, device_name(device), factor,
             )  # fmt: skip
-    return asked
+    return precision
 
 
 def describe(dtype: str, device: torch.device, *, key: str) -> str:
@@ -51,8 +78,8 @@ def describe(dtype: str, device: torch.device, *, key: str) -> str:
 
     Args:
         dtype: "off", "bf16" or "fp16".
-        device: the network runs on.
-        key: of the config that says so.
+        device: Device that the network runs on.
+        key: Config key that says so.
     """
     where = device_name(device)
     if dtype != "off":
@@ -104,8 +131,8 @@ def slowdown(dtype: str, device: torch.device, *, gradient: bool = True) -> floa
 
     Args:
         dtype: "bf16" or "fp16".
-        device: to run it on.
-        gradient: as in training; else the forward pass alone.
+        device: Device to measure.
+        gradient: Measure forward and backward pass; False: the forward pass alone.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False):
@@ -118,9 +145,9 @@ def slowdown(dtype: str, device: torch.device, *, gradient: bool = True) -> floa
     @torch.autocast(device.type, enabled=False)
     def seconds(kind: torch.dtype) -> float:
         start = time.perf_counter()
-        answer = F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float()
+        output = F.conv2d(images.to(kind), weight.to(kind), padding=1).sum().float()
         if gradient:
-            answer.backward()
+            output.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - start

@@ -27,10 +27,10 @@ def stack_padded(tensors: Sequence[Tensor], size: tuple[int, int] | None, value:
     """Pads [..., h, w] tensors at the right and the bottom and stacks them.
 
     Args:
-        tensors: of equal leading shape.
+        tensors: Tensors of equal leading shape.
         size: (height, width) to pad to; None: the largest of the batch.
-        value: of the padding.
-        files: names for the error.
+        value: Value of the padding.
+        files: Names of the files, for messages.
 
     Raises:
         ValueError: a tensor is larger than ``size``.
@@ -66,8 +66,8 @@ def normalised(batch: Sequence[dict[str, Any]], network: Normalised, key: str = 
     Args:
         batch: items with uint8 pictures [3, h, w]; their order is the item's ``image_format``, else the network's
             ``source_format``.
-        network: whose colours count.
-        key: of the picture.
+        network: Network with its pixel statistics and colour order.
+        key: Key of the picture in an item.
     """
     rows = []
     for item in batch:

@@ -41,11 +41,11 @@ class SemanticSegmentor(DenseModel):
         """Joins the parts.
 
         Args:
-            backbone: maps images to a dict of stages, with Detectron2's `output_shape`.
-            decode_head: reads these.
-            auxiliary_head: reads these, in training only.
-            auxiliary_weight: of its loss.
-            **options: of `DenseModel`.
+            backbone: Maps images to a dict of stages, with Detectron2's `output_shape`.
+            decode_head: Maps the stages to logits.
+            auxiliary_head: Maps a stage to logits, in training only.
+            auxiliary_weight: Factor on the auxiliary head's loss.
+            **options: Arguments of `DenseModel`.
         """
         super().__init__(**options)
         self.backbone = backbone

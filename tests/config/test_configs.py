@@ -150,17 +150,17 @@ def teacher_built(cfg: CfgNode) -> Any:
 def no_files() -> Iterator[None]:
     """Everything that would read or write a file, or know one, is replaced; all that reads a config is real."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("data.loader", "engine.trainer", "evaluation.build"):
+        for module in (
+            "data.classes", "data.loader", "engine.trainer", "evaluation.build", "modeling.teachers.classes",
+        ):  # fmt: skip
             patch.setattr(f"bpkd.{module}.MetadataCatalog", FakeCatalog)
         patch.setattr("bpkd.data.loader.DatasetCatalog.get", lambda name: [{"file_name": name, "annotations": [{}]}])
-        patch.setattr("bpkd.data.loader.check_objects", lambda *args: None)
+        patch.setattr("bpkd.data.loader.check_class_count", lambda *args, **kwargs: None)
         patch.setattr("bpkd.evaluation.build.InstanceEvaluator", lambda **options: None)
         patch.setattr("bpkd.data.catalog._register", lambda *args: None)
         loaded = SimpleNamespace(classes=None)
-        patch.setattr("bpkd.modeling.teachers.frozen.load_strict", lambda *args, **kwargs: loaded)
-        patch.setattr("bpkd.modeling.teachers.frozen.build_dense", teacher_built)
-        patch.setattr("bpkd.modeling.solov2.teacher.load_strict", lambda *args, **kwargs: loaded)
-        patch.setattr("bpkd.modeling.solov2.teacher.MetadataCatalog", FakeCatalog)
+        patch.setattr("bpkd.modeling.teachers.build.load_strict", lambda *args, **kwargs: loaded)
+        patch.setattr("bpkd.modeling.teachers.build.build_student", teacher_built)
         patch.setattr("bpkd.engine.trainer.load_backbone", lambda *args: None)
         patch.setattr("bpkd.engine.trainer.environment", dict)
         evaluation = importlib.import_module("bpkd.engine.evaluate")  # the room exports a function of that name

@@ -175,7 +175,7 @@ def test_a_target_is_never_lost(
     save = torch.save
 
     def fails(content: Any, f: Any) -> None:
-        f.write(b"half")
+        Path(f).write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fails)

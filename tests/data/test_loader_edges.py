@@ -211,7 +211,8 @@ def test_methods_without_edges_are_refused(pair: Path) -> None:
 
 
 def test_instances_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected label maps .* got InstanceDistiller: .* Set DATALOADER.EDGE_MASKS"):
+    message = "expected semantic segmentation labels .* got InstanceDistiller: .* Set DATALOADER.EDGE_MASKS"
+    with pytest.raises(ValueError, match=message):
         load_config(str(REPO / "projects/BPKD/configs/nuclei/tiny__bpkd.yaml"), [*WORKERS])
 
 

@@ -326,9 +326,9 @@ PITFALLS = [
     (ADE, lambda b: remove(b / "annotations/training"), r"none of the 4 masks is there, expected .*00000001\.png"),
     (CITY, train_ids_as_label_ids, r"labelIds\.png hold the value 255, which labelIds \(0\.\.33\) do not: these"),
     ("coco_2017", lambda b: rewrite(b / "annotations/instances_train2017.json", annotations=[]),
-     r"none of the 3 images has an object: expected annotations in .*instances_train2017\.json"),
+     r"none of the 3 images has an instance: expected annotations in .*instances_train2017\.json"),
     ("coco_2017", lambda b: rewrite(b / "annotations/instances_train2017.json", categories=[{"id": 1, "name": "cell"}]),
-     r"expected COCO's 80 categories, got 1, the first \[\(1, 'cell'\)\]\. Your own objects belong into"),
+     r"expected COCO's 80 categories, got 1, the first \[\(1, 'cell'\)\]\. Your own instances belong into"),
     ("coco_2017", rename_images, r"3 of the 3 images are not in .*train2017; the first is .*val2017/000000000009\.jpg"),
 ]  # fmt: skip
 
@@ -532,7 +532,7 @@ def config(folder: Path, name: str) -> list[str]:
         (ADE, "149 flag "),
         (CITY, "255 (ignored)"),
         (CONTEXT, "  note: "),
-        ("coco_2017", "  0 person                50.00 % of the objects, in 1 images"),
+        ("coco_2017", "  0 person                50.00 % of the instances, in 1 images"),
     ],
 )
 def test_the_check_tool_counts_and_draws(tmp_path: Path, capsys: Any, name: str, line: str) -> None:
@@ -573,7 +573,7 @@ def test_the_preparation_tool(tmp_path: Path, capsys: Any) -> None:
 
 def test_a_set_of_objects_does_not_train_a_semantic_network(tmp_path: Path) -> None:
     config(tmp_path, "coco_2017")
-    with pytest.raises(ValueError, match="coco_2017_train holds objects; .* BPKDSemanticSegmentor needs label maps"):
+    with pytest.raises(ValueError, match="coco_2017_train holds instances; .* BPKDSemanticSegmentor needs semantic"):
         load_config(str(tmp_path / "sets.yaml"))
 
 

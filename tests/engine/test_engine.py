@@ -112,7 +112,7 @@ def test_checkpoint_is_a_plain_student(tiny: Path, tmp_path: Path) -> None:
     assert record["method"] == "BPKD"
     assert record["metrics"]["mIoU"] >= 0
     assert trainer.student.training
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_the_share_of_a_step_that_waits_for_data_is_logged(

@@ -77,8 +77,8 @@ def test_a_term_that_holds_nearly_all_is_named_once(
 
 def test_patience_counts_iterations() -> None:
     patience = Patience(limit=1.0, patience=20)
-    assert [patience.lost("a", 2.0, i) for i in (0, 10, 20, 30)] == [0, 0, 20, 0]
-    assert patience.lost("b", 1.0, 30) == 0
+    assert [patience.exceeded("a", 2.0, i) for i in (0, 10, 20, 30)] == [0, 0, 20, 0]
+    assert patience.exceeded("b", 1.0, 30) == 0
 
 
 def test_norms_are_those_of_the_gradients() -> None:

@@ -166,7 +166,7 @@ def test_crowds_and_images_without_objects(tmp_path: Path) -> None:
 
 def test_a_set_without_any_object_is_refused(config: str, tmp_path: Path) -> None:
     write_shapes(tmp_path, empty=True)
-    with pytest.raises(DatasetError, match="none of 3 images has an object"):
+    with pytest.raises(DatasetError, match="none of 3 images has an instance"):
         build_train_loader(load_config(config))
 
 
@@ -178,7 +178,7 @@ def test_a_set_without_any_object_is_refused(config: str, tmp_path: Path) -> Non
         (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "all"], "MIN_SIZE_TRAIN_SAMPLING: expected choice or range, got 'all'"),
         (
             ["DATASETS.TRAIN", "['procedural_train']"],
-            "procedural_train holds label maps; MODEL.META_ARCHITECTURE SOLOv2 needs objects",
+            "procedural_train holds semantic segmentation labels; MODEL.META_ARCHITECTURE SOLOv2 needs instances",
         ),
         (["DATASETS.TRAIN", "['coco_2017_train']"], "NUM_CLASSES is 2, but coco_2017_train has 80 classes"),
         (["DATASETS.TRAIN", "['other']"], "DATASETS.COCO_FOLDER.NAME"),
@@ -252,5 +252,5 @@ def test_masks_that_do_not_learn_are_told_once(
 
 def test_label_maps_are_not_asked_of_a_network_for_instances(config: str, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"")
-    with pytest.raises(TypeError, match="expected a network for label maps, got SOLOv2"):
+    with pytest.raises(TypeError, match="expected a network for semantic segmentation, got SOLOv2"):
         Predictor(str(tmp_path / "w.pth"), config)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from bpkd.modeling import DenseModel, build_student, build_teacher
 from bpkd.modeling.precision import has_instructions
 from bpkd.modeling.teachers import acceleration as module
-from bpkd.modeling.teachers.acceleration import WAYS, Plan, fold_batch_norm, full_float32, make_fast, store_as
+from bpkd.modeling.teachers.acceleration import (
+    OPTIMIZATIONS,
+    Optimizations,
+    fold_batch_norm,
+    full_float32,
+    optimize_for_inference,
+    store_as,
+)
 from bpkd.modeling.teachers.frozen import FrozenTeacher
 from bpkd.structures import SegOutput
 from tests.helpers.tiny_networks import TINY, TORCHVISION, batch, save_teacher, tiny_cfg
@@ -130,7 +137,9 @@ def test_stored_weights_give_autocasts_bits() -> None:
 )  # fmt: skip
 def test_a_fast_teacher_says_what_a_plain_one_says(tmp_path: Path, fast: str, amp: str, limit: float) -> None:
     opts = save_teacher(tmp_path)
-    plain, quick = (build_teacher(tiny_cfg(*opts, *more)) for more in ((), ("TEACHER.FAST", fast, "TEACHER.AMP", amp)))
+    plain, quick = (
+        build_teacher(tiny_cfg(*opts, *more)) for more in ((), ("TEACHER.OPTIMIZE", fast, "TEACHER.AMP", amp))
+    )
     items = batch(2)
     want, got = plain(items, SIZE, CPU), quick(items, SIZE, CPU)
     assert got.logits.dtype == torch.float32
@@ -144,7 +153,9 @@ def test_a_fast_teacher_says_what_a_plain_one_says(tmp_path: Path, fast: str, am
 @pytest.mark.slow
 def test_a_compiled_teacher_says_what_a_plain_one_says(tmp_path: Path) -> None:
     opts = save_teacher(tmp_path)
-    plain, quick = (build_teacher(tiny_cfg(*opts, "TEACHER.FAST", f)) for f in ("off", "fold+channels_last+compile"))
+    plain, quick = (
+        build_teacher(tiny_cfg(*opts, "TEACHER.OPTIMIZE", f)) for f in ("off", "fold+channels_last+compile")
+    )
     want, got = (t(batch(2), SIZE, CPU).logits for t in (plain, quick))
     assert float((got - want).abs().max() / want.std()) < 1e-4
 
@@ -152,18 +163,18 @@ def test_a_compiled_teacher_says_what_a_plain_one_says(tmp_path: Path) -> None:
 def test_auto_takes_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None:
     for has, amp in ((True, "bf16"), (False, "off")):
         monkeypatch.setattr(module, "has_instructions", lambda *_, has=has: has)
-        assert Plan.choose("auto", "off", CPU) == Plan(("fold", "channels_last"), amp)
-        assert Plan.choose("auto", "fp16", CPU).amp == "fp16"
-        assert Plan.choose("auto", "off", CPU, exported=True) == Plan((), amp)
-    assert Plan.choose("off", "off", CPU) == Plan()
-    assert str(Plan.choose("fold", "bf16", CPU)) == "fold+bf16"
+        assert Optimizations.choose("auto", "off", CPU) == Optimizations(("fold", "channels_last"), amp)
+        assert Optimizations.choose("auto", "fp16", CPU).amp == "fp16"
+        assert Optimizations.choose("auto", "off", CPU, exported=True) == Optimizations((), amp)
+    assert Optimizations.choose("off", "off", CPU) == Optimizations()
+    assert str(Optimizations.choose("fold", "bf16", CPU)) == "fold+bf16"
 
 
 @pytest.mark.parametrize(
     ("fast", "exported", "message"),
     [
-        ("quick", False, "TEACHER.FAST: expected off, auto, or some of fold, channels_last.*got 'quick'"),
-        ("fold+fold", False, "TEACHER.FAST: expected"),
+        ("quick", False, "TEACHER.OPTIMIZE: expected off, auto, or some of fold, channels_last.*got 'quick'"),
+        ("fold+fold", False, "TEACHER.OPTIMIZE: expected"),
         ("graphs", False, "'graphs' needs a CUDA device, got MODEL.DEVICE cpu"),
         ("fold+stream", False, "'stream' needs a CUDA device"),
         ("fold", True, "a file runs as it was written"),
@@ -171,14 +182,16 @@ def test_auto_takes_what_the_device_has(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_what_cannot_be_is_refused(fast: str, exported: bool, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Plan.choose(fast, "off", CPU, exported=exported)
+        Optimizations.choose(fast, "off", CPU, exported=exported)
 
 
 def test_graphs_go_with_neither_compile_nor_stream() -> None:
     for other in ("compile", "stream"):
         with pytest.raises(ValueError, match="expected graphs without compile"):
-            Plan.choose(f"graphs+{other}", "off", torch.device("cuda"))
-    assert set(Plan.choose("fold+channels_last+graphs", "off", torch.device("cuda")).ways) <= set(WAYS)
+            Optimizations.choose(f"graphs+{other}", "off", torch.device("cuda"))
+    assert set(Optimizations.choose("fold+channels_last+graphs", "off", torch.device("cuda")).names) <= set(
+        OPTIMIZATIONS
+    )
 
 
 class Recording(DenseModel):
@@ -211,7 +224,7 @@ def test_a_teacher_records_no_graph_whatever_its_code_does(amp: str) -> None:
 
 def test_features_that_nobody_compares_are_not_kept(tmp_path: Path) -> None:
     teacher = build_teacher(tiny_cfg(*save_teacher(tmp_path)))
-    asked = teacher.ask(batch(1), SIZE, CPU, taps=frozenset({"decode", "logits"}))()
+    asked = teacher.submit(batch(1), SIZE, CPU, taps=frozenset({"decode", "logits"})).result()
     assert set(asked.features) == {"decode"}
     assert "layer3" in teacher(batch(1), SIZE, CPU).features
 
@@ -222,7 +235,7 @@ def test_features_that_nobody_compares_are_not_kept(tmp_path: Path) -> None:
 def test_streams_and_graphs_change_nothing(tmp_path: Path, fast: str) -> None:
     opts = [*save_teacher(tmp_path), "MODEL.DEVICE", "cuda"]
     with full_float32():
-        plain, quick = (build_teacher(tiny_cfg(*opts, "TEACHER.FAST", f)) for f in ("off", fast))
+        plain, quick = (build_teacher(tiny_cfg(*opts, "TEACHER.OPTIMIZE", f)) for f in ("off", fast))
         for seed in range(4):
             want, got = (t(batch(2, seed=seed), SIZE, torch.device("cuda")).logits for t in (plain, quick))
             assert float((got - want).abs().max() / want.std()) < 1e-2
@@ -230,5 +243,5 @@ def test_streams_and_graphs_change_nothing(tmp_path: Path, fast: str) -> None:
 
 def test_a_network_with_nothing_to_fold_is_left_as_it_is() -> None:
     model = lively(Recording())
-    make_fast(model, Plan(("fold",)), lambda: images(1))
+    optimize_for_inference(model, Optimizations(("fold",)), lambda: images(1))
     assert apart(model, model, images()) == 0

@@ -166,13 +166,13 @@ def test_a_fast_teacher_stays_as_it_began(monkeypatch: pytest.MonkeyPatch, tmp_p
         has(monkeypatch, *names)
         cfg = get_bpkd_cfg()
         cfg.MODEL.DEVICE, cfg.OUTPUT_DIR = "cpu", str(tmp_path)
-        cfg.TEACHER.FAST, cfg.TEACHER.OTHERS = "auto", [{"FAST": "auto", "EXPORTED": "a.ts"}]
+        cfg.TEACHER.OPTIMIZE, cfg.TEACHER.OTHERS = "auto", [{"OPTIMIZE": "auto", "EXPORTED": "a.ts"}]
         resources.settle_precision(cfg, resume=resume)
         (tmp_path / "config.yaml").write_text(cfg.dump())
         cfgs.append(cfg)
     for cfg in cfgs:
-        assert ("fold+channels_last", began) == (cfg.TEACHER.FAST, cfg.TEACHER.AMP)
-        assert [{"FAST": "off", "EXPORTED": "a.ts", "AMP": began}] == cfg.TEACHER.OTHERS
+        assert ("fold+channels_last", began) == (cfg.TEACHER.OPTIMIZE, cfg.TEACHER.AMP)
+        assert [{"OPTIMIZE": "off", "EXPORTED": "a.ts", "AMP": began}] == cfg.TEACHER.OTHERS
 
 
 def test_processes_on_unlike_machines_agree(monkeypatch: pytest.MonkeyPatch) -> None:

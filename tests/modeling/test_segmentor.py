@@ -15,7 +15,8 @@ from torch import nn
 
 from bpkd.config import add_bpkd_config
 from bpkd.convert import CheckpointError, load_strict
-from bpkd.modeling import DenseModel, ModuleSegmentor, build_student, segmentation_loss
+from bpkd.functional import upsampled_cross_entropy
+from bpkd.modeling import DenseModel, ModuleSegmentor, build_student
 from bpkd.modeling.preprocessing import normalised
 from bpkd.structures import SegOutput
 from tests.helpers.tiny_networks import TORCHVISION, batch, tiny_cfg
@@ -29,8 +30,8 @@ def test_loss_denominator_equals_openmmlabs() -> None:
     labels = np.random.default_rng(11).integers(0, 19, (2, 8, 8))
     labels[np.random.default_rng(12).random((2, 8, 8)) < 0.25] = 255
     target = torch.from_numpy(labels)
-    mean_all = segmentation_loss(logits, target)
-    valid = segmentation_loss(logits, target, denominator="valid")
+    mean_all = upsampled_cross_entropy(logits, target)
+    valid = upsampled_cross_entropy(logits, target, denominator="valid")
     assert float(mean_all) == pytest.approx(recipe["mmseg_default_mean_over_all_pixels"], rel=1e-6)
     assert float(valid) == pytest.approx(recipe["mean_over_valid_pixels"], rel=1e-6)
 
@@ -50,7 +51,7 @@ def test_normalisation_equals_openmmlabs() -> None:
 def test_nothing_to_learn_is_a_zero_with_gradient(denominator: str) -> None:
     logits = torch.randn(1, 4, 3, 3, requires_grad=True)
     target = torch.full((1, 6, 6), 255)
-    loss = segmentation_loss(logits, target, denominator=denominator)
+    loss = upsampled_cross_entropy(logits, target, denominator=denominator)
     loss.backward()
     assert float(loss.detach()) == 0
     assert float(logits.grad.abs().max()) == 0
@@ -59,14 +60,15 @@ def test_nothing_to_learn_is_a_zero_with_gradient(denominator: str) -> None:
 def test_loss_is_float32_under_half_precision() -> None:
     logits = torch.randn(1, 4, 3, 3)
     target = torch.zeros(1, 6, 6, dtype=torch.int64)
-    loss = segmentation_loss((logits * 1e4).bfloat16(), target)
+    loss = upsampled_cross_entropy((logits * 1e4).bfloat16(), target)
     assert loss.dtype == torch.float32
     assert loss.isfinite()
 
 
 def test_label_out_of_range_is_explained() -> None:
+    model = ModuleSegmentor(network=nn.Identity(), num_classes=4, pixel_mean=[0.0], pixel_std=[1.0])
     with pytest.raises(ValueError, match=r"0\.\.3 or 255, got values from 0 to 7"):
-        segmentation_loss(torch.zeros(1, 4, 2, 2), torch.tensor([[[0, 7], [255, 1]]]))
+        model.pixel_loss(torch.zeros(1, 4, 2, 2), torch.tensor([[[0, 7], [255, 1]]]))
 
 
 def test_training_pads_after_normalisation() -> None:
@@ -105,7 +107,7 @@ def test_training_refuses_what_it_cannot_use() -> None:
         model(batch(1, (64, 48)))
     items = batch(2)
     del items[1]["sem_seg"]
-    with pytest.raises(ValueError, match="1.png: expected a label map"):
+    with pytest.raises(ValueError, match="1.png: expected semantic segmentation labels"):
         model(items)
 
 

@@ -20,7 +20,7 @@ not read). Returns what is wrong."""
 
 @dataclass(frozen=True)
 class SemanticSet:
-    """One split of a data set with a label map per image, as it is registered."""
+    """One split of a data set with semantic segmentation labels, as it is registered."""
 
     name: str
     load: Callable[[], Items]
@@ -40,7 +40,7 @@ class SemanticSet:
 
 @dataclass(frozen=True)
 class InstanceSet:
-    """One split of a data set with objects in COCO's JSON format, as it is registered."""
+    """One split of a data set with instances in COCO's JSON format, as it is registered."""
 
     name: str
     json: Path
@@ -138,7 +138,7 @@ def folder_pairs(images: Path, masks: Path, suffixes: tuple[str, str], depth: st
 
 
 def pair(image: Path, label: Path, image_id: str) -> dict[str, Any]:
-    """Returns the dataset dict of an image and its label map."""
+    """Returns the dataset dict of an image and its semantic segmentation labels."""
     return {"file_name": str(image), "sem_seg_file_name": str(label), "image_id": image_id}
 
 
@@ -146,9 +146,9 @@ def misplaced(items: Items, marks: Mapping[str, Sequence[str]], split: str) -> l
     """Reports images that belong to another split.
 
     Args:
-        items: of the split.
+        items: Dataset dicts of the split.
         marks: split -> beginnings of the names of its images.
-        split: where the images lie.
+        split: Split in whose folder the images lie.
     """
     for other, starts in marks.items():
         wrong = [i["file_name"] for i in items if Path(i["file_name"]).name.startswith(tuple(starts))]

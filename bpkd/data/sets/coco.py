@@ -82,6 +82,6 @@ def _fault(spec: InstanceSet, error: Exception) -> str:
     if wanted and have != dict(zip(spec.more["thing_dataset_id_to_contiguous_id"], wanted, strict=True)):
         return (
             f"{spec.json}: expected COCO's {len(wanted)} categories, got {len(have)}, the first "
-            f"{sorted(have.items())[:3]}. Your own objects belong into DATASETS.COCO_FOLDER."
+            f"{sorted(have.items())[:3]}. Your own instances belong into DATASETS.COCO_FOLDER."
         )
     return f"{spec.json} cannot be read as a COCO file ({error})."

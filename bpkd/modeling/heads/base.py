@@ -30,7 +30,7 @@ class SegHead(nn.Module):
             channels: channels of the map that enters the classifier.
             num_classes: number of classes.
             dropout: probability with which a whole channel is dropped in training.
-            align_corners: of every resize, in the head and after it.
+            align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__()
         self.channels, self.num_classes = channels, num_classes

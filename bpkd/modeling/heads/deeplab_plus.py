@@ -42,13 +42,13 @@ class DeepLabV3PlusHead(SegHead):
         Args:
             in_features: low-level stage, last stage.
             in_channels: their channels.
-            channels: of every convolution in the head.
+            channels: Output channels of every convolution in the head.
             num_classes: number of classes.
-            low_level_channels: that the low-level stage is reduced to.
+            low_level_channels: Channels that the low-level stage is reduced to.
             rates: dilations of the pyramid; rate 1 is a 1x1 convolution.
             norm: name for `bpkd.modeling.layers.make_norm`.
             dropout: before the classifier.
-            align_corners: of every resize, here and after the head.
+            align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)
         self.in_features = tuple(in_features)

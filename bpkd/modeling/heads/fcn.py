@@ -41,12 +41,12 @@ class FCNHead(SegHead):
         Args:
             in_features: the backbone's stages.
             in_channels: their channels.
-            channels: of the convolution.
+            channels: Output channels of the convolution.
             num_classes: number of classes.
-            kernel_size: of the convolution.
+            kernel_size: Kernel size of the convolution.
             norm: name for `bpkd.modeling.layers.make_norm`.
             dropout: before the classifier.
-            align_corners: of every resize, here and after the head.
+            align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)
         self.in_features = tuple(in_features)

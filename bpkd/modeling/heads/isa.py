@@ -23,8 +23,8 @@ class WindowAttention(nn.Module):
         """Builds the projections.
 
         Args:
-            channels: of the map.
-            attention_channels: of queries and keys.
+            channels: Channels of the map.
+            attention_channels: Channels of queries and keys.
             across: True: a group is the same offset of every window ("global"); False: one window ("local").
             norm: name for `bpkd.modeling.layers.make_norm`.
         """
@@ -99,13 +99,13 @@ class ISAHead(SegHead):
         Args:
             in_feature: the backbone's stage.
             in_channels: its channels.
-            channels: of the map that is attended over.
+            channels: Channels of the map that is attended over.
             num_classes: number of classes.
-            attention_channels: of queries and keys.
+            attention_channels: Channels of queries and keys.
             window: (height, width) in positions of the stage.
             norm: name for `bpkd.modeling.layers.make_norm`.
             dropout: before the classifier.
-            align_corners: of the resizes after the head; it has none inside.
+            align_corners: ``align_corners`` of the resizes after the head; it has none inside.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)
         self.in_feature, self.window = in_feature, window

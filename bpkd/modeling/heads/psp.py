@@ -43,12 +43,12 @@ class PSPHead(SegHead):
         Args:
             in_feature: the backbone's stage.
             in_channels: its channels.
-            channels: of every convolution in the head.
+            channels: Output channels of every convolution in the head.
             num_classes: number of classes.
             pool_scales: sides of the grids.
             norm: name for `bpkd.modeling.layers.make_norm`.
             dropout: before the classifier.
-            align_corners: of every resize, here and after the head.
+            align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)
         self.in_feature = in_feature

@@ -30,7 +30,7 @@ def build_deform_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
     MODEL.RESNETS.DEFORM_ON_PER_STAGE puts `ModulatedDeformConv2d` where Detectron2 would need its compiled layer.
 
     Raises:
-        ValueError: a deformable layer without modulation, or in basic blocks, is asked for, or BN_EVAL_AFFINE without
+        ValueError: a deformable layer has no modulation, or is in a basic block, or BN_EVAL_AFFINE is set without
             FrozenBN.
     """
     node = cfg.MODEL.RESNETS

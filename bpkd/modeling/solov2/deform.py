@@ -41,12 +41,12 @@ class ModulatedDeformConv2d(nn.Module):
             in_channels: channels of the input.
             out_channels: channels of the output.
             kernel_size: side of the square kernel.
-            stride: of the output.
+            stride: Stride of the convolution.
             padding: zeros around the input.
             dilation: distance of two taps.
-            groups: of the convolution.
+            groups: Groups of the convolution.
             deform_groups: groups of input channels with offsets of their own.
-            bias: of the convolution; the offsets always have one.
+            bias: Add a bias to the convolution; the offsets always have one.
             norm: applied to the result.
 
         Raises:
@@ -112,8 +112,8 @@ def deform_stages(resnet: ResNet, on_per_stage: list[bool], deform_groups: int =
 
     Args:
         resnet: Detectron2's, built with plain bottlenecks.
-        on_per_stage: for res2, res3, res4, res5.
-        deform_groups: of the new layers.
+        on_per_stage: Whether res2, res3, res4 and res5 are deformable.
+        deform_groups: Groups of offsets of the new layers.
 
     Raises:
         ValueError: such a stage has no bottlenecks.

@@ -1,25 +1,28 @@
-"""InstanceDistiller: a SOLOv2 student that learns from a SOLOv2 teacher, level by level."""
+"""InstanceDistiller: meta-architecture that trains a SOLOv2 with a frozen SOLOv2, level by level."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import Tensor, nn
+from torch import Tensor
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller
-from bpkd.modeling.build import build_student
-from bpkd.modeling.distillation import current_iteration, method_names
-from bpkd.structures import SOLOv2Outputs
+from bpkd.modeling.build import build_solov2
+from bpkd.modeling.distillation import method_names
+from bpkd.modeling.teachers.base import Pending
+from bpkd.modeling.wrapper import DistillationWrapper, current_iteration
+from bpkd.structures import GridTargets, SOLOv2Outputs
 
+from .distillation_terms import InstanceOptions, InstanceTerms
 from .meta import SOLOv2
 from .teacher import FrozenSOLOv2, build_instance_teacher
-from .terms import InstanceOptions, InstanceTerms
 
 logger = logging.getLogger(__name__)
 
@@ -27,73 +30,61 @@ NO_FEATURES = "SOLOv2 is compared level by level, by KD, CWD (TAP logits) and BP
 
 
 @META_ARCH_REGISTRY.register()
-class InstanceDistiller(nn.Module):
-    """In training the student's losses plus the distillation terms; in evaluation the student.
+class InstanceDistiller(DistillationWrapper):
+    """Meta-architecture that trains a SOLOv2 with a frozen SOLOv2, level by level."""
 
-    Attributes:
-        student: the network that is trained, tested and saved.
-        distiller: the distillation terms, None when the student trains alone.
-        task_terms: the student's own losses that distillation terms are measured against.
-        gradient_probe: called with (losses, the student's raw maps) in every training forward if set.
-    """
-
+    student: SOLOv2
     task_terms = ("loss_category", "loss_mask")
 
-    @configurable
-    def __init__(
-        self, *, student: SOLOv2, teacher: FrozenSOLOv2 | None = None, distiller: InstanceTerms | None = None
-    ) -> None:
-        """Joins the parts.
-
-        Raises:
-            ValueError: only one of teacher and distiller is given.
-        """
-        super().__init__()
-        if (teacher is None) != (distiller is None):
-            raise ValueError("InstanceDistiller: expected a teacher and a distiller, or neither, got one.")
-        self.student, self.distiller = student, distiller
-        self._teacher = teacher  # a plain object: neither parameters() nor state_dict() sees it
-        self.gradient_probe: Callable[[dict[str, Tensor], Sequence[Tensor]], None] | None = None
+    @classmethod
+    def build_student(cls, cfg: CfgNode) -> SOLOv2:
+        """Builds the SOLOv2 that a config trains."""
+        return build_solov2(cfg)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out.
+    def build_teacher(cls, cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
+        """Builds the teacher that TEACHER names."""
+        return build_instance_teacher(cfg, student)
 
-        Raises:
-            TypeError: DISTILL.STUDENT is no SOLOv2.
-        """
-        names = method_names(cfg)
-        student = build_student(cfg)
-        if not isinstance(student, SOLOv2):
-            raise TypeError(f"DISTILL.STUDENT: expected SOLOv2 for InstanceDistiller, got {cfg.DISTILL.STUDENT!r}.")
-        if not names:
-            return {"student": student}
-        teacher = build_instance_teacher(cfg, student)
-        return {"student": student, "teacher": teacher, "distiller": build_instance_terms(cfg, student, teacher)}
+    @classmethod
+    def build_distiller(cls, cfg: CfgNode, student: SOLOv2, teacher: FrozenSOLOv2) -> InstanceTerms:
+        """Builds what DISTILL.METHOD names, see `build_instance_terms`."""
+        return build_instance_terms(cfg, student, teacher)
 
-    @property
-    def teacher_precision(self) -> str:
-        """What the teacher computes in: "off" (float32), "bf16" or "fp16"; empty without a teacher."""
-        return "" if self._teacher is None else self._teacher.amp
-
-    def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
-        """Returns the dict of losses in training, else what the student returns."""
-        if not self.training:
-            return self.student(batch)
+    def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[ImageList, GridTargets]:
+        """Returns the padded images and the assignment of their instances to cells."""
         images = self.student.preprocess(batch)
-        targets = self.student.targets(batch, images)
-        outputs = self.student.raw_outputs(images.tensor)
-        losses = self.student.losses(outputs, targets)
-        if self.distiller is not None and self._teacher is not None:
-            answer, assigned = self._teacher(batch, images, targets)
-            terms, levels = self.distiller(
-                outputs, answer, targets=targets, teacher_targets=assigned, iteration=current_iteration()
-            )
-            losses.update(terms)
-            log_levels(levels)
-        if self.gradient_probe is not None:
-            self.gradient_probe(losses, raw_maps(outputs))
-        return losses
+        return images, self.student.targets(batch, images)
+
+    def submit(
+        self, batch: Sequence[dict[str, Any]], images: ImageList, target: GridTargets
+    ) -> Pending[tuple[SOLOv2Outputs, GridTargets]]:
+        """Runs the teacher."""
+        return self._teacher.submit(batch, images, target)
+
+    def predict(self, images: ImageList) -> SOLOv2Outputs:
+        """Returns the student's raw heads."""
+        return self.student.raw_outputs(images.tensor)
+
+    def distillation_losses(
+        self,
+        output: SOLOv2Outputs,
+        teacher_output: tuple[SOLOv2Outputs, GridTargets],
+        batch: Sequence[dict[str, Any]],
+        target: GridTargets,
+    ) -> dict[str, Tensor]:
+        """Returns the distiller's terms, means over the levels, and logs them level by level."""
+        assert self.distiller is not None
+        outputs, assigned = teacher_output
+        terms, levels = self.distiller(
+            output, outputs, targets=target, teacher_targets=assigned, iteration=current_iteration()
+        )
+        log_levels(levels)
+        return terms
+
+    def probed_maps(self, output: SOLOv2Outputs) -> list[Tensor]:
+        """Returns all raw maps."""
+        return raw_maps(output)
 
 
 def raw_maps(outputs: SOLOv2Outputs) -> list[Tensor]:

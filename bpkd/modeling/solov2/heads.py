@@ -68,14 +68,14 @@ class InstanceHead(nn.Module):
         """Builds two stacks of convolutions that all levels share.
 
         Args:
-            in_channels: of the pyramid.
+            in_channels: Channels of the pyramid's maps.
             num_classes: K, without background.
             num_grids: S per level, the level with the largest maps first.
             kernel_channels: E.
             channels: width of the stacks.
             num_convs: their depth.
             norm: Detectron2's name of the norm inside, "" for none.
-            dcn: which convolutions of a stack are deformable: "none", "last" or "all".
+            dcn: Convolutions of a stack that are deformable: "none", "last" or "all".
 
         Raises:
             ValueError: ``dcn`` is unknown, or there are fewer than three levels.
@@ -140,7 +140,7 @@ class MaskHead(nn.Module):
         """Builds a tower per level: max(1, i) convolutions at level i, each but level 0's followed by a x2 resize.
 
         Args:
-            in_channels: of the pyramid.
+            in_channels: Channels of the pyramid's maps.
             num_levels: its maps that are used, stride 4 first, each half the size of the one before.
             out_channels: E.
             channels: width of the towers.
@@ -152,7 +152,7 @@ class MaskHead(nn.Module):
         for i in range(num_levels):
             tower = nn.Module()
             for j in range(max(1, i)):
-                # The last level is told where it is.
+                # The last level also gets the coordinates.
                 width = channels if j else in_channels + 2 * (i == num_levels - 1)
                 tower.add_module(f"conv{j}", nn.Sequential(*unit(width, channels, 3, norm=norm, deform=dcn)))
             self.convs_all_levels.append(tower)

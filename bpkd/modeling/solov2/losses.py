@@ -18,7 +18,7 @@ def category_loss(logits: Sequence[Tensor], targets: GridTargets, *, alpha: floa
 
     Args:
         logits: [N, K, S, S] per level.
-        targets: of the same levels.
+        targets: Assignment of instances to the cells of these levels.
         alpha: weight of the positive class.
         gamma: exponent of the modulating factor.
 
@@ -40,7 +40,7 @@ def pair_kernels(kernels: Sequence[Tensor], targets: GridTargets) -> tuple[Tenso
 
     Args:
         kernels: [N, E, S, S] per level.
-        targets: of the same levels.
+        targets: Assignment of instances to the cells of these levels.
 
     Returns:
         Kernels [P, E], and image [P] and instance [P] of each; images ascend, and levels inside an image.
@@ -71,8 +71,8 @@ def mask_loss(outputs: SOLOv2Outputs, targets: GridTargets, *, normalizer: str =
     """Dice loss of the masks that the positive cells' kernels make, at stride 4.
 
     Args:
-        outputs: of the network.
-        targets: of the same batch.
+        outputs: Raw outputs of the network.
+        targets: Assignment of the same batch's instances.
         normalizer: "pairs": mean over the pairs of cell and instance (the authors' form); "per_cell": their sum over
             the number of different positive cells (mmdetection's).
 

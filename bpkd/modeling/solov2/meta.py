@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bpkd.modeling.preprocessing import check_format, file_names, normalised
 from bpkd.structures import GridTargets, SOLOv2Outputs
+from bpkd.tasks import INSTANCE
 
 from .deform import rename_old_offsets
 from .heads import InstanceHead, MaskHead
@@ -28,12 +29,14 @@ class SOLOv2(nn.Module):
     The state dict has the keys ``backbone.*``, ``ins_head.*`` and ``mask_head.*``.
 
     Attributes:
+        task: The task that the network solves.
         num_classes: K.
         strides: nominal stride of each level.
         assigner: gives the cells their instances.
         source_format: colour order of the images that the loader delivers; an item's own ``image_format`` comes first.
     """
 
+    task = INSTANCE
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -70,9 +73,9 @@ class SOLOv2(nn.Module):
             input_format: colour order that the network expects.
             sigma: size of an instance's centre region over that of its box.
             focal: alpha and gamma of the category loss.
-            weights: of the category and the mask loss.
-            normalizer: of the mask loss, "pairs" or "per_cell".
-            detection: how instances are read off; None: the defaults.
+            weights: Factors on the category loss and the mask loss.
+            normalizer: What the mask loss is divided by, "pairs" or "per_cell".
+            detection: Thresholds and limits of the detections; None: the defaults.
 
         Raises:
             ValueError: a map does not exist, the first of a head does not have stride 4, or an option is unknown.
@@ -141,15 +144,18 @@ class SOLOv2(nn.Module):
         return self.pixel_mean.device
 
     def accelerate(self, *, channels_last: bool = False, compiled: bool = False) -> None:
-        """Chooses the memory layout; `bpkd.modeling.DenseModel.accelerate` of a network for instances.
+        """Chooses the memory layout, see `bpkd.modeling.DenseModel.accelerate`.
 
         Raises:
-            ValueError: compilation is asked for.
+            ValueError: ``compiled`` is True.
         """
         if compiled:
             raise ValueError("MODEL.COMPILE: expected False for SOLOv2, whose images differ in size, got True.")
         if channels_last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def drop_auxiliary(self) -> None:
+        """Does nothing: there is no auxiliary head."""
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> ImageList:
         """Returns the batch's images: colour order, normalisation, then padding with 0 to what the pyramid divides."""
@@ -212,7 +218,7 @@ class SOLOv2(nn.Module):
     def detect(
         self, outputs: SOLOv2Outputs, sizes: Sequence[tuple[int, int]], batch: Sequence[dict[str, Any]]
     ) -> list[dict[str, Instances]]:
-        """Reads the instances of every image off; ``sizes`` are those of the images without padding."""
+        """Returns the detected instances of every image; ``sizes`` are those of the images without padding."""
         results = []
         for i, (content, item) in enumerate(zip(sizes, batch, strict=True)):
             height, width = int(content[0]), int(content[1])
@@ -245,7 +251,7 @@ def image_instances(instances: Instances, device: torch.device) -> ImageInstance
 
 
 def detection_options(cfg: CfgNode) -> Detection:
-    """Reads how instances are read off from a config."""
+    """Returns the thresholds and limits of the detections that a config names."""
     node = cfg.MODEL.SOLOV2
     return Detection(
         score_threshold=node.SCORE_THRESHOLD,

@@ -57,11 +57,11 @@ def detect(
     """Returns the instances of one image of a batch.
 
     Args:
-        outputs: of the network.
-        index: of the image.
+        outputs: Raw outputs of the network.
+        index: Position of the image in the batch.
         content: (height, width) of the image without padding.
         size: (height, width) of the result.
-        strides: of the levels; a mask at stride 4 with at most this many pixels is dropped.
+        strides: Strides of the levels; a mask at stride 4 with at most this many pixels is dropped.
         options: thresholds and limits.
 
     Returns:
@@ -92,9 +92,9 @@ def read_off(
         logits: [K, S, S] per level.
         kernels: [E, S, S] per level.
         features: [E, h, w] at stride 4, float32.
-        strides: of the levels.
+        strides: Strides of the levels.
         options: thresholds and limits.
-        pixels: of float masks that are held at once.
+        pixels: Most pixels of float masks in memory at once.
 
     Returns:
         Kernels [n, E], scores [n], falling, and classes [n].
@@ -167,8 +167,8 @@ def full_masks(
         features: [E, h, w] at stride 4 of the canvas.
         content: (height, width) of the image on the canvas.
         size: original (height, width).
-        threshold: of the soft masks.
-        pixels: of float masks that are held at once.
+        threshold: A pixel of a soft mask above it belongs to the instance.
+        pixels: Most pixels of float masks in memory at once.
 
     Returns:
         bool [n, height, width].

@@ -1,4 +1,4 @@
-"""Grid numbers and scale ranges that fit a data set: from the sizes of its objects and the cells that they claim."""
+"""Grid numbers and scale ranges that fit a data set: from the sizes of its instances and the cells that they claim."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Claims:
-    """What a setting does with the objects of a data set."""
+    """How a setting assigns the instances of a data set to cells."""
 
     grids: tuple[int, ...]
     ranges: tuple[tuple[float, float], ...]
     positive: int
-    """Cells that have an object."""
+    """Cells that have an instance."""
     twice: int
-    """Claims beyond the first on one cell: such objects share a kernel's training."""
+    """Claims beyond the first on one cell: such instances share a kernel's training."""
     objects: int
     lost: int
-    """Objects that no level learns: outside all ranges, or without a pixel."""
+    """Instances that no level learns: outside all ranges, or without a pixel."""
     per_level: tuple[int, ...]
-    """Objects that each level learns."""
+    """Instances that each level learns."""
 
     @property
     def share(self) -> float:
@@ -41,7 +41,7 @@ class Claims:
 
 
 def object_sizes(images: Sequence[ImageInstances]) -> Tensor:
-    """Returns sqrt(box area) of every object, in pixels of the input, ascending."""
+    """Returns sqrt(box area) of every instance, in pixels of the input, ascending."""
     boxes = torch.cat([one.boxes for one in images])
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
     return (sides[:, 0] * sides[:, 1]).sqrt().sort().values
@@ -51,16 +51,16 @@ def suggested_ranges(sizes: Tensor) -> tuple[tuple[float, float], ...]:
     """Scales the published ranges so that the middle of the sizes (5 % to 95 %, in logarithms) is their middle.
 
     Args:
-        sizes: of all objects, see `object_sizes`.
+        sizes: Sizes of all instances, see `object_sizes`.
 
     Returns:
         (low, high) per level, whole pixels; the first begins at 1, the last has no bound in practice.
 
     Raises:
-        ValueError: there is no object.
+        ValueError: there is no instance.
     """
     if not len(sizes):
-        raise ValueError("expected a data set with objects, got none.")
+        raise ValueError("expected a data set with instances, got none.")
     low, high = torch.quantile(sizes.double().clamp(min=1), torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     unit = (low * high) ** 0.5 / 8**0.5  # the ranges' inner bounds are 1, 2, 4, 8 units
     return tuple((max(1.0, round(a * unit)), max(2.0, round(b * unit)) if b else NO_BOUND) for a, b in PATTERN)
@@ -69,13 +69,13 @@ def suggested_ranges(sizes: Tensor) -> tuple[tuple[float, float], ...]:
 def claims(
     images: Sequence[ImageInstances], grids: Sequence[int], ranges: Sequence[Sequence[float]], *, divisor: int = 32
 ) -> Claims:
-    """Assigns the objects of single images, each padded to a multiple of ``divisor``, and counts.
+    """Assigns the instances of single images, each padded to a multiple of ``divisor``, and counts.
 
     Args:
-        images: at the size of the input.
+        images: Instances per image, at the size of the input.
         grids: S per level.
         ranges: (low, high) per level.
-        divisor: of the canvas.
+        divisor: The canvas is padded to multiples of it.
     """
     assigner = GridAssigner(num_classes=1, num_grids=grids, scale_ranges=ranges)
     assigner.crowded = True  # it is counted here

@@ -93,7 +93,7 @@ class GridAssigner:
     An instance is used at a level if the square root of its box's area lies in the level's range, both ends included.
     Its cells are those that its centre region (``sigma`` times the box, around the mask's centroid) touches, at most
     one beside the centroid's own in each direction. Grids divide the padded canvas, so an image's cells depend on what
-    it is batched with. A later instance takes over the label of a cell, but both are asked of the cell's kernel.
+    it is batched with. A later instance takes over the label of a cell, but the cell's kernel has to predict both.
 
     Attributes:
         crowded: whether the warning about cells that two instances claim has been given.
@@ -203,7 +203,7 @@ class GridAssigner:
         return LevelTargets(names[owner].view(num_images, grid, grid), image[instance], pairs, instance)
 
     def _warn(self, levels: Sequence[LevelTargets]) -> None:
-        """Says once that many cells are claimed twice: such objects cannot be told apart."""
+        """Warns once that many cells are claimed twice: such instances cannot be separated."""
         if self.crowded:
             return
         pairs = sum(len(level.cell) for level in levels)

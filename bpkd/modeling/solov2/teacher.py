@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.structures import ImageList
 from torch import Tensor
 from torch.nn import functional as F
 
-from bpkd.convert import load_strict
-from bpkd.modeling.precision import AMP_DTYPES, choose_precision
+from bpkd.modeling.precision import autocast, check_amp, choose_precision
 from bpkd.modeling.preprocessing import file_names, normalised, stack_padded
-from bpkd.modeling.teachers.frozen import check_class_names, check_weights, load_teacher_cfg
+from bpkd.modeling.teachers.base import Pending
+from bpkd.modeling.teachers.build import build_teacher_model
 from bpkd.structures import GridTargets, SOLOv2Outputs
 
+from .distillation_terms import INPUTS
 from .meta import SOLOv2
 from .targets import GridAssigner, ImageInstances
-from .terms import INPUTS
 
 
 class FrozenSOLOv2:
-    """Answers a raw batch with detached outputs and its own assignment.
+    """Runs a SOLOv2 on raw batches: detached outputs, and its own assignment of the instances.
 
     Deliberately no nn.Module, like `bpkd.modeling.FrozenTeacher`: it enters neither the student's parameters, nor its
     checkpoint, nor DistributedDataParallel.
@@ -37,7 +34,7 @@ class FrozenSOLOv2:
         """Freezes ``model``.
 
         Args:
-            model: with its weights loaded.
+            model: The network, with its weights loaded.
             inputs: "same" or "same_ranges": the student's images, padded alike; "own_size": each item's
                 ``teacher_image``, on a canvas that is larger than the student's by one factor per axis.
             amp: autocast type of the forward pass, "off", "bf16" or "fp16".
@@ -45,11 +42,10 @@ class FrozenSOLOv2:
         Raises:
             ValueError: an option is unknown.
         """
-        if amp not in AMP_DTYPES:
-            raise ValueError(f"TEACHER.AMP: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
+        self.amp = check_amp(amp, key="TEACHER.AMP")
         if inputs not in INPUTS:
             raise ValueError(f"DISTILL.INSTANCE.INPUT: expected one of {', '.join(INPUTS)}, got {inputs!r}.")
-        self.model, self.inputs, self.amp = model.eval().requires_grad_(False), inputs, amp
+        self.model, self.inputs = model.eval().requires_grad_(False), inputs
 
     @torch.no_grad()
     def __call__(
@@ -58,9 +54,9 @@ class FrozenSOLOv2:
         """Runs the teacher.
 
         Args:
-            batch: what the loader delivers, uint8 images.
-            images: the student's, padded.
-            targets: the student's assignment.
+            batch: What the loader delivers, uint8 images.
+            images: The student's images, padded.
+            targets: The student's assignment of instances to cells.
 
         Returns:
             Its outputs in float32, without graph, and its assignment of the same instances. Cells are shares of the
@@ -69,16 +65,23 @@ class FrozenSOLOv2:
         device = images.tensor.device
         if self.model.device != device:
             self.model.to(device)
-        self.model.eval()  # whoever called train() on it, it is asked in eval mode
+        self.model.eval()  # a train() on a module that holds the network must not change it
         canvas = (int(images.tensor.shape[-2]), int(images.tensor.shape[-1]))
         pixels = self._images(batch, images, canvas)
-        with torch.autocast(device.type, dtype=AMP_DTYPES[self.amp], enabled=self.amp != "off", cache_enabled=False):
+        with autocast(device, self.amp, cache=False):
             out = self.model.raw_outputs(pixels)
         outputs = out.float()
         if self.inputs == "same_ranges":
             return outputs, targets
         zoom = math.sqrt(pixels.shape[-2] * pixels.shape[-1] / (canvas[0] * canvas[1]))
         return outputs, self._assign(targets, canvas, zoom)
+
+    def submit(
+        self, batch: Sequence[dict[str, Any]], images: ImageList, targets: GridTargets
+    ) -> Pending[tuple[SOLOv2Outputs, GridTargets]]:
+        """Runs the teacher at once; the arguments are those of a call, ``result()`` is what it returns."""
+        output = self(batch, images, targets)
+        return Pending(lambda: output)
 
     def _images(self, batch: Sequence[dict[str, Any]], images: ImageList, canvas: tuple[int, int]) -> Tensor:
         if self.inputs != "own_size":
@@ -121,62 +124,23 @@ def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
 
     Raises:
         FileNotFoundError: config file or weights do not exist.
-        ValueError: see `build_instance_teacher_model`; or the networks have other grids or classes, or "same_ranges" is
-            asked of networks with different ranges.
+        ValueError: see `build_teacher_model`; or the networks have other grids, or "same_ranges" is
+            set for networks with different ranges.
     """
-    model = build_instance_teacher_model(cfg)
+    model = build_teacher_model(cfg)
+    assert isinstance(model, SOLOv2)  # as the student is
     _check_fit(model, student, inputs=cfg.DISTILL.INSTANCE.INPUT)
     amp = choose_precision(cfg.TEACHER.AMP, torch.device(cfg.MODEL.DEVICE), key="TEACHER.AMP")
     return FrozenSOLOv2(model, inputs=cfg.DISTILL.INSTANCE.INPUT, amp=amp)
 
 
-def build_instance_teacher_model(cfg: CfgNode) -> SOLOv2:
-    """Builds a teacher's network from its own config file with strictly loaded weights.
-
-    Args:
-        cfg: the student's config. Only TEACHER, the device, the image order and the classes are used.
-
-    Raises:
-        FileNotFoundError: config file or weights do not exist.
-        ValueError: there are no weights, keys are missing or left over, the class names differ, or a key is set that
-            only label maps know.
-    """
-    node = cfg.TEACHER
-    semantic = [key for key in ("EXPORTED", "CLASS_MAP", "OTHERS", "CACHE") if node[key]]
-    if semantic:
-        raise ValueError(
-            f"TEACHER.{semantic[0]}: expected nothing for InstanceDistiller, which knows one teacher, with the "
-            f"student's classes, from CONFIG_FILE and WEIGHTS; got {node[semantic[0]]!r}."
-        )
-    if node.FAST != "off":
-        raise ValueError(
-            f"TEACHER.FAST: expected off for InstanceDistiller, got {node.FAST!r}. TEACHER.AMP bf16 or fp16 is what "
-            "makes its teacher faster."
-        )
-    check_weights(node)
-    teacher_cfg = load_teacher_cfg(cfg)
-    if teacher_cfg.MODEL.META_ARCHITECTURE not in ("SOLOv2", "InstanceDistiller"):
-        raise ValueError(
-            f"TEACHER.CONFIG_FILE: expected a SOLOv2, got {teacher_cfg.MODEL.META_ARCHITECTURE}, which has no grids."
-        )
-    with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
-        model = SOLOv2(teacher_cfg).to(torch.device(cfg.MODEL.DEVICE))
-    info = load_strict(model, node.WEIGHTS, source="TEACHER.WEIGHTS")
-    model.source_format = cfg.INPUT.FORMAT
-    _check_names(info.classes, cfg)
-    return model.eval().requires_grad_(False)
-
-
 def _check_fit(teacher: SOLOv2, student: SOLOv2, *, inputs: str) -> None:
-    for key, have, want in (
-        ("NUM_CLASSES", teacher.num_classes, student.num_classes),
-        ("NUM_GRIDS", list(teacher.assigner.num_grids), list(student.assigner.num_grids)),
-    ):
-        if have != want:
-            raise ValueError(
-                f"MODEL.SOLOV2.{key}: expected the same of teacher and student, whose cells are compared one by one, "
-                f"got {have} and {want}."
-            )
+    have, want = list(teacher.assigner.num_grids), list(student.assigner.num_grids)
+    if have != want:
+        raise ValueError(
+            "MODEL.SOLOV2.NUM_GRIDS: expected the same of teacher and student, whose cells are compared one by one, "
+            f"got {have} and {want}."
+        )
     if inputs == "same_ranges" and teacher.assigner.scale_ranges != student.assigner.scale_ranges:
         raise ValueError(
             "DISTILL.INSTANCE.INPUT same_ranges: expected equal MODEL.SOLOV2.SCALE_RANGES, got "
@@ -184,20 +148,3 @@ def _check_fit(teacher: SOLOv2, student: SOLOv2, *, inputs: str) -> None:
             f"{[list(r) for r in student.assigner.scale_ranges]} of the student. Give the student the teacher's, in "
             "the run without distillation too, or use INPUT same."
         )
-
-
-def _check_names(teacher_names: Sequence[str] | None, cfg: CfgNode) -> None:
-    own = None
-    if cfg.DATASETS.TRAIN:
-        meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        own = meta.get("thing_classes") or _categories(Path(meta.get("json_file", "")))
-    check_class_names(teacher_names, own, advice="Train the teacher on the same classes.")
-
-
-def _categories(file: Path) -> list[str] | None:
-    """Reads the classes of own data that nobody has read yet; None where the file has none: its reader will say so."""
-    try:
-        rows = json.loads(file.read_text())["categories"]
-        return [row["name"] for row in sorted(rows, key=lambda row: row["id"])]
-    except (OSError, KeyError, TypeError, ValueError):
-        return None

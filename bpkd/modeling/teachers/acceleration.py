@@ -1,9 +1,10 @@
-"""Ways to run a frozen network faster. What it computes stays the same up to rounding."""
+"""Inference optimisations of a frozen network. What it computes stays the same up to rounding."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,83 +21,89 @@ from bpkd.modeling.teachers.exported import ExportedSegmentor
 
 logger = logging.getLogger(__name__)
 
-WAYS = ("fold", "channels_last", "compile", "graphs", "stream")
-AUTOMATIC_WAYS = ("fold", "channels_last")
+OPTIMIZATIONS = ("fold", "channels_last", "compile", "graphs", "stream")
+AUTOMATIC = ("fold", "channels_last")
 NEEDS_CUDA = ("graphs", "stream")
 # Largest difference of the folded network's scores, in standard deviations of the scores.
 FOLD_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a frozen network is run: some of `WAYS`, and the autocast type ("off", "bf16" or "fp16")."""
+class Optimizations:
+    """How a frozen network is run: some of `OPTIMIZATIONS`, and the autocast type ("off", "bf16" or "fp16")."""
 
-    ways: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     amp: str = "off"
 
     @classmethod
-    def choose(cls, fast: str, amp: str, device: torch.device, *, exported: bool = False, key: str = "TEACHER") -> Plan:
-        """Reads TEACHER.FAST and TEACHER.AMP.
+    def choose(
+        cls, optimize: str, amp: str, device: torch.device, *, exported: bool = False, key: str = "TEACHER"
+    ) -> Optimizations:
+        """Chooses from TEACHER.OPTIMIZE and TEACHER.AMP.
 
         Args:
-            fast: "off", "auto", or names of `WAYS` joined by "+".
-            amp: autocast type, see `choose_precision`; ``fast`` "auto" takes bf16 in place of "off" where the device
-                computes in it.
-            device: to run on.
-            exported: the network is a file, which runs as it is: only its autocast type can be chosen.
-            key: of the config node, for messages.
+            optimize: "off", "auto", or names of `OPTIMIZATIONS` joined by "+".
+            amp: Autocast type, see `choose_precision`; ``optimize`` "auto" takes bf16 in place of "off" where the
+                device computes in it.
+            device: The device that the network runs on.
+            exported: The network is a file, which runs as it is: only its autocast type can be chosen.
+            key: Key of the config node, for messages.
 
         Raises:
-            ValueError: a name is unknown, stands there twice, or is nothing for this device or network.
+            ValueError: a name is unknown, given twice, or unsupported by this device or network.
         """
         amp = choose_precision(amp, device, key=f"{key}.AMP")
-        if fast == "off":
+        if optimize == "off":
             return cls((), amp)
-        if fast == "auto":
+        if optimize == "auto":
             if amp == "off" and has_instructions("bf16", device):
                 amp = "bf16"
-            return cls(() if exported else AUTOMATIC_WAYS, amp)
-        ways = tuple(fast.split("+"))
-        if len(set(ways)) != len(ways) or not set(ways) <= set(WAYS):
-            raise ValueError(f"{key}.FAST: expected off, auto, or some of {', '.join(WAYS)} joined by +, got {fast!r}.")
-        _refuse(ways, device, exported, key)
-        return cls(ways, amp)
+            return cls(() if exported else AUTOMATIC, amp)
+        names = tuple(optimize.split("+"))
+        if len(set(names)) != len(names) or not set(names) <= set(OPTIMIZATIONS):
+            known = ", ".join(OPTIMIZATIONS)
+            raise ValueError(f"{key}.OPTIMIZE: expected off, auto, or some of {known} joined by +, got {optimize!r}.")
+        _refuse(names, device, exported, key)
+        return cls(names, amp)
 
     def __str__(self) -> str:
-        """Names everything that is done."""
-        return "+".join(self.ways + ((self.amp,) if self.amp != "off" else ())) or "as it is"
+        """Names the optimisations and the autocast type."""
+        return "+".join(self.names + ((self.amp,) if self.amp != "off" else ())) or "as it is"
 
 
-def _refuse(ways: tuple[str, ...], device: torch.device, exported: bool, key: str) -> None:
+def _refuse(names: tuple[str, ...], device: torch.device, exported: bool, key: str) -> None:
     if exported:
         raise ValueError(
-            f"{key}.FAST: expected off or auto for a teacher of {key}.EXPORTED, got {'+'.join(ways)!r}: a file runs as "
-            "it was written."
+            f"{key}.OPTIMIZE: expected off or auto for a teacher of {key}.EXPORTED, got {'+'.join(names)!r}: a file "
+            "runs as it was written."
         )
-    cuda = [way for way in ways if way in NEEDS_CUDA]
+    cuda = [name for name in names if name in NEEDS_CUDA]
     if cuda and device.type != "cuda":
-        raise ValueError(f"{key}.FAST: {cuda[0]!r} needs a CUDA device, got MODEL.DEVICE {device.type}. Leave it out.")
-    if "graphs" in ways and set(ways) & {"compile", "stream"}:
-        raise ValueError(f"{key}.FAST: expected graphs without compile, which it contains, and without stream.")
+        raise ValueError(
+            f"{key}.OPTIMIZE: {cuda[0]!r} needs a CUDA device, got MODEL.DEVICE {device.type}. Leave it out."
+        )
+    if "graphs" in names and set(names) & {"compile", "stream"}:
+        raise ValueError(f"{key}.OPTIMIZE: expected graphs without compile, which it contains, and without stream.")
 
 
-def make_fast(model: DenseModel, plan: Plan, example: Callable[[], Tensor]) -> None:
+def optimize_for_inference(model: DenseModel, chosen: Optimizations, example: Callable[[], Tensor]) -> None:
     """Changes a frozen network in place, for good: it is never trained or saved again.
 
     Args:
-        model: with its weights loaded, in evaluation mode.
-        plan: what to do; "stream" is the caller's.
-        example: makes normalised images [1, 3, H, W] of the size to come, to find out what follows what.
+        model: The network with its weights loaded, in evaluation mode.
+        chosen: What to do; "stream" is left to the caller.
+        example: Makes normalised images [1, 3, H, W] of the size to come. They are run through the network to find
+            which batch norm follows which convolution.
     """
-    if "fold" in plan.ways:
+    if "fold" in chosen.names:
         logger.info("Teacher: %d batch norms folded into their convolutions.", fold_batch_norm(model, example()))
-    # Never back to another layout: the network's own config may ask for channels-last too.
-    model.accelerate(channels_last="channels_last" in plan.ways)
-    if plan.amp != "off" and not isinstance(model, ExportedSegmentor):
-        store_as(model, AMP_DTYPES[plan.amp])
-    if "compile" in plan.ways:
+    # Never back to another layout: the network's own config may have chosen channels-last too.
+    model.accelerate(channels_last="channels_last" in chosen.names)
+    if chosen.amp != "off" and not isinstance(model, ExportedSegmentor):
+        store_as(model, AMP_DTYPES[chosen.amp])
+    if "compile" in chosen.names:
         model.accelerate(compiled=True)
-    if "graphs" in plan.ways:
+    if "graphs" in chosen.names:
         model.accelerate(compiled=True, mode="reduce-overhead")
 
 
@@ -135,7 +142,7 @@ def fold_batch_norm(model: DenseModel, images: Tensor) -> int:
     float32: TF32's rounding alone takes a deep network's scores further apart than the tolerance.
 
     Args:
-        model: in evaluation mode.
+        model: The network in evaluation mode.
         images: [N, 3, H, W] to run it on.
 
     Returns:
@@ -199,3 +206,12 @@ def _is_batch_norm(module: nn.Module) -> bool:
     """Torch's batch norms, and Detectron2's frozen one; not those that compute statistics of their own."""
     known = ("running_mean", "running_var", "weight", "bias")
     return "eps" in vars(module) and all(isinstance(getattr(module, name, None), Tensor) for name in known)
+
+
+def __getattr__(name: str) -> Any:
+    """Returns what an old name stands for, with a warning."""
+    known = {"Plan": Optimizations, "make_fast": optimize_for_inference, "WAYS": OPTIMIZATIONS}
+    if name not in known:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} has another name now.", DeprecationWarning, stacklevel=2)
+    return known[name]

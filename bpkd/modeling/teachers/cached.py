@@ -1,4 +1,4 @@
-"""A teacher's logits on disk: recorded once along the training stream, then read instead of asking the network."""
+"""A teacher's logits on disk: recorded once along the training stream, then read in place of a forward pass."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from detectron2.config import CfgNode
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bpkd.config import teacher_nodes, teacher_shares
+from bpkd.config import rename_flat, teacher_nodes, teacher_shares
+from bpkd.files import sha256_of, write_text
 from bpkd.modeling.preprocessing import file_names
-from bpkd.modeling.teachers.frozen import Answer, Taps, load_teacher_cfg
 from bpkd.structures import SegOutput
+
+from .base import Batch, Pending, Size, Taps, Teacher
+from .config import load_teacher_cfg
 
 FORMATS = ("bf16", "uint8")
 LOGITS, INDEX = "logits.bin", "index.json"
-# What decides which pixels a sample has, as far as the config says it; the samples' own checksums tell the rest.
+# What decides which pixels a sample has, as far as the config says it; the samples' checksums cover the rest.
 STREAM = (
     "SEED", "DATASETS.TRAIN", "INPUT.FORMAT", "INPUT.RESIZE_BOX", "INPUT.SCALE_RANGE", "INPUT.CROP_SIZE",
     "INPUT.CROP_MAX_CLASS_SHARE", "INPUT.FLIP_PROB", "INPUT.PHOTOMETRIC",
@@ -66,7 +69,7 @@ def decode(rows: NDArray[np.uint8], kind: str, shape: Sequence[int]) -> Tensor:
 
 
 def checksum(item: Mapping[str, Any]) -> int:
-    """Returns a number of 32 bits that another image or label map would hardly have."""
+    """Returns the CRC-32 of an item's image and labels."""
     label = item["sem_seg"].to(torch.uint8).contiguous().numpy()
     return zlib.crc32(label, zlib.crc32(item["image"].contiguous().numpy()))
 
@@ -86,10 +89,10 @@ class CacheFolder:
         self.index: dict[str, Any] = {}
 
     def read(self, of: Mapping[str, Any]) -> CacheFolder:
-        """Reads what it says about itself.
+        """Reads the index and compares it with a config.
 
         Args:
-            of: what it should have been recorded for (`recorded_for`).
+            of: What it should have been recorded for (`recorded_for`).
 
         Raises:
             FileNotFoundError: there is no cache.
@@ -101,7 +104,11 @@ class CacheFolder:
             )
         try:
             self.index = json.loads((self.path / INDEX).read_text())
-            there, count, bytes_there = self.index["of"], self.index["count"], (self.path / LOGITS).stat().st_size
+            there, count, bytes_there = (
+                rename_flat(self.index["of"]),
+                self.index["count"],
+                (self.path / LOGITS).stat().st_size,
+            )
             whole = self.index["format"] in FORMATS and bytes_there >= count * self.row_bytes
         except (ValueError, KeyError, OSError) as error:
             raise ValueError(f"TEACHER.CACHE {self.path}: it cannot be read ({error}). {ADVICE}") from error
@@ -121,11 +128,9 @@ class CacheFolder:
         return CHECKSUM + (2 * values if self.index["format"] == "bf16" else values + 8 * classes)
 
     def write(self, index: Mapping[str, Any]) -> None:
-        """Replaces what the folder says about itself, whole or not at all."""
+        """Writes the index, whole or not at all."""
         self.index = dict(index)
-        part = self.path / (INDEX + ".tmp")
-        part.write_text(json.dumps(self.index, indent=1) + "\n")
-        part.replace(self.path / INDEX)
+        write_text(self.path / INDEX, json.dumps(self.index, indent=1) + "\n")
 
     def rows(self) -> NDArray[np.uint8]:
         """Returns the samples as [count, row_bytes], read from the disk when they are looked at."""
@@ -142,22 +147,22 @@ def recorded_precision(path: str | Path) -> dict[str, str]:
         return {}  # CachedTeacher says what is wrong
 
 
-class CachedTeacher:
-    """Answers from a recorded folder; like `FrozenTeacher` a plain object, but there is no network.
+class CachedTeacher(Teacher[SegOutput]):
+    """Reads the scores of a recorded folder; there is no network.
 
     Each sample's image and labels are compared with those that were recorded, by their checksum.
     """
 
-    no_features = "a recorded teacher (TEACHER.CACHE) has logits alone"
+    features_unavailable_reason = "a recorded teacher (TEACHER.CACHE) has logits alone"
     amp = "recorded"
 
     def __init__(self, path: str | Path, *, of: Mapping[str, Any], samples: int) -> None:
         """Opens a folder.
 
         Args:
-            path: the folder.
-            of: what it should have been recorded for.
-            samples: how many the training will ask for.
+            path: The folder.
+            of: What it should have been recorded for (`recorded_for`).
+            samples: Samples that the training reads.
 
         Raises:
             FileNotFoundError: there is no cache.
@@ -172,12 +177,13 @@ class CachedTeacher:
             )
         self._rows = self.folder.rows()
 
-    def feature_channels(self) -> dict[str, int]:
-        """Returns nothing: there are no features."""
-        return {}
+    def logits_sizes(self, crop: Size, device: torch.device, *, count: int) -> set[Size]:
+        """Returns the (h, w) of the recorded logits; the arguments are those of `Teacher.logits_sizes`."""
+        _, height, width = self.folder.index["shape"]
+        return {(height, width)}
 
-    def __call__(self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device) -> SegOutput:
-        """Reads the answer; the arguments are those of `FrozenTeacher`.
+    def submit(self, batch: Batch, size: Size, device: torch.device, *, taps: Taps = None) -> Pending[SegOutput]:
+        """Reads the scores at once; the arguments are those of `Teacher.submit`, ``taps`` can name nothing.
 
         Raises:
             ValueError: a sample is not the one that was recorded.
@@ -192,14 +198,8 @@ class CachedTeacher:
                 )
         index = self.folder.index
         logits = decode(np.ascontiguousarray(rows[:, CHECKSUM:]), index["format"], index["shape"])
-        return SegOutput(logits.to(device, non_blocking=True))
-
-    def ask(
-        self, batch: Sequence[dict[str, Any]], size: tuple[int, int], device: torch.device, *, taps: Taps = None
-    ) -> Answer:
-        """Reads the answer at once and returns it when it is called; ``taps`` can name nothing."""
-        output = self(batch, size, device)
-        return lambda: output
+        output = SegOutput(logits.to(device, non_blocking=True))
+        return Pending(lambda: output)
 
 
 def samples_needed(cfg: CfgNode) -> int:
@@ -218,7 +218,7 @@ def recorded_for(cfg: CfgNode) -> dict[str, Any]:
         if not share:
             continue
         flat[f"{key} share"] = share
-        flat |= {f"{key}.{name}": _plain(node[name]) for name in ("CLASS_MAP", "AMP", "FAST")}
+        flat |= {f"{key}.{name}": _plain(node[name]) for name in ("CLASS_MAP", "AMP", "OPTIMIZE")}
         flat |= {f"{key}.{name}": _digest(node[name], f"{key}.{name}") for name in ("WEIGHTS", "EXPORTED")}
         own = load_teacher_cfg(cfg, node, key) if node.CONFIG_FILE else None
         flat[f"{key}.CONFIG_FILE"] = _network(own) if own is not None else ""
@@ -236,12 +236,10 @@ def _digest(path: str, key: str) -> str:
     if not path:
         return ""
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{key}: expected a file, got {path!r}. It tells whether TEACHER.CACHE is its own.")
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()[:16]
+        raise FileNotFoundError(
+            f"{key}: expected a file, got {path!r}. Its contents are compared with what TEACHER.CACHE was recorded for."
+        )
+    return sha256_of(path)[:16]
 
 
 def _plain(value: Any) -> Any:

@@ -90,10 +90,10 @@ class ExportedSegmentor(DenseModel):
         """Wraps a loaded network.
 
         Args:
-            network: maps [N, 3, H, W] to logits, see `predict`.
-            path: its file, for messages.
-            limits: sizes of images that it takes.
-            **options: of `DenseModel`.
+            network: Maps [N, 3, H, W] to logits, see `predict`.
+            path: Path of its file, for messages.
+            limits: Image sizes that it takes.
+            **options: Arguments of `DenseModel`.
         """
         super().__init__(**options)
         self.network, self.path, self.limits = network, path, limits
@@ -148,10 +148,10 @@ def load_exported(
 
     Args:
         path: ends in .ts, .pt (TorchScript) or .pt2 (torch.export).
-        stated: what the config says about the network; needed where the file says nothing.
-        device: to run on.
+        stated: Description from the config; needed where the file has none.
+        device: Device to run on.
         size: (height, width) of the images to come.
-        key: of the config node, for messages.
+        key: Key of the config node, for messages.
 
     Returns:
         The network, and what it is.

@@ -11,8 +11,9 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from bpkd.config import get_bpkd_cfg
-from bpkd.modeling import build_dense, build_student, predicts_instances
+from bpkd.modeling import build_dense, build_student, task_of
 from bpkd.modeling.solov2 import SOLOv2
+from bpkd.tasks import INSTANCE, SEMANTIC
 from tests.conftest import TOLERANCE
 
 
@@ -180,9 +181,9 @@ def test_training_without_labels_names_the_file() -> None:
 def test_it_is_built_as_a_student_but_not_as_a_dense_one() -> None:
     cfg = tiny_cfg()
     assert isinstance(build_student(cfg), SOLOv2)
-    assert predicts_instances(cfg)
-    assert not predicts_instances(get_bpkd_cfg())
-    with pytest.raises(TypeError, match="expected a network for label maps, got SOLOv2"):
+    assert task_of(cfg) is INSTANCE
+    assert task_of(get_bpkd_cfg()) is SEMANTIC
+    with pytest.raises(TypeError, match="expected a network for semantic segmentation, got SOLOv2"):
         build_dense(cfg)
 
 

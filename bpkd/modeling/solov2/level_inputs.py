@@ -1,4 +1,4 @@
-"""What distillers see of two SOLOv2 networks: per level the maps of student and teacher, and where edges lie."""
+"""Inputs of the level distillers: per level the maps of student and teacher, and where edges lie."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch.nn import functional as F
 from bpkd.functional import binary_logits, content_share, grid_edges, instance_edges, merged_edges, outside_region
 from bpkd.structures import EdgeMaps, GridTargets, SegOutput, SOLOv2Outputs
 
-from .pairs import Pairs, central_pairs, flat_grids, limited_pairs, mask_logits, teacher_pairs
+from .mask_matching import Pairs, central_pairs, flat_grids, limited_pairs, mask_logits, teacher_pairs
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Levels:
-    """One entry per level: what a `bpkd.distillers.LevelDistiller` takes."""
+class LevelInputs:
+    """Inputs of a `bpkd.distillers.LevelDistiller`, one entry per level."""
 
     students: list[SegOutput]
     teachers: list[SegOutput]
     maps: list[EdgeMaps]
 
 
-class Scene:
-    """The edges and the contents of a batch, at every size that is asked for."""
+class EdgeContext:
+    """Edge maps of a batch's instances, and the share of each cell that is image, at given sizes."""
 
     def __init__(self, targets: GridTargets, canvas: Size, window: Size | None, sizes: Sequence[Size]) -> None:
         """Computes the edge maps.
 
         Args:
-            targets: of the student.
-            canvas: padded size of the student's images.
-            window: kernel size and passes of the edge maps; None: nobody reads edges.
-            sizes: of the maps.
+            targets: The student's assignment of instances to cells.
+            canvas: Padded size of the student's images.
+            window: Kernel size and passes of the edge maps; None: edges are not needed.
+            sizes: Sizes of the maps.
         """
         self.targets, self.canvas, self.count = targets, canvas, len(targets.full_masks)
         self._edges: dict[Size, Tensor] = {}
@@ -48,7 +48,7 @@ class Scene:
             self._edges = {size: torch.cat([one[i] for one in found]) for i, size in enumerate(wanted)}
 
     def edges(self, size: Size) -> Tensor | None:
-        """Returns [M, h, w], the edge map of every instance; None where nobody reads edges."""
+        """Returns [M, h, w], the edge map of every instance; None where edges are not needed."""
         return self._edges.get(size)
 
     def merged(self, size: Size, members: Tensor, num_classes: int = 1) -> Tensor | None:
@@ -73,67 +73,73 @@ class Scene:
 
 
 def category_levels(
-    student: SOLOv2Outputs, teacher: SOLOv2Outputs, scene: Scene, *, independent: bool, edges: str, per_class: bool
-) -> Levels:
+    student: SOLOv2Outputs,
+    teacher: SOLOv2Outputs,
+    context: EdgeContext,
+    *,
+    independent: bool,
+    edges: str,
+    per_class: bool,
+) -> LevelInputs:
     """The category logits of every level.
 
     Args:
-        student: its outputs.
-        teacher: its outputs, on the same grids.
-        scene: of the batch.
+        student: Raw outputs of the student.
+        teacher: Raw outputs of the teacher, on the same grids.
+        context: Edges and contents of the batch.
         independent: see `bpkd.structures.SegOutput`.
         edges: "boundary" of the instances of the level, or "grid", of the labels of the cells.
-        per_class: an edge map per class.
+        per_class: Make an edge map per class.
     """
     maps = []
-    for logits, level in zip(student.category_logits, scene.targets.levels, strict=True):
+    for logits, level in zip(student.category_logits, context.targets.levels, strict=True):
         size = (int(logits.shape[2]), int(logits.shape[3]))
-        valid = scene.valid(size)
+        valid = context.valid(size)
         if edges == "grid":
             edge: Tensor | None = torch.minimum(grid_edges(level.labels), valid)
         else:
-            edge = scene.merged(size, level.instance.unique(), logits.shape[1] if per_class else 1)
+            edge = context.merged(size, level.instance.unique(), logits.shape[1] if per_class else 1)
         maps.append(EdgeMaps(edge, valid))
-    return Levels(
+    return LevelInputs(
         [SegOutput(x, independent=independent) for x in student.category_logits],
         [SegOutput(x, independent=independent) for x in teacher.category_logits],
         maps,
     )
 
 
-def map_levels(students: Sequence[Tensor], teachers: Sequence[Tensor], scene: Scene) -> Levels:
+def map_levels(students: Sequence[Tensor], teachers: Sequence[Tensor], context: EdgeContext) -> LevelInputs:
     """Maps [N, C, H/4, W/4] of whole images, with the edges of all their instances."""
     size = (int(students[0].shape[2]), int(students[0].shape[3]))
-    everyone = torch.arange(len(scene.targets.image), device=scene.targets.image.device)
-    maps = EdgeMaps(scene.merged(size, everyone), scene.valid(size))
+    everyone = torch.arange(len(context.targets.image), device=context.targets.image.device)
+    maps = EdgeMaps(context.merged(size, everyone), context.valid(size))
     resized = [at_size(t, size) for t in teachers]
-    return Levels([SegOutput(x) for x in students], [SegOutput(x) for x in resized], [maps] * len(students))
+    return LevelInputs([SegOutput(x) for x in students], [SegOutput(x) for x in resized], [maps] * len(students))
 
 
 def mask_levels(
     student: SOLOv2Outputs,
     teacher: SOLOv2Outputs,
-    scene: Scene,
+    context: EdgeContext,
     *,
     teacher_targets: GridTargets,
     max_pairs: int,
     box_region: float,
     match: str,
-) -> Levels:
+) -> LevelInputs:
     """The mask logits of pairs of cell and instance, one per instance and level, as two-class maps [P, 2, H/4, W/4].
 
     Args:
-        student: its outputs.
-        teacher: its outputs.
-        scene: of the batch.
-        teacher_targets: the teacher's own assignment of the same instances, on the same grids.
-        max_pairs: per image; 0: no limit.
-        box_region: the instance's box, enlarged by this factor, is compared; 0: the whole map.
-        match: which of the teacher's pairs of the same instance a pair is compared with: "cell": that of the same level
+        student: Raw outputs of the student.
+        teacher: Raw outputs of the teacher.
+        context: Edges and contents of the batch.
+        teacher_targets: The teacher's own assignment of the same instances, on the same grids.
+        max_pairs: Most pairs per image; 0: no limit.
+        box_region: The instance's box, enlarged by this factor, is compared; 0: the whole map.
+        match: The teacher's pair of the same instance that a pair is compared with: "cell": that of the same level
             and cell, where there is none the one with the highest score; "score": always the latter.
     """
-    targets, grids = scene.targets, [int(x.shape[-1]) for x in student.category_logits]
-    canvas = torch.tensor(scene.canvas, dtype=torch.float64, device=targets.centers.device)
+    targets, grids = context.targets, [int(x.shape[-1]) for x in student.category_logits]
+    canvas = torch.tensor(context.canvas, dtype=torch.float64, device=targets.centers.device)
     chosen = central_pairs(pairs_of(targets), targets.centers / canvas, grids)
     chosen = limited_pairs(chosen, targets.image, max_pairs)
     theirs, image = pairs_of(teacher_targets), targets.image[chosen.instance]
@@ -148,8 +154,8 @@ def mask_levels(
     if box_region:
         inside = _enlarged_boxes(targets.boxes[chosen.instance], size, box_region)
         both = [outside_region(x, inside) for x in both]
-    edges, valid = scene.edges(size), scene.valid(size)
-    levels = Levels([], [], [])
+    edges, valid = context.edges(size), context.valid(size)
+    levels = LevelInputs([], [], [])
     for level in range(len(grids)):
         own = (chosen.level == level).nonzero().flatten()
         levels.students.append(SegOutput(both[0][own]))

@@ -21,7 +21,7 @@ from bpkd.modeling.solov2.suggest import (
     suggestions,
 )
 
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[3]
 FILE = str(REPO / "configs" / "coco" / "solov2_light_r18.yaml")
 SPEC = importlib.util.spec_from_file_location("suggest_grids", REPO / "tools" / "suggest_grids.py")
 tool = importlib.util.module_from_spec(SPEC)

@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from bpkd.modeling import InstanceDistiller, SOLOv2
-from bpkd.modeling.solov2.compared import Scene, category_levels
+from bpkd.modeling.solov2.level_inputs import EdgeContext, category_levels
 from bpkd.structures import SOLOv2Outputs
 from tests.helpers.tiny_solov2 import WIDER, batch, save_teacher, tiny_cfg
 
@@ -130,8 +130,8 @@ def test_edge_and_body_weights_sum_to_the_content(size: tuple[int, int], edges: 
     images = model.student.preprocess(items)
     targets = model.student.targets(items, images)
     outputs = model.student.raw_outputs(images.tensor)
-    scene = Scene(targets, outputs.canvas, (7, 1), [tuple(x.shape[-2:]) for x in outputs.category_logits])
-    levels = category_levels(outputs, outputs, scene, independent=True, edges=edges, per_class=False)
+    context = EdgeContext(targets, outputs.canvas, (7, 1), [tuple(x.shape[-2:]) for x in outputs.category_logits])
+    levels = category_levels(outputs, outputs, context, independent=True, edges=edges, per_class=False)
     content = torch.zeros(1, 1, *outputs.canvas)
     content[..., : size[0], : size[1]] = 1
     for maps in levels.maps:
@@ -293,14 +293,17 @@ def test_gradient_probe_measures_every_term(tmp_path: Path) -> None:
         ([NODE + "INPUT", "other"], "DISTILL.INSTANCE.INPUT: expected one of same, same_ranges, own_size"),
         ([NODE + "CATEGORY_WEIGHT", 0.0, NODE + "MASK_WEIGHT", 0.0], "expected CATEGORY_WEIGHT or MASK_WEIGHT above 0"),
         (["MODEL.SOLOV2.NUM_GRIDS", [8, 8, 6, 4, 3]], "MODEL.SOLOV2.NUM_GRIDS: expected the same"),
-        (["MODEL.SOLOV2.NUM_CLASSES", 3], "MODEL.SOLOV2.NUM_CLASSES: expected the same"),
+        (["MODEL.SOLOV2.NUM_CLASSES", 3], r"expected the same classes \(MODEL.SOLOV2.NUM_CLASSES\), got 4 and 3"),
         (["TEACHER.CLASS_MAP", [0, 1, 2, 3]], "TEACHER.CLASS_MAP: expected nothing for InstanceDistiller"),
         (
             ["TEACHER.OPTS", ["MODEL.SOLOV2.NUM_CLASSES", "3"]],
             "checkpoint has 4 classes, model has 3. Set MODEL.SOLOV2.NUM_CLASSES to 4",
         ),
         (["TEACHER.CACHE", "logits"], "TEACHER.CACHE: expected nothing for InstanceDistiller"),
-        (["TEACHER.FAST", "auto"], "TEACHER.FAST: expected off for InstanceDistiller, got 'auto'. TEACHER.AMP bf16"),
+        (
+            ["TEACHER.OPTIMIZE", "auto"],
+            "TEACHER.OPTIMIZE: expected off for InstanceDistiller, got 'auto'. TEACHER.AMP",
+        ),
         (["TEACHER.WEIGHTS", ""], "TEACHER.WEIGHTS: expected a checkpoint"),
         (["MODEL.SOLOV2.MASK_CHANNELS", 64, NODE + "MASK_TERM", "mask_towers"], "expected towers of one width"),
     ],
@@ -336,7 +339,7 @@ def test_other_classes_are_refused(read: bool, tmp_path: Path) -> None:
 
 
 def test_another_student_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"DISTILL.STUDENT: expected SOLOv2 .* got 'BPKDSemanticSegmentor'"):
+    with pytest.raises(TypeError, match=r"DISTILL.STUDENT: expected SOLOv2, .* got SemanticSegmentor"):
         wrapper(
             tmp_path,
             "CWD",

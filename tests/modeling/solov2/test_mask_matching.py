@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bpkd.modeling.solov2.pairs import (
+from bpkd.modeling.solov2.mask_matching import (
     Pairs,
     central_pairs,
     first_per_group,

@@ -61,9 +61,9 @@ def central_pairs(pairs: Pairs, centers: Tensor, grids: Sequence[int]) -> Pairs:
     """One pair per instance and level, that of the cell nearest to the instance's centre.
 
     Args:
-        pairs: of a batch.
+        pairs: Pairs of a batch.
         centers: [M, 2] mass centres (y, x) as shares of the canvas.
-        grids: sides S of the levels' grids.
+        grids: Sides S of the levels' grids.
 
     Returns:
         The chosen pairs, by instance and level.
@@ -78,9 +78,9 @@ def limited_pairs(pairs: Pairs, image: Tensor, limit: int) -> Pairs:
     """At most ``limit`` pairs of each image (0: all of them), random ones where there are more.
 
     Args:
-        pairs: of a batch.
+        pairs: Pairs of a batch.
         image: [M] image of each instance.
-        limit: pairs per image.
+        limit: Most pairs per image.
     """
     owner = image[pairs.instance]
     counts = torch.bincount(owner).tolist()

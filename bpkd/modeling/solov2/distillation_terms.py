@@ -1,4 +1,4 @@
-"""InstanceTerms: the distillation terms of SOLOv2, each the mean over the levels."""
+"""InstanceTerms: the distillation terms of instance segmentation, each the mean over the levels of SOLOv2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bpkd.distillers import Distiller, LevelDistiller
 from bpkd.distillers.adapters import ChannelAdapter
 from bpkd.structures import GridTargets, SOLOv2Outputs
 
-from .compared import Levels, Scene, category_levels, map_levels, mask_levels
+from .level_inputs import EdgeContext, LevelInputs, category_levels, map_levels, mask_levels
 
 INPUTS = ("same", "same_ranges", "own_size")
 MASK_TERMS = ("mask_logits", "mask_towers", "mask_features")
@@ -36,7 +36,7 @@ class InstanceTerms(nn.Module):
     """A distiller on the category logits and one on the masks, at every level.
 
     Attributes:
-        taps: what each term compares, for messages.
+        taps: Map that each term compares, for messages.
         own_terms: none.
     """
 
@@ -53,10 +53,10 @@ class InstanceTerms(nn.Module):
         """Sets the terms.
 
         Args:
-            category: for the category logits.
-            mask: for the masks.
-            options: what is compared, and how.
-            channels: of the student's and the teacher's maps that "mask_features" or "mask_towers" compares.
+            category: Distiller of the category logits.
+            mask: Distiller of the masks.
+            options: What is compared, and how.
+            channels: Channels of the student's and the teacher's maps that "mask_features" or "mask_towers" compares.
 
         Raises:
             ValueError: both weights are 0, or the towers differ in width.
@@ -104,11 +104,11 @@ class InstanceTerms(nn.Module):
         """Computes the terms, in float32 whatever autocast says.
 
         Args:
-            student: its outputs.
-            teacher: its outputs, detached; masks of another size are resized to the student's.
-            targets: the student's assignment.
-            teacher_targets: the teacher's assignment of the same instances on the same grids.
-            iteration: of the training run.
+            student: Raw outputs of the student.
+            teacher: Raw outputs of the teacher, detached; masks of another size are resized to the student's.
+            targets: The student's assignment of instances to cells.
+            teacher_targets: The teacher's assignment of the same instances on the same grids.
+            iteration: Iteration of the training run.
 
         Returns:
             ``{"loss_kd_category_<term>", "loss_kd_mask_<term>": scalar}`` with weights applied, means over the levels
@@ -118,46 +118,46 @@ class InstanceTerms(nn.Module):
         values: dict[str, Tensor] = {}
         with torch.autocast(student.mask_features.device.type, enabled=False):
             student = student.float()
-            scene = self._scene(student, targets)
+            context = self._edge_context(student, targets)
             for name, part in self.parts.items():
                 if name == "category":
-                    levels = self._category(student, teacher, scene)
+                    levels = self._category(student, teacher, context)
                 else:
-                    levels = self._mask(student, teacher, scene, teacher_targets)
+                    levels = self._mask(student, teacher, context, teacher_targets)
                 losses, per_level = part(levels.students, levels.teachers, levels.maps, iteration)
                 terms.update(losses)
                 values.update(per_level)
         return terms, values
 
-    def _scene(self, student: SOLOv2Outputs, targets: GridTargets) -> Scene:
+    def _edge_context(self, student: SOLOv2Outputs, targets: GridTargets) -> EdgeContext:
         bands = "category" in self.parts and self.options.category_edges == "boundary"
         maps = [*(student.category_logits if bands else ())]
         if "mask" in self.parts:
             maps.append(student.mask_features)
         sizes = [(int(x.shape[2]), int(x.shape[3])) for x in maps]
-        return Scene(targets, student.canvas, self.edge_window, sizes)
+        return EdgeContext(targets, student.canvas, self.edge_window, sizes)
 
-    def _category(self, student: SOLOv2Outputs, teacher: SOLOv2Outputs, scene: Scene) -> Levels:
+    def _category(self, student: SOLOv2Outputs, teacher: SOLOv2Outputs, context: EdgeContext) -> LevelInputs:
         return category_levels(
             student,
             teacher,
-            scene,
+            context,
             independent=self.options.divergence == "sigmoid",
             edges=self.options.category_edges,
             per_class=self.options.per_class,
         )
 
     def _mask(
-        self, student: SOLOv2Outputs, teacher: SOLOv2Outputs, scene: Scene, teacher_targets: GridTargets
-    ) -> Levels:
+        self, student: SOLOv2Outputs, teacher: SOLOv2Outputs, context: EdgeContext, teacher_targets: GridTargets
+    ) -> LevelInputs:
         if self.options.mask_term == "mask_towers":
-            return map_levels(student.mask_towers, teacher.mask_towers, scene)
+            return map_levels(student.mask_towers, teacher.mask_towers, context)
         if self.adapter is not None:
-            return map_levels([self.adapter(student.mask_features)], [teacher.mask_features], scene)
+            return map_levels([self.adapter(student.mask_features)], [teacher.mask_features], context)
         return mask_levels(
             student,
             teacher,
-            scene,
+            context,
             teacher_targets=teacher_targets,
             max_pairs=self.options.max_pairs,
             box_region=self.options.box_region,

@@ -1,0 +1,139 @@
+"""DistillationWrapper: what the meta-architectures of both tasks share, a student with a frozen teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import Tensor, nn
+
+
+class DistillationWrapper(nn.Module):
+    """In training the student's losses plus the distiller's; in evaluation the student.
+
+    A subclass names the task's own losses and says how to build the parts and how to run them.
+
+    Attributes:
+        student: The network that is trained, tested and saved.
+        distiller: Module with the distillation terms, None when the student trains alone.
+        task_terms: Names of the student's own losses that distillation terms are measured against.
+        gradient_probe: Called with (losses, maps of `probed_maps`) in every training forward if set.
+    """
+
+    task_terms: tuple[str, ...] = ()
+
+    @configurable
+    def __init__(self, *, student: nn.Module, teacher: Any = None, distiller: nn.Module | None = None) -> None:
+        """Joins the parts.
+
+        Args:
+            student: The network to train.
+            teacher: A plain object with ``submit`` and ``amp``; None: the student trains alone.
+            distiller: Module with the distillation terms; None where ``teacher`` is.
+
+        Raises:
+            ValueError: only one of teacher and distiller is given.
+        """
+        super().__init__()
+        if (teacher is None) != (distiller is None):
+            raise ValueError(f"{type(self).__name__}: expected a teacher and a distiller, or neither, got one.")
+        self.student: Any = student
+        self.distiller = distiller
+        self._teacher = teacher  # a plain object: neither parameters() nor state_dict() sees it
+        self.gradient_probe: Callable[[dict[str, Tensor], Any], None] | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
+        # Imported here: that module imports this one.
+        from bpkd.modeling.distillation import method_names
+
+        names = method_names(cfg)
+        student = cls.build_student(cfg)
+        if not names:
+            return {"student": student}
+        teacher = cls.build_teacher(cfg, student)
+        return {"student": student, "teacher": teacher, "distiller": cls.build_distiller(cfg, student, teacher)}
+
+    @classmethod
+    def build_student(cls, cfg: CfgNode) -> Any:
+        """Builds the network that a config trains."""
+        raise NotImplementedError
+
+    @classmethod
+    def build_teacher(cls, cfg: CfgNode, student: Any) -> Any:
+        """Builds the teacher of a student."""
+        raise NotImplementedError
+
+    @classmethod
+    def build_distiller(cls, cfg: CfgNode, student: Any, teacher: Any) -> nn.Module:
+        """Builds what DISTILL.METHOD names."""
+        raise NotImplementedError
+
+    @property
+    def teacher_precision(self) -> str:
+        """What the teacher computes in: "off" (float32), "bf16" or "fp16"; "recorded"; empty without a teacher.
+
+        Those of several teachers are joined by "+".
+        """
+        return "" if self._teacher is None else str(self._teacher.amp)
+
+    def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
+        """Returns the dict of losses in training, else what the student returns."""
+        if not self.training:
+            return self.student(batch)
+        images, target = self.preprocess(batch)
+        # First, while the student holds no activations; a teacher with a CUDA stream of its own runs beside it.
+        pending = None if self._teacher is None else self.submit(batch, images, target)
+        output = self.predict(images)
+        losses = self.student.losses(output, target)
+        if pending is not None:
+            losses.update(self.distillation_losses(output, pending.result(), batch, target))
+        if self.gradient_probe is not None:
+            self.gradient_probe(losses, self.probed_maps(output))
+        return losses
+
+    def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+        """Returns the student's images and its targets."""
+        raise NotImplementedError
+
+    def submit(self, batch: Sequence[dict[str, Any]], images: Any, target: Any) -> Any:
+        """Starts the teacher; ``result()`` of what is returned is its output."""
+        raise NotImplementedError
+
+    def predict(self, images: Any) -> Any:
+        """Returns the student's raw output."""
+        raise NotImplementedError
+
+    def distillation_losses(
+        self, output: Any, teacher_output: Any, batch: Sequence[dict[str, Any]], target: Any
+    ) -> dict[str, Tensor]:
+        """Returns the distiller's terms.
+
+        Args:
+            output: Raw output of the student.
+            teacher_output: Output of the teacher.
+            batch: What the loader delivers.
+            target: The student's targets.
+        """
+        raise NotImplementedError
+
+    def compared_sizes(self, crop: tuple[int, int], *, count: int) -> set[tuple[int, int]]:
+        """Returns the (h, w) at which logits are compared, as far as there are any before the first batch.
+
+        Args:
+            crop: (height, width) that training images are padded to.
+            count: Images of a batch.
+        """
+        return set()
+
+    def probed_maps(self, output: Any) -> Tensor | Sequence[Tensor]:
+        """Returns the student's maps at which the gradients of the terms are measured."""
+        raise NotImplementedError
+
+
+def current_iteration() -> int:
+    """Returns the training loop's iteration, 0 outside of one."""
+    return get_event_storage().iter if has_event_storage() else 0
