@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller
 from bpkd.modeling.build import build_student
-from bpkd.modeling.distillation import current_iteration, method_names
+from bpkd.modeling.build_distiller import method_names
+from bpkd.modeling.distillation import current_iteration
 from bpkd.structures import SOLOv2Outputs
 
 from .meta import SOLOv2
