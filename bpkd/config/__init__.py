@@ -7,6 +7,7 @@ need_detectron2(__name__)
 from .check import check_values
 from .defaults import add_bpkd_config
 from .distillation import WRAPPERS
+from .distillers import settled_record
 from .machine import loader_workers, local_processes, usable_cores
 from .read import get_bpkd_cfg, read_config
 from .teachers import teacher_nodes, teacher_shares
@@ -19,6 +20,7 @@ __all__ = [
     "loader_workers",
     "local_processes",
     "read_config",
+    "settled_record",
     "teacher_nodes",
     "teacher_shares",
     "usable_cores",

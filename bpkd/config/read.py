@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .defaults import add_bpkd_config
+from .distillers import open_distillers, settle_distillers
 
 
 def get_bpkd_cfg() -> CfgNode:
@@ -45,10 +46,12 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         loaded = cfg.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")
+        open_distillers(cfg, loaded, opts)
         _file_floats(cfg, loaded)
         cfg.merge_from_other_cfg(CfgNode(loaded))
         place = f"KEY VALUE pairs over {place}"
         cfg.merge_from_list(_option_floats(cfg, opts))
+        settle_distillers(cfg)
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{place}: {_explained(cfg, str(error))}") from error
     except yaml.YAMLError as error:

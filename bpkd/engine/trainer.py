@@ -28,6 +28,7 @@ from bpkd.data import build_train_loader
 from bpkd.distillers import Distiller
 from bpkd.modeling import DenseModel, InstanceDistiller, SemanticDistiller, SOLOv2, predicts_instances
 from bpkd.modeling.precision import choose_precision
+from bpkd.structures import DISTILLATION_PREFIX
 
 from .checkpoint import StudentCheckpointer
 from .edges import Edges, loader_edges
@@ -200,11 +201,11 @@ class DistillationTrainer(DefaultTrainer):
     def _term_hooks(self, wrapper: SemanticDistiller | InstanceDistiller) -> list[Any]:
         solver, distiller = self.cfg.SOLVER, self.distiller
         patience = solver.GRADIENT_RATIO_PATIENCE
-        own = {f"loss_kd_{term}" for term in getattr(distiller, "own_terms", ())}
+        critic = {f"{DISTILLATION_PREFIX}{term}" for term in getattr(distiller, "critic_terms", ())}
         chain: list[Any] = [SilentTermGuard(self._trainer, getattr(distiller, "taps", {}))]
         if solver.GRADIENT_RATIO_LIMIT > 0:
             chain.append(GradientMonitor(wrapper, limit=solver.GRADIENT_RATIO_LIMIT, patience=patience))
-        chain.append(ShareMonitor(limit=solver.LOSS_SHARE_LIMIT, patience=patience, own_terms=own))
+        chain.append(ShareMonitor(limit=solver.LOSS_SHARE_LIMIT, patience=patience, critic_terms=critic))
         return chain
 
     def build_writers(self) -> list[Any]:

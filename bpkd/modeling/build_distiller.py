@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, LabelledEdges, PerTeacher, Target
+from bpkd.distillers import DISTILLERS, CombinedDistiller, DistillationModule, Distiller, PerTeacher, Target, arguments
 from bpkd.functional import EdgeRows
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.preprocessing import file_names
@@ -23,19 +23,16 @@ def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
     """
     rows = [item["edge_rows"] for item in batch if "edge_rows" in item]
     if not rows:
-        return labels
+        return Target(labels)
     if len(rows) < len(batch):
         names = [n for item, n in zip(batch, file_names(batch), strict=True) if "edge_rows" not in item]
         raise ValueError(f"edge_rows: expected of every sample or of none, got none of {', '.join(names)}.")
-    return LabelledEdges(labels, EdgeRows.cat(rows))
+    return Target(labels, EdgeRows.cat(rows))
 
 
 def compared_features(distiller: nn.Module | None) -> frozenset[str] | None:
-    """Returns the names that a distiller and those inside it compare; None where one of them does not declare them."""
-    joins = (CombinedDistiller, PerTeacher)
-    parts = [] if distiller is None else [m for m in distiller.modules() if isinstance(m, Distiller)]
-    taps = [part.taps for part in parts if not isinstance(part, joins)]
-    return frozenset(tap for names in taps for tap in names.values()) if all(taps) else None
+    """Returns the names of the maps that a distiller compares; None where it does not declare them."""
+    return distiller.compared_features() if isinstance(distiller, DistillationModule) else frozenset()
 
 
 def check_method(method: str) -> list[str]:
@@ -47,8 +44,7 @@ def check_method(method: str) -> list[str]:
     names = [] if method == "none" else method.split("+")
     unknown = [name for name in names if name not in DISTILLERS]
     if unknown:
-        known = ", ".join(["none", *DISTILLERS])
-        raise ValueError(f"DISTILL.METHOD: expected one of {known}, or several joined by +, got {unknown[0]!r}.")
+        raise ValueError(f"DISTILL.METHOD: {DISTILLERS.unknown(unknown[0])}")
     if len(set(names)) != len(names):
         raise ValueError(f"DISTILL.METHOD: expected each distiller once, got {method!r}.")
     return names
@@ -82,27 +78,53 @@ def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.
 
 
 def _distiller(cfg: CfgNode, student: DenseModel, teacher: OneTeacher) -> Distiller:
-    missing = [name for name in method_names(cfg) if name not in cfg.DISTILL]
-    if missing:
-        raise ValueError(
-            f"DISTILL.METHOD: expected a node DISTILL.{missing[0]} with the distiller's keyword arguments, got none. "
-            "Add it in bpkd/config/distillation.py."
-        )
-    parts = {n: _one_distiller(cfg.DISTILL[n], n, student=student, teacher=teacher) for n in method_names(cfg)}
+    distiller = distiller_of_config(
+        cfg,
+        num_classes=student.num_classes,
+        ignore_index=student.ignore_index,
+        student_channels=student.feature_channels(),
+        teacher_channels=teacher.feature_channels(),
+        features_unavailable_reason=teacher.no_features,
+    )
+    parts = distiller.distillers() if isinstance(distiller, CombinedDistiller) else [distiller]
+    for name, part in zip(method_names(cfg), parts, strict=True):
+        _check_taps(name, part, student, teacher)
+    return distiller
+
+
+def distiller_of_config(cfg: CfgNode, **common: Any) -> Distiller:
+    """Returns the distillers that DISTILL.METHOD names, with their nodes' options, as one.
+
+    Args:
+        cfg: DISTILL.
+        **common: arguments of `bpkd.distillers.Distiller`, the same for all of them.
+
+    Raises:
+        ValueError: a distiller's node is missing, or a value has the wrong type.
+    """
+    parts = {name: DISTILLERS[name](**_options(cfg.DISTILL, name), **common) for name in method_names(cfg)}
     if len(parts) == 1 and not cfg.DISTILL.WEIGHTS:
         return next(iter(parts.values()))
     return CombinedDistiller(parts, cfg.DISTILL.WEIGHTS)
 
 
-def _one_distiller(node: CfgNode, name: str, *, student: DenseModel, teacher: OneTeacher) -> Distiller:
-    distiller = DISTILLERS[name](
-        **{key.lower(): value for key, value in node.items()},
-        num_classes=student.num_classes,
-        ignore_index=student.ignore_index,
-        student_channels=student.feature_channels(),
-        teacher_channels=teacher.feature_channels(),
-        no_features=teacher.no_features,
-    )
+def _options(node: CfgNode, name: str) -> dict[str, Any]:
+    if name not in node:
+        raise ValueError(
+            f"DISTILL.METHOD: expected a node DISTILL.{name}, got none: {name} was registered after this config was "
+            "made. Name its module in IMPORTS, or import it before get_bpkd_cfg()."
+        )
+    known, options = arguments(DISTILLERS[name]), {}
+    for key, value in node[name].items():
+        argument = known.get(key.lower())
+        try:
+            options[key.lower()] = value if argument is None else argument.check(value)
+        except ValueError as error:
+            raise ValueError(f"DISTILL.{name}.{key}: {error}.") from None
+    return options
+
+
+def _check_taps(name: str, distiller: DistillationModule, student: DenseModel, teacher: OneTeacher) -> None:
     for term, tap in distiller.taps.items():
         if tap == "logits":
             continue
@@ -114,4 +136,3 @@ def _one_distiller(node: CfgNode, name: str, *, student: DenseModel, teacher: On
                     f"DISTILL.{name}, term {term!r}: expected a tap that the {role} has, logits or one of "
                     f"{', '.join(known)}, got {tap!r}."
                 )
-    return distiller

@@ -12,9 +12,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller
 from bpkd.modeling.build import build_student
-from bpkd.modeling.build_distiller import method_names
+from bpkd.modeling.build_distiller import distiller_of_config, method_names
 from bpkd.modeling.distillation import current_iteration
 from bpkd.structures import SOLOv2Outputs
 
@@ -136,24 +135,11 @@ def build_instance_terms(cfg: CfgNode, student: SOLOv2, teacher: FrozenSOLOv2) -
     channels = [one.ins_head.kernel_channels for one in both]
     if options.mask_term == "mask_towers":
         channels = [cast(Tensor, one.mask_head.conv_pred[0].weight).shape[1] for one in both]
+    reason = {"features_unavailable_reason": NO_FEATURES}
     terms = InstanceTerms(
-        category=_method(cfg, student.num_classes),
-        mask=_method(cfg, 2),
+        category=distiller_of_config(cfg, num_classes=student.num_classes, **reason),
+        mask=distiller_of_config(cfg, num_classes=2, **reason),
         options=options,
         channels=(channels[0], channels[1]),
     )
     return terms.to(student.device)
-
-
-def _method(cfg: CfgNode, num_classes: int) -> Distiller:
-    parts = {
-        name: DISTILLERS[name](
-            **{key.lower(): value for key, value in cfg.DISTILL[name].items()},
-            num_classes=num_classes,
-            no_features=NO_FEATURES,
-        )
-        for name in method_names(cfg)
-    }
-    if len(parts) == 1 and not cfg.DISTILL.WEIGHTS:
-        return next(iter(parts.values()))
-    return CombinedDistiller(parts, cfg.DISTILL.WEIGHTS)
