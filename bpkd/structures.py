@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+DISTILLATION_PREFIX = "loss_kd_"
+"""Beginning of the names of distillation terms among the losses of a step."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,15 @@ class SegOutput:
 
 @dataclass(frozen=True)
 class EdgeMaps:
-    """Where edges lie, for distillers that compare maps without labels of their own (a pyramid of grids, masks)."""
+    """Old name of ``bpkd.distillers.Target(edge_map=edge, valid=valid)``."""
 
     edge: Tensor | None = None
-    """[N, 1, h, w] or [N, K, h, w] in [0, 1], the share of each cell that is edge; None: nobody asked for it."""
-
     valid: Tensor | None = None
-    """[N, 1, h, w] in [0, 1], the share of each cell that is image and not padding; None: all of it."""
+
+    def __post_init__(self) -> None:
+        """Warns."""
+        message = "EdgeMaps(edge, valid) is now bpkd.distillers.Target(edge_map=edge, valid=valid)."
+        warnings.warn(message, DeprecationWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

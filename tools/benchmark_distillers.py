@@ -29,7 +29,7 @@ from bpkd.distillers import DISTILLERS
 from bpkd.engine import DistillationTrainer
 from bpkd.engine.step import StepTrainer
 from bpkd.modeling import DenseModel, SemanticDistiller, build_student
-from bpkd.modeling.distillation import build_distiller
+from bpkd.modeling.build_distiller import build_distiller
 from bpkd.modeling.teachers.acceleration import Optimizations, optimize_for_inference
 from bpkd.modeling.teachers.combined import OneTeacher
 from bpkd.modeling.teachers.frozen import FrozenTeacher

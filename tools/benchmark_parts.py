@@ -22,7 +22,7 @@ from bpkd.data import build_train_loader, register_datasets
 from bpkd.engine.edges import loader_edges
 from bpkd.export.student import Scores
 from bpkd.modeling import SemanticDistiller
-from bpkd.modeling.distillation import build_distiller
+from bpkd.modeling.build_distiller import build_distiller
 from bpkd.modeling.inference import predict_logits
 from bpkd.modeling.teachers.acceleration import Optimizations, optimize_for_inference
 from bpkd.modeling.teachers.cached import LOGITS, CachedTeacher, CacheFolder, rows_of

@@ -222,7 +222,7 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
     from bpkd.engine import DistillationTrainer
     from bpkd.engine.step import StepTrainer
     from bpkd.modeling import SemanticDistiller
-    from bpkd.modeling.distillation import build_distiller
+    from bpkd.modeling.build_distiller import build_distiller
 
     from .pairs import PAIRS
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, display_name
 from bpkd.extras import need
 from bpkd.functional import edge_band
+from bpkd.structures import DISTILLATION_PREFIX
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +94,7 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
         losses = [sum(r[k] for k in named[0]) for r in rows]
         axes[0].plot(x, losses, marker=point, label=display_name(method), color=color)
         for style, name in zip(("-", "--", ":", "-."), _terms(rows), strict=False):
-            term = name.removeprefix("loss_kd_")
+            term = name.removeprefix(DISTILLATION_PREFIX)
             words = display_name(method)
             label = words if term == method.removesuffix(EQUAL_TIME).lower() else f"{words} {term}"
             y = [r.get(name, float("nan")) for r in rows]
@@ -112,7 +113,7 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
 
 
 def _terms(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    return sorted(k for k in (rows[-1] if rows else {}) if k.startswith("loss_kd_"))
+    return sorted(k for k in (rows[-1] if rows else {}) if k.startswith(DISTILLATION_PREFIX))
 
 
 def _style(axes: Axes, title: str, x: str, y: str) -> None:

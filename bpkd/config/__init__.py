@@ -7,6 +7,7 @@ need_detectron2(__name__)
 from .check import AMP_CHOICES, AMP_NAMES, check_values
 from .defaults import add_bpkd_config
 from .distillation import WRAPPERS
+from .distillers import settled_record
 from .machine import loader_workers, local_processes, usable_cores
 from .read import get_bpkd_cfg, read_config
 from .renamed import rename_flat, rename_tree
@@ -24,6 +25,7 @@ __all__ = [
     "read_config",
     "rename_flat",
     "rename_tree",
+    "settled_record",
     "teacher_nodes",
     "teacher_shares",
     "usable_cores",

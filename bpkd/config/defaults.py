@@ -10,6 +10,9 @@ from .instances import add_instances
 
 def add_bpkd_config(cfg: CN) -> None:
     """Adds bpkd's keys to a Detectron2 config, and sets the paper's recipe where Detectron2's default breaks it."""
+    # Modules outside of bpkd, [package.module, ...], imported before the rest of a config is read: they register
+    # distillers, heads, backbones, data sets. Python has to find them (installed, or in PYTHONPATH).
+    cfg.IMPORTS = []
     _add_data(cfg)
     _add_model(cfg)
     _add_head(cfg)

@@ -11,6 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .defaults import add_bpkd_config
+from .distillers import open_distillers, settle_distillers
 from .renamed import rename_entries, rename_pairs, rename_tree
 
 
@@ -46,12 +47,14 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         loaded = cfg.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")
-        loaded = rename_tree(loaded)
+        loaded, opts = rename_tree(loaded), rename_pairs(opts)
+        open_distillers(cfg, loaded, opts)
         _file_floats(cfg, loaded)
         cfg.merge_from_other_cfg(CfgNode(loaded))
         place = f"KEY VALUE pairs over {place}"
-        cfg.merge_from_list(_option_floats(cfg, rename_pairs(opts)))
+        cfg.merge_from_list(_option_floats(cfg, opts))
         cfg.TEACHER.OTHERS = rename_entries(cfg.TEACHER.OTHERS, "TEACHER.OTHERS")
+        settle_distillers(cfg)
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{place}: {_explained(cfg, str(error))}") from error
     except yaml.YAMLError as error:

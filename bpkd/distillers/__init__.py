@@ -1,6 +1,7 @@
 """Distillers by name: one file per paper, one line here."""
 
-from .base import Distiller, LabelledEdges, Target
+from .arguments import arguments
+from .base import DistillationModule, Distiller
 from .bpkd import BPKD
 from .cirkd import CIRKD
 from .combined import CombinedDistiller, PerTeacher
@@ -8,16 +9,13 @@ from .cwd import CWD
 from .ifvd import IFVD
 from .kd import KD
 from .levels import LevelDistiller
+from .registry import DISTILLERS, DistillerRegistry
 from .skds import SKDS
+from .target import LabelledEdges, Target
 
-DISTILLERS: dict[str, type[Distiller]] = {
-    "BPKD": BPKD,
-    "CIRKD": CIRKD,
-    "CWD": CWD,
-    "IFVD": IFVD,
-    "KD": KD,
-    "SKDS": SKDS,
-}
+for distiller in (BPKD, CIRKD, CWD, IFVD, KD, SKDS):
+    DISTILLERS.register(distiller)
+del distiller
 
 __all__ = [
     "BPKD",
@@ -28,9 +26,12 @@ __all__ = [
     "KD",
     "SKDS",
     "CombinedDistiller",
+    "DistillationModule",
     "Distiller",
+    "DistillerRegistry",
     "LabelledEdges",
     "LevelDistiller",
     "PerTeacher",
     "Target",
+    "arguments",
 ]

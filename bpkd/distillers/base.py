@@ -2,51 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from bpkd.functional import EdgeRows, EdgeRule
-from bpkd.structures import EdgeMaps, SegOutput
+from bpkd.functional import EdgeRule
+from bpkd.structures import DISTILLATION_PREFIX, EdgeMaps, SegOutput
 
 from .adapters import match_size
+from .target import Target
 
 
-@dataclass(frozen=True)
-class LabelledEdges:
-    """Labels whose edges have been found already, in the data loader."""
-
-    labels: Tensor
-    """[N, H, W]."""
-
-    rows: EdgeRows
-    """Of their masks [N, K, h, w] at the size of the logits, by the distiller's ``edge_rule``."""
-
-
-Target = Tensor | LabelledEdges | EdgeMaps
-"""What a distiller is told about the truth: labels [N, H, W], with or without their edges, or edge maps alone."""
-
-
-class Distiller(nn.Module):
-    """Base of all distillers.
-
-    A subclass takes its own keyword arguments (the keys of its config node, in lower case) plus ``**common`` for this
-    class, sets ``taps`` and implements ``terms``. A term whose weight is 0 is in neither.
+class DistillationModule(nn.Module):
+    """What a training loop reads of a module with distillation terms, be it one distiller or several.
 
     Attributes:
         taps: the map that each term compares ("logits" or a feature name) by the term's name, so that a missing map
             or term is an error and not a silent nothing. Empty: not declared, not checked.
-        edge_window: (kernel size, passes) of the edge maps that the distiller reads; None: it reads none.
-        edge_rule: how it finds the edges of label maps; None: it looks for none.
-        own_terms: names of terms that train the distiller's own parts alone and give the student no gradient (a
-            critic's side of the game).
+        critic_terms: names of terms that train the module's own critic alone and give the student no gradient.
+        edge_window: (kernel size, passes) of the edge maps that it reads; None: it reads none.
+        edge_rule: how it finds the edges of label maps; None: it reads none.
     """
 
-    own_terms: frozenset[str] = frozenset()
+    taps: dict[str, str]
+    critic_terms: frozenset[str] = frozenset()
     edge_window: tuple[int, int] | None = None
     edge_rule: EdgeRule | None = None
+
+    def __init__(self) -> None:
+        """Declares nothing."""
+        super().__init__()
+        self.taps = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Takes the critic's terms under their old name, ``own_terms``."""
+        super().__init_subclass__(**kwargs)
+        if "own_terms" in cls.__dict__:
+            warnings.warn(f"{cls.__name__}.own_terms is now called critic_terms.", DeprecationWarning, stacklevel=2)
+            cls.critic_terms = cls.__dict__["own_terms"]
+
+    def distillers(self) -> Sequence[DistillationModule]:
+        """Returns the distillers that this one joins; none for a single distiller."""
+        return ()
+
+    def compared_features(self) -> frozenset[str] | None:
+        """Returns the maps that it and its members compare; None where one of them does not declare them."""
+        members = self.distillers()
+        if not members:
+            return frozenset(self.taps.values()) if self.taps else None
+        out: frozenset[str] = frozenset()
+        for names in (one.compared_features() for one in members):
+            if names is None:
+                return None
+            out |= names
+        return out
+
+    def parameter_options(self) -> dict[str, dict[str, Any]]:
+        """Returns an optimizer of their own for parts that do not share the student's.
+
+        Returns:
+            ``{prefix of parameter names: {"optimizer": "adam" or "sgd", "lr": ..., "min_lr": ..., keywords of the
+            optimizer}}``; parameters under no prefix are trained as the student is.
+        """
+        return {}
+
+
+class Distiller(DistillationModule):
+    """Base of all distillers; a new one is a subclass in one file.
+
+    A subclass takes its own keyword arguments with defaults (its config node is made of them, in upper case), passes
+    ``**common`` on to this class, sets ``taps`` and implements ``terms``. A term whose weight is 0 is in neither.
+
+    >>> import torch
+    >>> class LogitMSE(Distiller):
+    ...     def __init__(self, *, weight: float = 1.0, **common):
+    ...         super().__init__(**common)
+    ...         self.weight, self.taps = weight, {"mse": "logits"}
+    ...     def terms(self, student, teacher, target, iteration):
+    ...         s, t = self.pair(student, teacher, "logits")
+    ...         return {"mse": self.weight * (s - t).square().mean()}
+    >>> outputs = [SegOutput(torch.full((1, 2, 4, 4), value)) for value in (1.0, 3.0)]
+    >>> LogitMSE(weight=0.5)(*outputs, torch.zeros(1, 4, 4).long())
+    {'loss_kd_mse': tensor(2.)}
+
+    Attributes:
+        presets: values of arguments by name of the preset; such an argument has the default None, "from the preset".
+        parity_arguments: arguments for comparing numbers with other code; they are no config keys.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    parity_arguments: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -55,32 +102,33 @@ class Distiller(nn.Module):
         ignore_index: int = 255,
         student_channels: Mapping[str, int] | None = None,
         teacher_channels: Mapping[str, int] | None = None,
-        no_features: str = "",
+        features_unavailable_reason: str = "",
     ) -> None:
         """Takes what the networks tell about themselves.
 
         Args:
-            num_classes: K.
+            num_classes: number of classes K.
             ignore_index: label that means "ignore".
-            student_channels: channels per feature name, for aligners.
-            teacher_channels: the same for the teacher.
-            no_features: why the teacher gives no features, for messages; empty: it gives some.
+            student_channels: channels of the student's features by name, for aligners.
+            teacher_channels: channels of the teacher's features by name.
+            features_unavailable_reason: why the teacher gives no features, for messages; empty: it gives some.
         """
         super().__init__()
-        self.taps: dict[str, str] = {}
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.student_channels = dict(student_channels or {})
         self.teacher_channels = dict(teacher_channels or {})
-        self._no_features = no_features
+        self._features_unavailable_reason = features_unavailable_reason
 
-    def forward(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int = 0) -> dict[str, Tensor]:
+    def forward(
+        self, student: SegOutput, teacher: SegOutput, target: Target | Tensor | EdgeMaps, iteration: int = 0
+    ) -> dict[str, Tensor]:
         """Computes the loss terms.
 
         Args:
             student: the student's output.
-            teacher: the teacher's, over the same classes; it gets no gradient.
-            target: [N, H, W] labels, the same with their edges, or edge maps; edges at the size of the logits.
-            iteration: of the training run, for ramps.
+            teacher: the teacher's output over the same classes; it gets no gradient.
+            target: labels [N, H, W], or a `Target` with what else is known.
+            iteration: number of the training iteration, for ramps.
 
         Returns:
             ``{"loss_kd_<term>": scalar}``, weights applied.
@@ -90,6 +138,11 @@ class Distiller(nn.Module):
             KeyError: a network lacks a map that is compared.
             RuntimeError: a declared term was not delivered.
         """
+        terms = self.named_terms(student, teacher, Target.of(target), iteration)
+        return {f"{DISTILLATION_PREFIX}{name}": term for name, term in terms.items()}
+
+    def named_terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
+        """Returns what ``terms`` returns, checked; the arguments are those of ``forward``."""
         if student.logits.shape[1] != teacher.logits.shape[1]:
             raise ValueError(
                 f"expected one class list, got {student.logits.shape[1]} student and {teacher.logits.shape[1]} "
@@ -101,46 +154,39 @@ class Distiller(nn.Module):
         absent = sorted(self.taps.keys() - terms.keys())
         if absent:
             raise RuntimeError(f"{type(self).__name__}: terms() did not return {', '.join(absent)}, which taps names.")
-        return {f"loss_kd_{name}": term for name, term in terms.items()}
+        return terms
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
-        """Returns the method's own terms, weights applied; names without prefix."""
+        """Returns the method's own terms, weights applied; names without prefix.
+
+        Args:
+            student: the student's output.
+            teacher: the teacher's output.
+            target: what is known about the batch.
+            iteration: number of the training iteration.
+        """
         raise NotImplementedError(f"{type(self).__name__} must implement terms().")
 
     def labels(self, target: Target) -> Tensor:
-        """Returns the target's labels [N, H, W].
+        """Returns the labels [N, H, W] of a target.
 
         Raises:
-            ValueError: there are edge maps instead.
+            ValueError: there are none.
         """
-        if isinstance(target, EdgeMaps):
-            raise ValueError(
-                f"{type(self).__name__}: expected labels of every pixel, got edge maps. It compares pixels by their "
-                "class; for instances take KD, CWD or BPKD."
-            )
-        return target.labels if isinstance(target, LabelledEdges) else target
-
-    def parameter_options(self) -> dict[str, dict[str, Any]]:
-        """Returns an optimizer of their own for parts that do not share the student's.
-
-        Returns:
-            ``{prefix of parameter names: {"optimizer": "adam" or "sgd", "lr": ..., "min_lr": ..., keywords of the
-            optimizer}}``; parameters under no prefix are trained as the student is.
-        """
-        return {}
+        return target.labels_of_pixels(type(self).__name__)
 
     def channels(self, tap: str, advice: str = "Name another TAP.") -> tuple[int, int]:
         """Returns the student's and the teacher's channels of a feature.
 
         Args:
-            tap: the feature.
+            tap: name of the feature.
             advice: end of the message.
 
         Raises:
             ValueError: one of them is unknown; the message names those that are known.
         """
         if tap not in self.student_channels or tap not in self.teacher_channels:
-            teacher = self._no_features or f"teacher has {sorted(self.teacher_channels)}"
+            teacher = self._features_unavailable_reason or f"teacher has {sorted(self.teacher_channels)}"
             raise ValueError(
                 f"{type(self).__name__}, tap {tap!r}: expected a feature of both networks, got: student has "
                 f"{sorted(self.student_channels)}, {teacher}. {advice}"
@@ -149,7 +195,12 @@ class Distiller(nn.Module):
 
     @staticmethod
     def pair(student: SegOutput, teacher: SegOutput, tap: str) -> tuple[Tensor, Tensor]:
-        """Returns student and teacher map of one tap ("logits" or a feature name), at the teacher's size.
+        """Returns the student's and the teacher's map of one tap, both at the teacher's size, the latter detached.
+
+        Args:
+            student: the student's output.
+            teacher: the teacher's output.
+            tap: "logits" or a feature name.
 
         Raises:
             KeyError: a network has no such map; the message names those it has.
@@ -162,14 +213,3 @@ class Distiller(nn.Module):
                 raise KeyError(f"tap {tap!r}: the {role} gives only {names}.")
             maps.append(found)
         return match_size(maps[0], maps[1]), maps[1].detach()
-
-
-def with_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``given`` with the values that were left open (-1 or "") taken from a preset.
-
-    Raises:
-        ValueError: the preset is unknown.
-    """
-    if preset not in presets:
-        raise ValueError(f"preset (DISTILL.<METHOD>.PRESET): expected one of {sorted(presets)}, got {preset!r}.")
-    return {k: presets[preset][k] if v in (-1, "") else v for k, v in given.items()}

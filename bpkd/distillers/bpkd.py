@@ -7,14 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import EdgeMap, EdgeRows, EdgeRule, boundary_kd
-from bpkd.structures import EdgeMaps, SegOutput
+from bpkd.functional import EdgeRule, boundary_kd
+from bpkd.structures import SegOutput
 
-from .base import Distiller, LabelledEdges, Target, with_preset
+from .arguments import with_preset
+from .base import Distiller
+from .target import Target
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A scale that trains from scratch: the edge term is a weighted mean over classes and cells, of unfiltered logits.
-    "safe": {
+    # A scale that trains from scratch: the edge term is a weighted mean over classes and positions, of unfiltered
+    # logits.
+    "recommended": {
         "edge_weight": 1.0,
         "body_weight": 2.0,
         "normalizer": "classes",
@@ -22,14 +25,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ramp_iters": 0,
     },
     # The same scale on edge maps of instances: the edge term divides by the map's sum (docs/solov2.md).
-    "instances": {
+    "recommended_instance": {
         "edge_weight": 1.0,
         "body_weight": 2.0,
         "normalizer": "weights",
         "pre_mask": "none",
         "ramp_iters": 0,
     },
-    # The supplement's average reduction: the edge term is the mean over images, classes and cells.
+    # The supplement's average reduction: the edge term is the mean over images, classes and positions.
     "paper": {
         "edge_weight": 50.0,
         "body_weight": 20.0,
@@ -49,39 +52,56 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class BPKD(Distiller):
-    """Edge and body terms of ``bpkd.functional.boundary_kd`` on the logits, with edges of the labels or as given."""
+    """Edge and body terms of ``bpkd.functional.boundary_kd`` on the logits, with edges of the labels or as given.
+
+    >>> import torch
+    >>> g = torch.Generator().manual_seed(0)
+    >>> student, teacher = (SegOutput(torch.randn(1, 2, 4, 4, generator=g)) for _ in range(2))
+    >>> labels = torch.zeros(1, 8, 8).long()
+    >>> labels[:, :, 4:] = 1
+    >>> distiller = BPKD(kernel_size=3, num_classes=2)
+    >>> {name: bool(term > 0) for name, term in distiller(student, teacher, labels).items()}
+    {'loss_kd_edge': True, 'loss_kd_body': True}
+    """
+
+    presets = PRESETS
 
     def __init__(
         self,
         *,
-        preset: str = "safe",
-        edge_weight: float = -1.0,
-        body_weight: float = -1.0,
-        class_weight: float | Sequence[float] = 2.0,
+        preset: str = "recommended",
+        edge_weight: float | None = None,
+        body_weight: float | None = None,
+        class_weight: float | Sequence[float] = (2.0,),
         temperature: float = 1.0,
         kernel_size: int = 7,
         iterations: int = 1,
         ignore_mode: str = "opaque",
-        normalizer: str = "",
-        pre_mask: str = "",
-        ramp_iters: int = -1,
+        normalizer: str | None = None,
+        pre_mask: str | None = None,
+        ramp_iters: int | None = None,
         **common: Any,
     ) -> None:
-        """Sets both terms; arguments left at -1 or "" come from the preset.
+        """Sets both terms; arguments that are None come from the preset.
 
         Args:
-            preset: "safe", "instances", "paper" or "literal".
-            edge_weight: of the edge term; 0 leaves it out.
-            body_weight: of the body term; 0 leaves it out.
-            class_weight: alpha of the edge term, one number or one per class.
-            temperature: T of both terms.
-            kernel_size: odd edge width in label pixels.
-            iterations: passes of the window.
-            ignore_mode: "opaque" or "transparent", see ``class_edge_mask``.
-            normalizer: "cells", "classes", "weights" or "average", see ``boundary_kd``.
-            pre_mask: "soft", "hard" or "none", see ``boundary_kd``.
-            ramp_iters: iterations over which the edge weight grows from 0.
-            **common: see Distiller; ``num_classes`` is needed.
+            preset: values of the arguments that are None. "recommended": a scale that trains from scratch;
+                "recommended_instance": the same for edge maps of instances; "paper": edge 50 and body 20, the edge
+                term averaged over images, classes and positions; "literal": the same weights on the supplement's sums.
+            edge_weight: factor on the edge term; 0 leaves it out.
+            body_weight: factor on the body term; 0 leaves it out.
+            class_weight: class weights alpha of the edge term, one number for all classes or one per class.
+            temperature: divisor T of both networks' logits before the softmax.
+            kernel_size: odd width of the edge window in label pixels.
+            iterations: how often the edge window is applied.
+            ignore_mode: whether ignored pixels make edges: "opaque" or "transparent", see ``class_edge_mask``.
+            normalizer: what an image's edge sum is divided by: "cells" (n_c, the positions with an edge of the
+                class), "classes" (n_c and the number of classes that have an edge), "weights" (the sum of the edge
+                map, and the number of classes) or "average" (all classes times all positions), see ``boundary_kd``.
+            pre_mask: filter on the logits before the softmax: "soft" (times the mask), "hard" (times mask > 0) or
+                "none".
+            ramp_iters: iterations over which the edge weight grows linearly from 0; 0: no ramp.
+            **common: see `Distiller`; ``num_classes`` is needed.
 
         Raises:
             ValueError: the preset is unknown.
@@ -111,38 +131,21 @@ class BPKD(Distiller):
         """Returns {"edge", "body"}, without a term whose weight is 0.
 
         Raises:
-            ValueError: there are edge maps without an edge, or rows of edges of another shape than the logits.
+            ValueError: there are neither labels nor edges, or sparse edges of another shape than the logits.
         """
         s, t = self.pair(student, teacher, "logits")
-        edges: Tensor | EdgeMap | EdgeRows | None
-        if isinstance(target, EdgeMaps):
-            edges, valid = target.edge, target.valid
-        else:
-            edges, valid = self._edges(target, s), None
-        if edges is None:
-            raise ValueError("BPKD: expected labels, or edge maps with an edge, got maps without one.")
         ramp = min(1.0, (iteration + 1) / self.ramp_iters) if self.ramp_iters else 1.0
         edge, body = boundary_kd(
             s,
             t,
-            edges,
+            target.edges(self.edge_rule, s, reader=type(self).__name__),
             temperature=self.temperature,
             class_weight=self.class_weight,
             normalizer=self.normalizer,
             pre_mask=self.pre_mask,
             weights=(ramp * self.edge_weight, self.body_weight),
-            valid=valid,
+            valid=target.valid,
             independent=student.independent,
         )
         out = {"edge": edge, "body": body}
         return {name: out[name] for name in self.taps}
-
-    def _edges(self, target: Tensor | LabelledEdges, logits: Tensor) -> Tensor | EdgeMap | EdgeRows:
-        if not isinstance(target, LabelledEdges):
-            return self.edge_rule.edges(target, logits.shape[1], (logits.shape[2], logits.shape[3]))
-        if target.rows.shape != tuple(logits.shape):
-            raise ValueError(
-                f"BPKD: expected edges of the logits' shape {tuple(logits.shape)}, got {target.rows.shape} from the "
-                "data loader. DATALOADER.EDGE_MASKS step finds them in the training step, at any size."
-            )
-        return target.rows

@@ -11,35 +11,51 @@ from bpkd.functional import anchor_kd, cross_image_kd, nearest_labels, pixel_kd
 from bpkd.functional.cross_image import pool_nodes
 from bpkd.structures import SegOutput
 
-from .base import Distiller, Target, with_preset
+from .arguments import with_preset
+from .base import Distiller
 from .memory_bank import MemoryBank
 from .projection import ProjectionHead
 from .ranks import gather_ranks, rank, world_size
+from .target import Target
 
 WEIGHTS = {"kd_weight": 1.0, "mini_batch_weight": 1.0, "pixel_weight": 0.1, "region_weight": 0.1}
 PRESETS: dict[str, dict[str, float]] = {
     # The authors' weights; the memory is held below 1 GB.
-    "default": {**WEIGHTS, "max_gigabytes": 1.0},
+    "recommended": {**WEIGHTS, "max_gigabytes": 1.0},
     # The same with queues as long as the authors', whatever they take (6.8 GB for 150 classes of 512 channels).
-    "author": {**WEIGHTS, "max_gigabytes": 0.0},
+    "author_code": {**WEIGHTS, "max_gigabytes": 0.0},
 }
 
 
 class CIRKD(Distiller):
     """Pixel KD on the logits; similarities within the batch and to a memory on a feature map.
 
+    >>> import torch
+    >>> g = torch.Generator().manual_seed(0)
+    >>> student, teacher = (
+    ...     SegOutput(torch.randn(2, 3, 4, 4, generator=g), None, {"decode": torch.randn(2, 8, 4, 4, generator=g)})
+    ...     for _ in range(2)
+    ... )
+    >>> channels = {"student_channels": {"decode": 8}, "teacher_channels": {"decode": 8}}
+    >>> distiller = CIRKD(pixel_queue=20, region_queue=10, num_classes=3, **channels)
+    >>> sorted(distiller(student, teacher, torch.zeros(2, 8, 8).long()))
+    ['loss_kd_memory_pixel', 'loss_kd_memory_region', 'loss_kd_mini_batch', 'loss_kd_pixel']
+
     Attributes:
-        memory: what the queues hold and take, for the log.
+        memory: description of the queues, for the log.
     """
+
+    presets = PRESETS
+    parity_arguments = frozenset({"legacy_enqueue"})
 
     def __init__(
         self,
         *,
-        preset: str = "default",
-        kd_weight: float = -1.0,
-        mini_batch_weight: float = -1.0,
-        pixel_weight: float = -1.0,
-        region_weight: float = -1.0,
+        preset: str = "recommended",
+        kd_weight: float | None = None,
+        mini_batch_weight: float | None = None,
+        pixel_weight: float | None = None,
+        region_weight: float | None = None,
         tap: str = "decode",
         temperature: float = 1.0,
         contrast_temperature: float = 0.1,
@@ -53,36 +69,37 @@ class CIRKD(Distiller):
         pixel_anchors: int = 4096,
         region_anchors: int = 1024,
         storage: str = "float32",
-        max_gigabytes: float = -1.0,
+        max_gigabytes: float | None = None,
         seed: int = 0,
         legacy_enqueue: bool = False,
         **common: Any,
     ) -> None:
-        """Sets the terms; arguments left at -1 come from the preset. A term of weight 0 is not computed.
+        """Sets the terms; arguments that are None come from the preset. A term of weight 0 is not computed.
 
         Args:
-            preset: "default" or "author".
-            kd_weight: of the pixel term on the logits.
-            mini_batch_weight: of the similarities between the batch's images.
-            pixel_weight: of the similarities to the pixel queue.
-            region_weight: of the similarities to the region queue.
-            tap: feature name.
-            temperature: T of the pixel term.
-            contrast_temperature: tau of all similarities.
-            memory_temperature: Tk of the memory terms.
-            max_nodes: positions of the mini-batch term; larger maps are average-pooled.
-            gather: the mini-batch term's pairs reach over all processes.
-            hidden_channels: of the projection head; 0 means the teacher's channels.
-            pixel_queue: entries per class.
-            region_queue: entries per class.
-            pixels_per_image: pixels enqueued per image and class.
-            pixel_anchors: A pixels are compared with, spread over the classes: A // K + 1 of each.
-            region_anchors: the same for regions.
-            storage: of the queues, "float32" or "float16".
-            max_gigabytes: limit of both queues (1e9 bytes), 0 for none; longer queues are shortened.
-            seed: of the queues' first entries and of all draws.
+            preset: values of the arguments that are None. "recommended": the authors' weights, both queues below 1 GB;
+                "author_code": the same weights, queues as long as the authors'.
+            kd_weight: factor on the pixel term on the logits.
+            mini_batch_weight: factor on the term of similarities between the batch's images.
+            pixel_weight: factor on the term of similarities to the pixel queue.
+            region_weight: factor on the term of similarities to the region queue.
+            tap: name of the feature whose similarities are compared.
+            temperature: divisor T of the logits in the pixel term.
+            contrast_temperature: divisor tau of all similarities.
+            memory_temperature: divisor Tk of the memory terms' similarities, beside tau.
+            max_nodes: most positions of a map in the mini-batch term; larger maps are average-pooled.
+            gather: the mini-batch term pairs the images of all processes, not only of its own.
+            hidden_channels: width of the projection head; 0: the teacher's channels.
+            pixel_queue: length of the pixel queue of each class.
+            region_queue: length of the region queue of each class.
+            pixels_per_image: number of pixels that an image adds to the pixel queue of a class.
+            pixel_anchors: number A of queue pixels that a pixel is compared with, A // K + 1 of each of K classes.
+            region_anchors: number A of queue regions that a pixel is compared with, A // K + 1 of each of K classes.
+            storage: number format of the queues, "float32" or "float16".
+            max_gigabytes: most memory of both queues in 1e9 bytes, 0: no limit; longer queues are shortened.
+            seed: seed of the queues' first entries and of every draw.
             legacy_enqueue: fill and overflow the queues as CIRKD's code does, against the paper.
-            **common: see Distiller; the memory needs ``num_classes`` and the channels of ``tap``.
+            **common: see `Distiller`; the memory needs ``num_classes`` and the channels of ``tap``.
 
         Raises:
             ValueError: the preset is unknown, or the memory lacks classes or channels.

@@ -10,20 +10,29 @@ from bpkd.functional import channel_kd
 from bpkd.structures import SegOutput
 
 from .adapters import ChannelAdapter
-from .base import Distiller, Target
+from .base import Distiller
+from .target import Target
 
 
 class CWD(Distiller):
-    """weight * T^2 / (N C) * sum of the channels' spatial KL, on logits or on a feature map."""
+    """weight * T^2 / (N C) * sum of the channels' spatial KL, on logits or on a feature map.
+
+    >>> import torch
+    >>> student, teacher = (SegOutput(torch.tensor([[[[a, 0.0]], [[0.0, 1.0]]]])) for a in (0.0, 2.0))  # [1, 2, 1, 2]
+    >>> labels = torch.zeros(1, 1, 2).long()
+    >>> {name: round(float(term), 4) for name, term in CWD()(student, teacher, labels).items()}
+    {'loss_kd_channel': 0.8195}
+    """
 
     def __init__(self, *, weight: float = 5.0, temperature: float = 1.0, tap: str = "logits", **common: Any) -> None:
         """Sets the term.
 
         Args:
-            weight: of the loss; 5 is the published weight at temperature 1 on logits.
-            temperature: T.
-            tap: "logits" or a feature name; features whose channels differ are aligned by a trained 1x1 convolution.
-            **common: see Distiller.
+            weight: factor on the loss; 5 is the published weight at temperature 1 on logits.
+            temperature: divisor T of both networks' maps before the softmax over the positions.
+            tap: map that is compared, "logits" or a feature name; features whose channels differ are aligned by a
+                trained 1x1 convolution.
+            **common: see `Distiller`.
 
         Raises:
             ValueError: the channels of the tapped feature are unknown.

@@ -1,4 +1,4 @@
-"""The critic of the holistic (adversarial) term, and the two players' terms in one backward pass."""
+"""The critic of the holistic (adversarial) term, and the terms of student and critic in one backward pass."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
         """Builds the critic.
 
         Args:
-            channels: of the maps, the number of classes.
+            channels: channels of the maps, the number of classes.
             critic_input: what is done to the maps first: "batchnorm" (the authors' mode 1) or "tanh".
 
         Raises:
@@ -138,10 +138,10 @@ def enlarge(logits: Tensor) -> Tensor:
 
 
 class Adversary(nn.Module):
-    """A critic with the losses of both players, for one optimizer step over their sum.
+    """A critic with the student's and its own loss, for one optimizer step over their sum.
 
     The student's term runs the critic with detached weights, the critic's term sees detached logits: each gradient
-    reaches its own player alone. Both are of the weights before the step, as in the authors' loop, which steps the
+    reaches its own network alone. Both are of the weights before the step, as in the authors' loop, which steps the
     student, then the critic on the logits that it already has.
     """
 
@@ -160,14 +160,14 @@ class Adversary(nn.Module):
         """Builds the critic.
 
         Args:
-            num_classes: K.
-            adv_weight: of the student's term.
-            critic_weight: of the critic's term, penalty included.
-            adv_loss: "wgan-gp" or "hinge".
-            gp_weight: of the gradient penalty inside the critic's term ("wgan-gp" only).
-            critic_input: see Discriminator.
-            critic_optimizer: "adam" (betas 0.9 and 0.99) or "sgd" (momentum 0.9, weight decay 5e-4).
-            critic_lr: its learning rate; it decays with the run's schedule, to 0.
+            num_classes: number of classes, the critic's input channels.
+            adv_weight: factor on the student's term.
+            critic_weight: factor on the critic's term, penalty included.
+            adv_loss: adversarial loss, "wgan-gp" or "hinge".
+            gp_weight: factor on the gradient penalty inside the critic's term ("wgan-gp" only).
+            critic_input: what is done to the logits first, see `Discriminator`.
+            critic_optimizer: optimizer, "adam" (betas 0.9 and 0.99) or "sgd" (momentum 0.9, weight decay 5e-4).
+            critic_lr: learning rate; it decays with the run's schedule, to 0.
 
         Raises:
             ValueError: an option is unknown, or the critic would never learn.
@@ -180,7 +180,7 @@ class Adversary(nn.Module):
         if critic_weight <= 0 or critic_lr <= 0:
             raise ValueError(
                 f"critic_weight and critic_lr: expected more than 0, got {critic_weight} and {critic_lr}. A critic "
-                "that never learns teaches noise: adv_weight 0 switches both players off."
+                "that never learns teaches noise: adv_weight 0 switches both terms off."
             )
         self.adv_weight, self.critic_weight, self.adv_loss, self.gp_weight = (
             adv_weight, critic_weight, adv_loss, gp_weight)  # fmt: skip

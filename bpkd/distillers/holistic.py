@@ -9,8 +9,9 @@ from torch import Tensor
 from bpkd.functional import pixel_kd
 from bpkd.structures import SegOutput
 
-from .base import Distiller, Target
+from .base import Distiller
 from .discriminator import Adversary
+from .target import Target
 
 
 class HolisticDistiller(Distiller):
@@ -21,24 +22,24 @@ class HolisticDistiller(Distiller):
     """
 
     feature = ""
-    own_terms = frozenset({"critic"})
+    critic_terms = frozenset({"critic"})
 
     def set_terms(self, tap: str, *, pixel_weight: float, feature_weight: float, **adversary: Any) -> None:
         """Sets the terms and builds the critic; what has the weight 0 is left out.
 
         Args:
-            tap: feature that ``feature_term`` compares.
-            pixel_weight: of the pixel term.
-            feature_weight: of ``feature_term``.
+            tap: name of the feature that ``feature_term`` compares.
+            pixel_weight: factor on the pixel term.
+            feature_weight: factor on ``feature_term``.
             **adversary: arguments of `Adversary`.
 
         Raises:
             ValueError: an option of the adversary is unknown.
         """
         self.tap, self.pixel_weight, self.feature_weight = tap, pixel_weight, feature_weight
-        self.adversary_options, played = adversary, adversary["adv_weight"]
-        self.adversary = Adversary(self.num_classes, **adversary) if played else None
-        weights = {"pixel": pixel_weight, self.feature: feature_weight, "adv": played, "critic": played}
+        self.adversary_options, adv_weight = adversary, adversary["adv_weight"]
+        self.adversary = Adversary(self.num_classes, **adversary) if adv_weight else None
+        weights = {"pixel": pixel_weight, self.feature: feature_weight, "adv": adv_weight, "critic": adv_weight}
         self.taps = {name: tap if name == self.feature else "logits" for name, weight in weights.items() if weight}
 
     def feature_term(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:

@@ -8,34 +8,46 @@ from torch import Tensor
 
 from bpkd.functional import intra_class_variation
 
-from .base import with_preset
+from .arguments import is_open, preset_name, with_preset
 from .holistic import HolisticDistiller
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's 50 beside a pixel term that is a mean over pixels.
-    "default": {"pixel_weight": 1.0, "ifv_weight": 50.0, "adv_weight": 0.001, "adv_loss": "wgan-gp"},
+    "recommended": {"pixel_weight": 1.0, "ifv_weight": 50.0, "adv_weight": 0.001, "adv_loss": "wgan-gp"},
     # The authors' code. Their pixel term is a mean over pixels and classes: its weight is 10 over the classes.
-    "author": {"pixel_weight": 10.0, "ifv_weight": 200.0, "adv_weight": 0.001, "adv_loss": "wgan-gp"},
+    "author_code": {"pixel_weight": 10.0, "ifv_weight": 200.0, "adv_weight": 0.001, "adv_loss": "wgan-gp"},
     # CIRKD's comparison runs.
     "cirkd": {"pixel_weight": 1.0, "ifv_weight": 20.0, "adv_weight": 0.001, "adv_loss": "hinge"},
 }
 
 
 class IFVD(HolisticDistiller):
-    """pixel KD + ``intra_class_variation`` on a feature map + an ``Adversary`` on the logits, its critic included."""
+    """pixel KD + ``intra_class_variation`` on a feature map + an ``Adversary`` on the logits, its critic included.
+
+    >>> import torch
+    >>> from bpkd.structures import SegOutput
+    >>> g = torch.Generator().manual_seed(0)
+    >>> student, teacher = (
+    ...     SegOutput(torch.randn(1, 3, 4, 4, generator=g), None, {"decode": torch.randn(1, 8, 4, 4, generator=g)})
+    ...     for _ in range(2)
+    ... )
+    >>> sorted(IFVD(adv_weight=0.0, num_classes=3)(student, teacher, torch.zeros(1, 8, 8).long()))
+    ['loss_kd_ifv', 'loss_kd_pixel']
+    """
 
     feature = "ifv"
+    presets = PRESETS
 
     def __init__(
         self,
         *,
-        preset: str = "default",
-        pixel_weight: float = -1.0,
-        ifv_weight: float = -1.0,
-        adv_weight: float = -1.0,
+        preset: str = "recommended",
+        pixel_weight: float | None = None,
+        ifv_weight: float | None = None,
+        adv_weight: float | None = None,
         tap: str = "decode",
         valid_only: bool = False,
-        adv_loss: str = "",
+        adv_loss: str | None = None,
         critic_weight: float = 0.1,
         gp_weight: float = 10.0,
         critic_input: str = "batchnorm",
@@ -43,22 +55,23 @@ class IFVD(HolisticDistiller):
         critic_lr: float = 4e-4,
         **common: Any,
     ) -> None:
-        """Sets the terms; arguments left at -1 or "" come from the preset.
+        """Sets the terms; arguments that are None come from the preset.
 
         Args:
-            preset: "default", "author" or "cirkd".
-            pixel_weight: of the pixel term (a mean over pixels, temperature 1); 0 leaves it out.
-            ifv_weight: of the intra-class term; 0 leaves it out.
-            adv_weight: of the student's adversarial term; 0 leaves out both players and builds no critic.
-            tap: feature whose variation is compared.
-            valid_only: see ``intra_class_variation``.
-            adv_loss: see Adversary, and so on for the arguments below.
-            critic_weight: of the critic's own term.
-            gp_weight: of the gradient penalty in it.
-            critic_input: "batchnorm" or "tanh".
-            critic_optimizer: "adam" or "sgd".
-            critic_lr: its learning rate.
-            **common: see Distiller; ``num_classes`` is needed.
+            preset: values of the arguments that are None. "recommended": pixel 1, ifv 50, adv 0.001; "author_code":
+                10 over the number of classes, 200, 0.001; "cirkd": CIRKD's comparison runs, 1, 20, 0.001 with hinge.
+            pixel_weight: factor on the pixel term (a mean over pixels, temperature 1); 0 leaves it out.
+            ifv_weight: factor on the intra-class term; 0 leaves it out.
+            adv_weight: factor on the student's adversarial term; 0 leaves out the critic too.
+            tap: name of the feature whose variation is compared.
+            valid_only: divide the intra-class term by the pixels that are not ignored (the authors divide by all).
+            adv_loss: adversarial loss, "wgan-gp" or "hinge".
+            critic_weight: factor on the critic's own term.
+            gp_weight: factor on the gradient penalty inside the critic's term.
+            critic_input: what the critic does to the logits first, "batchnorm" or "tanh".
+            critic_optimizer: optimizer of the critic, "adam" (betas 0.9, 0.99) or "sgd" (momentum 0.9, decay 5e-4).
+            critic_lr: learning rate of the critic; it decays to 0.
+            **common: see `Distiller`; ``num_classes`` is needed.
 
         Raises:
             ValueError: the preset or an option is unknown.
@@ -71,7 +84,7 @@ class IFVD(HolisticDistiller):
             "adv_loss": adv_loss,
         }
         chosen = with_preset(PRESETS, preset, given)
-        if preset == "author" and pixel_weight == -1:
+        if preset_name(PRESETS, preset) == "author_code" and is_open(pixel_weight):
             chosen["pixel_weight"] /= max(self.num_classes, 1)
         self.valid_only = valid_only
         self.set_terms(

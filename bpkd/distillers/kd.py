@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from bpkd.functional import pixel_kd
-from bpkd.structures import EdgeMaps, SegOutput
+from bpkd.structures import SegOutput
 
-from .base import Distiller, Target
+from .base import Distiller
+from .target import Target
 
 
 class KD(Distiller):
-    """weight * T^2 * mean over pixels of KL(teacher || student) on the logits (Hinton et al. 2015)."""
+    """weight * T^2 * mean over pixels of KL(teacher || student) on the logits (Hinton et al. 2015).
+
+    >>> import torch
+    >>> student, teacher = (SegOutput(torch.tensor([[[[a]], [[1.0]]]])) for a in (0.0, 2.0))  # [1, 2, 1, 1]
+    >>> labels = torch.zeros(1, 1, 1).long()
+    >>> {name: round(float(term), 4) for name, term in KD(weight=2.0)(student, teacher, labels).items()}
+    {'loss_kd_pixel': 0.9242}
+    """
 
     def __init__(
         self,
@@ -27,11 +34,11 @@ class KD(Distiller):
         """Sets the term.
 
         Args:
-            weight: of the loss.
-            temperature: T.
+            weight: factor on the loss.
+            temperature: divisor T of both networks' logits before the softmax.
             mask_ignored: leave out pixels with an ignored label, or of the padding; the published methods
                 distil them too.
-            **common: see Distiller.
+            **common: see `Distiller`.
         """
         super().__init__(**common)
         self.weight, self.temperature, self.mask_ignored = weight, temperature, mask_ignored
@@ -42,12 +49,6 @@ class KD(Distiller):
         if not self.weight:
             return {}
         s, t = self.pair(student, teacher, "logits")
-        valid = self._valid(target, (s.shape[2], s.shape[3])) if self.mask_ignored else None
+        valid = target.valid_positions((s.shape[2], s.shape[3]), self.ignore_index) if self.mask_ignored else None
         kd = pixel_kd(s, t, self.temperature, valid=valid, independent=student.independent)
         return {"pixel": self.weight * kd}
-
-    def _valid(self, target: Target, size: tuple[int, int]) -> Tensor | None:
-        if isinstance(target, EdgeMaps):
-            return None if target.valid is None else target.valid[:, 0] > 0
-        small = F.interpolate(self.labels(target)[:, None].float(), size=size, mode="nearest")[:, 0]
-        return small != self.ignore_index

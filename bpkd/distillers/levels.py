@@ -5,38 +5,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bpkd.structures import EdgeMaps, SegOutput
+from bpkd.structures import DISTILLATION_PREFIX, EdgeMaps, SegOutput
 
-from .base import Distiller
+from .base import DistillationModule, Distiller
+from .target import Target
 
-PREFIX = "loss_kd_"
 
+class LevelDistiller(DistillationModule):
+    """Applies one distiller to every level and averages its terms.
 
-class LevelDistiller(nn.Module):
-    """Asks one distiller once per level and averages its terms.
-
-    Attributes:
-        taps: what each term compares, by the term's name, for messages.
-        edge_window: the distiller's.
+    >>> import torch
+    >>> from bpkd.distillers import KD
+    >>> student, same, other = (SegOutput(torch.tensor([[[[a]], [[1.0]]]])) for a in (0.0, 0.0, 2.0))
+    >>> distiller = LevelDistiller(KD(), name="category", compares="category logits")
+    >>> terms, per_level = distiller([student, student], [same, other], [Target(), Target()], 0)
+    >>> {name: round(float(term), 4) for name, term in terms.items()}
+    {'loss_kd_category_pixel': 0.2311}
     """
 
     def __init__(self, distiller: Distiller, *, name: str, compares: str, weight: float = 1.0) -> None:
         """Wraps a distiller.
 
         Args:
-            distiller: of logits.
-            name: of what is compared; its terms are called ``<name>_<term>``.
-            compares: the map, for messages.
-            weight: factor of all terms.
+            distiller: distiller that compares logits.
+            name: what is compared; its terms are called ``<name>_<term>``.
+            compares: the map that is compared, for messages.
+            weight: factor on all terms.
 
         Raises:
-            ValueError: the distiller compares features, or trains parts of its own.
+            ValueError: the distiller compares features, or has a critic.
         """
         super().__init__()
         features = sorted({tap for tap in distiller.taps.values() if tap != "logits"})
-        if features or distiller.own_terms:
+        if features or distiller.critic_terms:
             what = f"the feature {features[0]!r}" if features else "a critic"
             raise ValueError(
                 "DISTILL.METHOD: expected distillers of logits alone for the levels of a pyramid, got "
@@ -46,16 +49,24 @@ class LevelDistiller(nn.Module):
         self.taps = {f"{name}_{term}": compares for term in distiller.taps}
         self.edge_window = distiller.edge_window
 
+    def distillers(self) -> Sequence[DistillationModule]:
+        """Returns the wrapped distiller."""
+        return [self.distiller]
+
     def forward(
-        self, students: Sequence[SegOutput], teachers: Sequence[SegOutput], targets: Sequence[EdgeMaps], iteration: int
+        self,
+        students: Sequence[SegOutput],
+        teachers: Sequence[SegOutput],
+        targets: Sequence[Target | EdgeMaps],
+        iteration: int,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Computes the terms.
 
         Args:
-            students: one output per level; a level without any map (N = 0) adds an exact zero.
-            teachers: the same levels.
-            targets: the same levels.
-            iteration: of the training run.
+            students: the student's output at each level; a level without any map (N = 0) adds an exact zero.
+            teachers: the teacher's output at each level.
+            targets: what is known at each level.
+            iteration: number of the training iteration.
 
         Returns:
             Terms, means over the levels that have a map (``{"loss_kd_<name>_<term>": scalar}``, an exact zero that
@@ -64,9 +75,9 @@ class LevelDistiller(nn.Module):
         """
         found: dict[str, list[Tensor]] = {}
         for student, teacher, target in zip(students, teachers, targets, strict=True):
-            for key, value in self.distiller(student, teacher, target, iteration).items():
-                found.setdefault(f"{self.name}_{key.removeprefix(PREFIX)}", []).append(self.weight * value)
+            for term, value in self.distiller.named_terms(student, teacher, Target.of(target), iteration).items():
+                found.setdefault(f"{self.name}_{term}", []).append(self.weight * value)
         count = max(1, sum(len(student.logits) > 0 for student in students))
         values = {term: torch.stack(levels) for term, levels in found.items()}
-        means = {f"{PREFIX}{term}": value.sum() / count for term, value in values.items()}
+        means = {f"{DISTILLATION_PREFIX}{term}": value.sum() / count for term, value in values.items()}
         return means, {term: value.detach() for term, value in values.items()}

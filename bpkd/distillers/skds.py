@@ -8,12 +8,12 @@ from torch import Tensor
 
 from bpkd.functional import pairwise_affinity
 
-from .base import with_preset
+from .arguments import with_preset
 from .holistic import HolisticDistiller
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Pixel term as a mean over pixels at weight 1, a light adversary, the authors' pair-wise term.
-    "default": {
+    "recommended": {
         "pixel_weight": 1.0,
         "pair_weight": 0.5,
         "adv_weight": 0.001,
@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_optimizer": "adam",
     },
     # The authors' run script: their 10 on a sum over a batch of 8 is 80 on the mean.
-    "author": {
+    "author_code": {
         "pixel_weight": 80.0,
         "pair_weight": 0.5,
         "adv_weight": 0.1,
@@ -32,47 +32,61 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SKDS(HolisticDistiller):
-    """pixel KD + ``pairwise_affinity`` on a feature map + an ``Adversary`` on the logits, its critic included."""
+    """pixel KD + ``pairwise_affinity`` on a feature map + an ``Adversary`` on the logits, its critic included.
+
+    >>> import torch
+    >>> from bpkd.structures import SegOutput
+    >>> g = torch.Generator().manual_seed(0)
+    >>> student, teacher = (
+    ...     SegOutput(torch.randn(1, 3, 4, 4, generator=g), None, {"decode": torch.randn(1, 8, 4, 4, generator=g)})
+    ...     for _ in range(2)
+    ... )
+    >>> sorted(SKDS(num_classes=3)(student, teacher, torch.zeros(1, 8, 8).long()))
+    ['loss_kd_adv', 'loss_kd_critic', 'loss_kd_pair', 'loss_kd_pixel']
+    """
 
     feature = "pair"
+    presets = PRESETS
+    parity_arguments = frozenset({"pool_kernel", "detach_norm"})
 
     def __init__(
         self,
         *,
-        preset: str = "default",
-        pixel_weight: float = -1.0,
-        pair_weight: float = -1.0,
-        adv_weight: float = -1.0,
+        preset: str = "recommended",
+        pixel_weight: float | None = None,
+        pair_weight: float | None = None,
+        adv_weight: float | None = None,
         tap: str = "decode",
         pool_scale: float = 0.5,
         pool_kernel: int = 0,
         detach_norm: bool = True,
         adv_loss: str = "wgan-gp",
-        critic_weight: float = -1.0,
+        critic_weight: float | None = None,
         gp_weight: float = 10.0,
         critic_input: str = "batchnorm",
-        critic_optimizer: str = "",
+        critic_optimizer: str | None = None,
         critic_lr: float = 4e-4,
         **common: Any,
     ) -> None:
-        """Sets the terms; arguments left at -1 or "" come from the preset.
+        """Sets the terms; arguments that are None come from the preset.
 
         Args:
-            preset: "default" or "author".
-            pixel_weight: of the pixel term (a mean over pixels, temperature 1); 0 leaves it out.
-            pair_weight: of the pair-wise term; 0 leaves it out.
-            adv_weight: of the student's adversarial term; 0 leaves out both players and builds no critic.
-            tap: feature whose places are compared.
-            pool_scale: see ``pairwise_affinity``.
-            pool_kernel: see ``pairwise_affinity``.
-            detach_norm: see ``pairwise_affinity``.
-            adv_loss: see Adversary, and so on for the arguments below.
-            critic_weight: of the critic's own term.
-            gp_weight: of the gradient penalty in it.
-            critic_input: "batchnorm" or "tanh".
-            critic_optimizer: "adam" or "sgd".
-            critic_lr: its learning rate.
-            **common: see Distiller; ``num_classes`` is needed for the critic.
+            preset: values of the arguments that are None. "recommended": pixel 1, pair 0.5, adv 0.001;
+                "author_code": the authors' run script, 80, 0.5, 0.1 and SGD for the critic.
+            pixel_weight: factor on the pixel term (a mean over pixels, temperature 1); 0 leaves it out.
+            pair_weight: factor on the pair-wise term; 0 leaves it out.
+            adv_weight: factor on the student's adversarial term; 0 leaves out the critic too.
+            tap: name of the feature whose positions are compared.
+            pool_scale: side of the max-pooled patches that are compared, as a share of the map's.
+            pool_kernel: the same side in positions; 0: ``pool_scale`` decides.
+            detach_norm: no gradient through the norms that features are divided by, as in the authors' code.
+            adv_loss: adversarial loss, "wgan-gp" or "hinge".
+            critic_weight: factor on the critic's own term.
+            gp_weight: factor on the gradient penalty inside the critic's term.
+            critic_input: what the critic does to the logits first, "batchnorm" or "tanh".
+            critic_optimizer: optimizer of the critic, "adam" (betas 0.9, 0.99) or "sgd" (momentum 0.9, decay 5e-4).
+            critic_lr: learning rate of the critic; it decays to 0.
+            **common: see `Distiller`; ``num_classes`` is needed for the critic.
 
         Raises:
             ValueError: the preset or an option is unknown.

@@ -12,6 +12,8 @@ from typing import Any
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 
+from bpkd.structures import DISTILLATION_PREFIX
+
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -144,7 +146,7 @@ class SilentTermGuard(HookBase):
             return
         self.watched += 1
         for name, value in self.step.values.items():
-            if name.startswith("loss_kd_"):
+            if name.startswith(DISTILLATION_PREFIX):
                 self.alive[name] = self.alive.get(name, False) or value != 0
         if self.watched == self.ITERATIONS:
             everywhere = comm.all_gather(self.alive)  # a term may have nothing to do on one process alone
@@ -153,7 +155,7 @@ class SilentTermGuard(HookBase):
                 raise SilentTermError(self._message(silent))
 
     def _message(self, silent: list[str]) -> str:
-        taps = [f"{name} (tap {self.taps.get(name.removeprefix('loss_kd_'), 'unknown')!r})" for name in silent]
+        taps = [f"{name} (tap {self.taps.get(name.removeprefix(DISTILLATION_PREFIX), 'unknown')!r})" for name in silent]
         return (
             f"{', '.join(taps)}: exactly 0 in each of the first {self.ITERATIONS} iterations, so nothing is distilled "
             "through it. Check that the labels are not all ignored or of one class (tools/visualize.py "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bpkd.functional import gradient_norm
 from bpkd.modeling import DistillationWrapper
+from bpkd.structures import DISTILLATION_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class GradientMonitor(HookBase):
 
     def _measure(self, losses: dict[str, Tensor], logits: Tensor | Sequence[Tensor]) -> None:
         own = [n for n in losses if n in self.model.task_terms]
-        names = [*own, *(n for n in losses if n.startswith("loss_kd"))]
+        names = [*own, *(n for n in losses if n.startswith(DISTILLATION_PREFIX))]
         values = [losses[n] for n in names]
         if len(own) > 1:
             values.append(torch.stack([losses[n] for n in own]).sum())
@@ -104,15 +105,15 @@ class ShareMonitor(HookBase):
     the values that the step has logged, of all processes, so it costs nothing and is there at the log period alone.
     """
 
-    def __init__(self, *, limit: float, patience: int, own_terms: Collection[str] = ()) -> None:
+    def __init__(self, *, limit: float, patience: int, critic_terms: Collection[str] = ()) -> None:
         """Sets the warning.
 
         Args:
             limit: share that a distillation term may hold; 0: no warning.
             patience: iterations it may hold more without a break.
-            own_terms: names in the losses of what teaches the student nothing; they are left out.
+            critic_terms: names in the losses of what teaches the student nothing; they are left out.
         """
-        self.limit, self.own_terms = limit, frozenset(own_terms)
+        self.limit, self.critic_terms = limit, frozenset(critic_terms)
         self._patience = Patience(limit=limit, patience=patience)
 
     def after_step(self) -> None:
@@ -121,7 +122,7 @@ class ShareMonitor(HookBase):
         sizes = {
             name: abs(value)
             for name, (value, at) in storage.latest().items()
-            if at == now and name.startswith("loss_") and name not in self.own_terms
+            if at == now and name.startswith("loss_") and name not in self.critic_terms
         }
         total = sum(sizes.values())
         if not total:  # nothing was logged in this iteration
@@ -129,7 +130,8 @@ class ShareMonitor(HookBase):
         for name, size in sizes.items():
             share = size / total
             storage.put_scalar(name.replace("loss_", SHARE, 1), share)
-            lasted = self._patience.exceeded(name, share, now) if self.limit and name.startswith("loss_kd_") else 0
+            limited = self.limit and name.startswith(DISTILLATION_PREFIX)
+            lasted = self._patience.exceeded(name, share, now) if limited else 0
             if lasted:
                 logger.warning(
                     "%s: it has held more than %.0f %% of the loss for %d iterations (now %.1f %%). The student hardly "

@@ -29,6 +29,7 @@ from bpkd.distillers import Distiller
 from bpkd.modeling import DistillationWrapper, task_of
 from bpkd.modeling.build import Network
 from bpkd.modeling.precision import choose_precision
+from bpkd.structures import DISTILLATION_PREFIX
 from bpkd.tasks import INSTANCE
 
 from .checkpoint import StudentCheckpointer
@@ -202,11 +203,11 @@ class DistillationTrainer(DefaultTrainer):
     def _term_hooks(self, wrapper: DistillationWrapper) -> list[Any]:
         solver, distiller = self.cfg.SOLVER, self.distiller
         patience = solver.GRADIENT_RATIO_PATIENCE
-        own = {f"loss_kd_{term}" for term in getattr(distiller, "own_terms", ())}
+        critic = {f"{DISTILLATION_PREFIX}{term}" for term in getattr(distiller, "critic_terms", ())}
         chain: list[Any] = [SilentTermGuard(self._trainer, getattr(distiller, "taps", {}))]
         if solver.GRADIENT_RATIO_LIMIT > 0:
             chain.append(GradientMonitor(wrapper, limit=solver.GRADIENT_RATIO_LIMIT, patience=patience))
-        chain.append(ShareMonitor(limit=solver.LOSS_SHARE_LIMIT, patience=patience, own_terms=own))
+        chain.append(ShareMonitor(limit=solver.LOSS_SHARE_LIMIT, patience=patience, critic_terms=critic))
         return chain
 
     def build_writers(self) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from bpkd.analysis.report import ALONE
-from bpkd.config import get_bpkd_cfg, read_config, rename_tree
+from bpkd.config import get_bpkd_cfg, read_config, rename_tree, settled_record
 from bpkd.distillers import DISTILLERS
 from bpkd.engine.launch import load_config
 from bpkd.engine.process_setup import is_automatic, precision_places
@@ -120,7 +120,7 @@ def differences(
         Dotted key -> (recorded, wanted).
     """
     default = flat(yaml.safe_load(get_bpkd_cfg().dump()))
-    old, new = ({**default, **flat(x)} for x in (recorded, wanted))
+    old, new = ({**default, **flat(settled_record(x))} for x in (recorded, wanted))
     others = tuple(f"DISTILL.{name}." for name in DISTILLERS if name not in method.split("+"))
     silent = (*others, "TEACHER.", "DISTILL.INSTANCE.") if method == ALONE and not only else others
     keys = [k for k in sorted({*old, *new}) if k not in ignored and not k.startswith(silent)]

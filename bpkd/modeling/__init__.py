@@ -7,7 +7,8 @@ need_detectron2(__name__)
 from .backbones import HRNet, MobileNetV2, ResNetV1c
 from .base import DenseModel, InferenceOptions
 from .build import build_dense, build_solov2, build_student, student_architecture, task_of
-from .distillation import SemanticDistiller, build_distiller
+from .build_distiller import build_distiller
+from .distillation import SemanticDistiller
 from .external import Detectron2Segmentor, ModuleSegmentor, as_dense
 from .heads import DeepLabV3PlusHead, FCNHead, ISAHead, PSPHead, SegHead
 from .old_names import old_name

@@ -10,14 +10,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, LabelledEdges, PerTeacher, Target
-from bpkd.functional import EdgeRows
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import build_dense
-from bpkd.modeling.preprocessing import file_names
+from bpkd.modeling.build_distiller import build_distiller, compared_features, with_edges
 from bpkd.modeling.teachers.base import Pending
 from bpkd.modeling.teachers.build import build_teachers
-from bpkd.modeling.teachers.combined import OneTeacher, TeacherPanel, Teachers
+from bpkd.modeling.teachers.combined import Teachers
 from bpkd.modeling.wrapper import DistillationWrapper, current_iteration
 from bpkd.structures import SegOutput
 
@@ -85,105 +83,3 @@ class SemanticDistiller(DistillationWrapper):
             count: Images of a batch.
         """
         return set() if self._teacher is None else self._teacher.logits_sizes(crop, self.student.device, count=count)
-
-
-def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
-    """Returns the batch's labels with the edges that its loader has found, or alone where it has looked for none.
-
-    Raises:
-        ValueError: only some of the samples have edges.
-    """
-    rows = [item["edge_rows"] for item in batch if "edge_rows" in item]
-    if not rows:
-        return labels
-    if len(rows) < len(batch):
-        names = [n for item, n in zip(batch, file_names(batch), strict=True) if "edge_rows" not in item]
-        raise ValueError(f"edge_rows: expected of every sample or of none, got none of {', '.join(names)}.")
-    return LabelledEdges(labels, EdgeRows.cat(rows))
-
-
-def compared_features(distiller: nn.Module | None) -> frozenset[str] | None:
-    """Returns the names that a distiller and those inside it compare; None where one of them does not declare them."""
-    joins = (CombinedDistiller, PerTeacher)
-    parts = [] if distiller is None else [m for m in distiller.modules() if isinstance(m, Distiller)]
-    taps = [part.taps for part in parts if not isinstance(part, joins)]
-    return frozenset(tap for names in taps for tap in names.values()) if all(taps) else None
-
-
-def check_method(method: str) -> list[str]:
-    """Returns the distillers that a method is made of, "CWD+IFVD" or a single name; none for "none".
-
-    Raises:
-        ValueError: a name is unknown or stands there twice.
-    """
-    names = [] if method == "none" else method.split("+")
-    unknown = [name for name in names if name not in DISTILLERS]
-    if unknown:
-        known = ", ".join(["none", *DISTILLERS])
-        raise ValueError(f"DISTILL.METHOD: expected one of {known}, or several joined by +, got {unknown[0]!r}.")
-    if len(set(names)) != len(names):
-        raise ValueError(f"DISTILL.METHOD: expected each distiller once, got {method!r}.")
-    return names
-
-
-def method_names(cfg: CfgNode) -> list[str]:
-    """Returns the distillers of DISTILL.METHOD in their order.
-
-    Raises:
-        ValueError: see `check_method`, or DISTILL.WEIGHTS is not one positive number per name.
-    """
-    names, weights = check_method(cfg.DISTILL.METHOD), list(cfg.DISTILL.WEIGHTS)
-    wrong = [w for w in weights if isinstance(w, bool) or not isinstance(w, int | float) or not 0 < w < float("inf")]
-    if wrong or len(weights) not in (0, len(names)):
-        raise ValueError(
-            f"DISTILL.WEIGHTS: expected nothing, or one number above 0 per name of DISTILL.METHOD "
-            f"({cfg.DISTILL.METHOD!r}: {len(names)}), got {weights}. A method that you do not want is not named."
-        )
-    return names
-
-
-def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.Module:
-    """Builds what DISTILL.METHOD names from its nodes and from what the networks say about themselves.
-
-    Raises:
-        ValueError: it compares a feature that a network lacks (as far as that is known before the first image).
-    """
-    if isinstance(teacher, TeacherPanel):
-        return PerTeacher([_distiller(cfg, student, one) for one in teacher.teachers], teacher.shares)
-    return _distiller(cfg, student, teacher)
-
-
-def _distiller(cfg: CfgNode, student: DenseModel, teacher: OneTeacher) -> Distiller:
-    missing = [name for name in method_names(cfg) if name not in cfg.DISTILL]
-    if missing:
-        raise ValueError(
-            f"DISTILL.METHOD: expected a node DISTILL.{missing[0]} with the distiller's keyword arguments, got none. "
-            "Add it in bpkd/config/distillation.py."
-        )
-    parts = {n: _one_distiller(cfg.DISTILL[n], n, student=student, teacher=teacher) for n in method_names(cfg)}
-    if len(parts) == 1 and not cfg.DISTILL.WEIGHTS:
-        return next(iter(parts.values()))
-    return CombinedDistiller(parts, cfg.DISTILL.WEIGHTS)
-
-
-def _one_distiller(node: CfgNode, name: str, *, student: DenseModel, teacher: OneTeacher) -> Distiller:
-    distiller = DISTILLERS[name](
-        **{key.lower(): value for key, value in node.items()},
-        num_classes=student.num_classes,
-        ignore_index=student.ignore_index,
-        student_channels=student.feature_channels(),
-        teacher_channels=teacher.feature_channels(),
-        no_features=teacher.no_features,
-    )
-    for term, tap in distiller.taps.items():
-        if tap == "logits":
-            continue
-        if teacher.no_features:
-            raise ValueError(f"DISTILL.{name}, term {term!r} compares the feature {tap!r}, but {teacher.no_features}.")
-        for role, known in (("student", student.feature_channels()), ("teacher", teacher.feature_channels())):
-            if known and tap not in known:
-                raise ValueError(
-                    f"DISTILL.{name}, term {term!r}: expected a tap that the {role} has, logits or one of "
-                    f"{', '.join(known)}, got {tap!r}."
-                )
-    return distiller

@@ -47,9 +47,6 @@ class DistillationWrapper(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
-        # Imported here: that module imports this one.
-        from bpkd.modeling.distillation import method_names
-
         names = method_names(cfg)
         student = cls.build_student(cfg)
         if not names:

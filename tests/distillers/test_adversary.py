@@ -263,7 +263,9 @@ def steps(trainer: StepTrainer, count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"adv_loss": "hinge"}, {"preset": "author", "pixel_weight": 1.0}], ids=["wgan-gp", "hinge", "sgd"]
+    "options",
+    [{}, {"adv_loss": "hinge"}, {"preset": "author_code", "pixel_weight": 1.0}],
+    ids=["wgan-gp", "hinge", "sgd"],
 )
 def test_one_step_equals_the_authors_loop_of_two(options: dict) -> None:
     """6 steps against: student's backward and step, then the critic's on the logits from before."""

@@ -267,7 +267,7 @@ def test_terms_and_their_weights() -> None:
     heavy = CIRKD(**SMALL, kd_weight=2.0, mini_batch_weight=3.0, pixel_weight=0.4, region_weight=0.5)
     for (name, a), b, factor in zip(terms.items(), heavy(student, teacher, target).values(), (2, 3, 4, 5), strict=True):
         assert float(b.detach()) == pytest.approx(factor * float(a.detach()), rel=1e-5), name
-    for preset in ("default", "author"):
+    for preset in ("recommended", "author_code"):
         chosen = CIRKD(**SMALL, preset=preset)
         weights = (chosen.kd_weight, chosen.mini_batch_weight, chosen.pixel_weight, chosen.region_weight)
         assert weights == (1.0, 1.0, 0.1, 0.1)
@@ -288,7 +288,7 @@ def test_the_memory_is_there_only_if_it_is_used() -> None:
 def test_the_author_preset_sets_no_limit() -> None:
     sizes = {"pixel_queue": 2_000_000, "region_queue": 0, "num_classes": 50, **CHANNELS}
     with torch.device("meta"):
-        default, author = (CIRKD(**{**sizes, "region_weight": 0.0}, preset=p) for p in ("default", "author"))
+        default, author = (CIRKD(**{**sizes, "region_weight": 0.0}, preset=p) for p in ("recommended", "author_code"))
     assert default.bank.bytes <= 1e9 < author.bank.bytes == 4e9
 
 
@@ -297,7 +297,7 @@ def test_what_the_memory_needs_is_said() -> None:
         CIRKD(num_classes=5, tap="layer9", **CHANNELS)
     with pytest.raises(ValueError, match="got 0 classes"):
         CIRKD(**CHANNELS)
-    with pytest.raises(ValueError, match=r"preset .*: expected one of \['author', 'default'\]"):
+    with pytest.raises(ValueError, match=r"preset .*: expected one of \['author_code', 'recommended'\]"):
         CIRKD(preset="voc")
     student, teacher, target = outputs()
     with pytest.raises(KeyError, match="the student gives only logits, decode"):

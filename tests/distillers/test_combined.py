@@ -58,7 +58,7 @@ def test_terms_are_the_single_ones_times_the_factor_and_named_after_their_method
         torch.testing.assert_close(together[name], factor * alone[f"loss_kd_{term}"])
         want = factor * gradient_norm(alone[f"loss_kd_{term}"], own_logits)
         torch.testing.assert_close(gradient_norm(together[name], logits), want)
-    assert combined.own_terms == {"ifvd_critic"}
+    assert combined.critic_terms == {"ifvd_critic"}
 
 
 def test_the_critics_gradient_does_not_depend_on_the_factor() -> None:

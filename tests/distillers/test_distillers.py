@@ -105,7 +105,9 @@ def test_bpkd_preset_fills_what_is_left_open() -> None:
     assert BPKD(preset="literal", edge_weight=0.3).edge_weight == 0.3
     assert BPKD(preset="literal").body_weight == 20.0
     assert BPKD().normalizer == "classes"
-    with pytest.raises(ValueError, match=r"preset .*: expected one of \['instances', 'literal', 'paper', 'safe'\]"):
+    with pytest.raises(
+        ValueError, match=r"preset .*: expected one of \['literal', 'paper', 'recommended', 'recommended_instance'\]"
+    ):
         BPKD(preset="printed")
 
 

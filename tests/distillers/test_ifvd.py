@@ -114,7 +114,7 @@ def test_a_label_out_of_range_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "pixel", "ifv", "adv_loss"),
-    [("default", 1.0, 50.0, "wgan-gp"), ("author", 10 / 5, 200.0, "wgan-gp"), ("cirkd", 1.0, 20.0, "hinge")],
+    [("recommended", 1.0, 50.0, "wgan-gp"), ("author_code", 10 / 5, 200.0, "wgan-gp"), ("cirkd", 1.0, 20.0, "hinge")],
 )
 def test_terms_are_the_functions_times_the_presets_weights(
     preset: str, pixel: float, ifv: float, adv_loss: str
@@ -134,8 +134,8 @@ def test_authors_pixel_weight_is_converted() -> None:
     student, teacher = golden("logits", "student"), golden("logits", "teacher")
     want = entry("pixel/ifvd_kl_elementmean")["loss"]
     assert float(pixel_kd(student, teacher)) / 19 == pytest.approx(want, rel=1e-5)
-    assert IFVD(preset="author", num_classes=19).pixel_weight == pytest.approx(10 / 19)
-    assert IFVD(preset="author", pixel_weight=3.0, num_classes=19).pixel_weight == 3.0
+    assert IFVD(preset="author_code", num_classes=19).pixel_weight == pytest.approx(10 / 19)
+    assert IFVD(preset="author_code", pixel_weight=3.0, num_classes=19).pixel_weight == 3.0
 
 
 def test_a_term_of_weight_0_is_not_there_and_without_adversary_no_critic() -> None:

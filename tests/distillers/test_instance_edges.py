@@ -139,7 +139,7 @@ def test_independent_classes_reach_kd_and_bpkd() -> None:
     kd = KD()(*outputs, maps)["loss_kd_pixel"]
     assert torch.equal(kd, pixel_kd(student, teacher, independent=True))
     assert torch.equal(kd, class_divergence(student, teacher, independent=True).mean())
-    terms = BPKD(preset="instances", edge_weight=1, body_weight=1)(*outputs, maps)
+    terms = BPKD(preset="recommended_instance", edge_weight=1, body_weight=1)(*outputs, maps)
     divergence = class_divergence(student, teacher, independent=True)[:, None]
     weights = maps.edge.sum((1, 2, 3)).clamp(min=1)
     want = ((divergence * maps.edge).sum((1, 2, 3)) / weights).mean()
@@ -152,7 +152,7 @@ def test_average_of_an_instances_map(independent: bool) -> None:
     student, teacher = logits(2, 6, 4, 5)
     maps = EdgeMaps(torch.rand(2, 1, 4, 5), torch.ones(2, 1, 4, 5))
     outputs = [SegOutput(x, independent=independent) for x in (student, teacher)]
-    terms = BPKD(preset="instances", normalizer="average", edge_weight=3.0)(*outputs, maps)
+    terms = BPKD(preset="recommended_instance", normalizer="average", edge_weight=3.0)(*outputs, maps)
     divergence = class_divergence(student, teacher, independent=independent)[:, None]
     assert torch.allclose(terms["loss_kd_edge"], 3 * 2 * (divergence * maps.edge).mean(), rtol=1e-5)  # alpha is 2
     assert torch.equal(terms["loss_kd_body"], 2 * channel_kd(student, teacher))
@@ -215,19 +215,19 @@ def test_levels_are_averaged_over_those_that_have_maps() -> None:
     pairs = [logits(n, 2, 4, 4, seed=n) for n in (3, 0, 1)]
     students, teachers = ([SegOutput(pair[i]) for pair in pairs] for i in range(2))
     maps = [EdgeMaps(torch.full((n, 1, 4, 4), 0.5)) for n in (3, 0, 1)]
-    level = LevelDistiller(BPKD(preset="instances"), name="mask", compares="mask logits", weight=2.0)
+    level = LevelDistiller(BPKD(preset="recommended_instance"), name="mask", compares="mask logits", weight=2.0)
     terms, values = level(students, teachers, maps, 0)
     assert set(terms) == {"loss_kd_mask_edge", "loss_kd_mask_body"}
     assert level.taps == {"mask_edge": "mask logits", "mask_body": "mask logits"}
     assert float(values["mask_edge"][1]) == 0
-    single = BPKD(preset="instances")
+    single = BPKD(preset="recommended_instance")
     want = sum(single(students[i], teachers[i], maps[i])["loss_kd_edge"] for i in (0, 2))
     assert torch.allclose(terms["loss_kd_mask_edge"], want * 2.0 / 2)
     sum(terms.values()).backward()
     assert all(float(pairs[i][0].grad.abs().max()) > 0 for i in (0, 2))
 
 
-@pytest.mark.parametrize("distiller", [KD(), CWD(), BPKD(preset="instances")])
+@pytest.mark.parametrize("distiller", [KD(), CWD(), BPKD(preset="recommended_instance")])
 def test_no_map_on_any_level_is_a_zero_with_a_graph(distiller: torch.nn.Module) -> None:
     student, teacher = logits(0, 2, 4, 4)
     level = LevelDistiller(distiller, name="mask", compares="mask logits")

@@ -150,7 +150,7 @@ def test_authors_pixel_weight_is_converted() -> None:
     student, teacher = golden("logits", "student").requires_grad_(), golden("logits", "teacher")
     want = entry("pixel/skds_ce_sum_over_hw")["grad_norm_student"]
     assert len(student) * gradient(pixel_kd(student, teacher), student) == pytest.approx(want, rel=1e-5)
-    assert PRESETS["author"]["pixel_weight"] == 10 * 8
+    assert PRESETS["author_code"]["pixel_weight"] == 10 * 8
 
 
 def test_a_term_of_weight_0_is_not_there_and_without_adversary_no_critic() -> None:
@@ -168,7 +168,7 @@ def test_a_term_of_weight_0_is_not_there_and_without_adversary_no_critic() -> No
 def test_preset_chooses_the_critics_optimizer() -> None:
     adam = SKDS(num_classes=5).parameter_options()["adversary."]
     assert (adam["optimizer"], adam["lr"], adam["betas"]) == ("adam", 4e-4, (0.9, 0.99))
-    sgd = SKDS(preset="author", num_classes=5).parameter_options()["adversary."]
+    sgd = SKDS(preset="author_code", num_classes=5).parameter_options()["adversary."]
     assert (sgd["optimizer"], sgd["momentum"], sgd["weight_decay"]) == ("sgd", 0.9, 5e-4)
 
 

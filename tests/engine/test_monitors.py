@@ -39,7 +39,7 @@ def shares(rows: list[dict[str, float]], period: int = 1, **options: Any) -> tup
 
 def test_shares_are_sizes_over_their_sum_without_the_critics() -> None:
     row = {"loss_ce": 1.0, "loss_aux": 0.5, "loss_kd_adv": -0.5, "loss_kd_critic": 40.0}
-    _, storage = shares([row], own_terms={"loss_kd_critic"})
+    _, storage = shares([row], critic_terms={"loss_kd_critic"})
     got = {k: v for k, (v, _) in storage.latest().items() if k.startswith("loss_share_")}
     assert got == {"loss_share_ce": 0.5, "loss_share_aux": 0.25, "loss_share_kd_adv": 0.25}
 

@@ -13,9 +13,8 @@ from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 
-from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller
 from bpkd.modeling.build import build_solov2
-from bpkd.modeling.distillation import method_names
+from bpkd.modeling.build_distiller import distiller_of_config
 from bpkd.modeling.teachers.base import Pending
 from bpkd.modeling.wrapper import DistillationWrapper, current_iteration
 from bpkd.structures import GridTargets, SOLOv2Outputs
@@ -126,24 +125,11 @@ def build_instance_terms(cfg: CfgNode, student: SOLOv2, teacher: FrozenSOLOv2) -
     channels = [one.ins_head.kernel_channels for one in both]
     if options.mask_term == "mask_towers":
         channels = [cast(Tensor, one.mask_head.conv_pred[0].weight).shape[1] for one in both]
+    reason = {"features_unavailable_reason": NO_FEATURES}
     terms = InstanceTerms(
-        category=_method(cfg, student.num_classes),
-        mask=_method(cfg, 2),
+        category=distiller_of_config(cfg, num_classes=student.num_classes, **reason),
+        mask=distiller_of_config(cfg, num_classes=2, **reason),
         options=options,
         channels=(channels[0], channels[1]),
     )
     return terms.to(student.device)
-
-
-def _method(cfg: CfgNode, num_classes: int) -> Distiller:
-    parts = {
-        name: DISTILLERS[name](
-            **{key.lower(): value for key, value in cfg.DISTILL[name].items()},
-            num_classes=num_classes,
-            no_features=NO_FEATURES,
-        )
-        for name in method_names(cfg)
-    }
-    if len(parts) == 1 and not cfg.DISTILL.WEIGHTS:
-        return next(iter(parts.values()))
-    return CombinedDistiller(parts, cfg.DISTILL.WEIGHTS)

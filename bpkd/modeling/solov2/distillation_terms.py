@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bpkd.distillers import Distiller, LevelDistiller
+from bpkd.distillers import DistillationModule, Distiller, LevelDistiller
 from bpkd.distillers.adapters import ChannelAdapter
 from bpkd.structures import GridTargets, SOLOv2Outputs
 
@@ -32,15 +32,8 @@ class InstanceOptions:
     box_region: float = 0.0
 
 
-class InstanceTerms(nn.Module):
-    """A distiller on the category logits and one on the masks, at every level.
-
-    Attributes:
-        taps: Map that each term compares, for messages.
-        own_terms: none.
-    """
-
-    own_terms: frozenset[str] = frozenset()
+class InstanceTerms(DistillationModule):
+    """A distiller on the category logits and one on the masks, at every level."""
 
     def __init__(
         self,
@@ -84,13 +77,13 @@ class InstanceTerms(nn.Module):
                 if self.weights[name]
             }
         )
-        members = [part for part in self.parts.values() if isinstance(part, LevelDistiller)]
+        members = self.distillers()
         self.taps = {term: tap for part in members for term, tap in part.taps.items()}
         self.edge_window = next((part.edge_window for part in members if part.edge_window), None)
 
-    def parameter_options(self) -> dict[str, dict[str, object]]:
-        """Returns nothing: the aligner is trained as the student is."""
-        return {}
+    def distillers(self) -> list[LevelDistiller]:
+        """Returns the distillers of the category logits and of the masks, those with a weight."""
+        return [part for part in self.parts.values() if isinstance(part, LevelDistiller)]
 
     def forward(
         self,

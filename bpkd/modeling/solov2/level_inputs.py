@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bpkd.distillers import Target
 from bpkd.functional import binary_logits, content_share, grid_edges, instance_edges, merged_edges, outside_region
-from bpkd.structures import EdgeMaps, GridTargets, SegOutput, SOLOv2Outputs
+from bpkd.structures import GridTargets, SegOutput, SOLOv2Outputs
 
 from .mask_matching import Pairs, central_pairs, flat_grids, limited_pairs, mask_logits, teacher_pairs
 
@@ -23,7 +24,7 @@ class LevelInputs:
 
     students: list[SegOutput]
     teachers: list[SegOutput]
-    maps: list[EdgeMaps]
+    maps: list[Target]
 
 
 class EdgeContext:
@@ -99,7 +100,7 @@ def category_levels(
             edge: Tensor | None = torch.minimum(grid_edges(level.labels), valid)
         else:
             edge = context.merged(size, level.instance.unique(), logits.shape[1] if per_class else 1)
-        maps.append(EdgeMaps(edge, valid))
+        maps.append(Target(edge_map=edge, valid=valid))
     return LevelInputs(
         [SegOutput(x, independent=independent) for x in student.category_logits],
         [SegOutput(x, independent=independent) for x in teacher.category_logits],
@@ -111,7 +112,7 @@ def map_levels(students: Sequence[Tensor], teachers: Sequence[Tensor], context: 
     """Maps [N, C, H/4, W/4] of whole images, with the edges of all their instances."""
     size = (int(students[0].shape[2]), int(students[0].shape[3]))
     everyone = torch.arange(len(context.targets.image), device=context.targets.image.device)
-    maps = EdgeMaps(context.merged(size, everyone), context.valid(size))
+    maps = Target(edge_map=context.merged(size, everyone), valid=context.valid(size))
     resized = [at_size(t, size) for t in teachers]
     return LevelInputs([SegOutput(x) for x in students], [SegOutput(x) for x in resized], [maps] * len(students))
 
@@ -161,7 +162,7 @@ def mask_levels(
         levels.students.append(SegOutput(both[0][own]))
         levels.teachers.append(SegOutput(both[1][own]))
         edge = None if edges is None else edges[chosen.instance[own]][:, None]
-        levels.maps.append(EdgeMaps(edge, valid[image[own]]))
+        levels.maps.append(Target(edge_map=edge, valid=valid[image[own]]))
     return levels
 
 

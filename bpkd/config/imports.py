@@ -1,0 +1,80 @@
+"""IMPORTS: modules of other packages that a config needs, for the distillers, heads, data sets, ... they register."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+
+
+def import_modules(cfg: CfgNode, loaded: Mapping[str, Any], opts: Sequence[Any]) -> None:
+    """Imports the modules that IMPORTS names, before the rest of a config is merged into the defaults.
+
+    A module is found as by ``import``: installed, or in a folder of PYTHONPATH. The folder of the config file and the
+    current folder are not searched on their own. A module that defines ``add_config(cfg)`` adds its keys there.
+
+    Args:
+        cfg: defaults; ``add_config`` functions change it.
+        loaded: keys of the file, ``_BASE_`` resolved: a list in a file replaces the one of its base.
+        opts: KEY VALUE pairs over it; a list in them replaces the file's.
+
+    Raises:
+        ValueError: IMPORTS is no list of names, a module is not found, or it raises when it is imported.
+    """
+    for name in _names(loaded, opts):
+        module = _import(name)
+        if hasattr(module, "add_config"):
+            module.add_config(cfg)
+
+
+def _names(loaded: Mapping[str, Any], opts: Sequence[Any]) -> list[str]:
+    given = loaded.get("IMPORTS") or []
+    for key, value in zip(opts[::2], opts[1::2], strict=False):
+        if key == "IMPORTS":
+            given = _decoded(value)
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
+        raise ValueError(f"IMPORTS: expected a list of modules, [package.module, ...], got {given!r}.")
+    for name in names:
+        if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"IMPORTS: expected a name as after `import`, package.module, got {name!r}.")
+    return list(names)
+
+
+def _decoded(value: Any) -> Any:
+    """Returns a value of the command line as a list: "['a.b']", "[a.b, c.d]" and "a.b" are accepted."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if not f"{name}.".startswith(f"{missing}."):
+            raise ValueError(
+                f"IMPORTS: {name} cannot be imported: it needs {missing!r}, which is not found."
+            ) from error
+        raise ValueError(_not_found(name, missing)) from error
+    except Exception as error:  # whatever a module outside of bpkd does
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"IMPORTS: importing {name} failed: {message}") from error
+
+
+def _not_found(name: str, missing: str) -> str:
+    path = os.path.join(*name.split("."))
+    here = os.path.exists(path) or os.path.exists(f"{path}.py")
+    hint = "It lies in the current folder: set PYTHONPATH=." if here else "Install it, or set PYTHONPATH=its folder"
+    return (
+        f"IMPORTS: found no {missing!r} for {name!r} among the installed packages and in PYTHONPATH "
+        f"({os.environ.get('PYTHONPATH') or 'not set'}); the current folder is not searched. {hint}."
+    )
