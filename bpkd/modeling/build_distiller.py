@@ -84,7 +84,7 @@ def _distiller(cfg: CfgNode, student: DenseModel, teacher: OneTeacher) -> Distil
         ignore_index=student.ignore_index,
         student_channels=student.feature_channels(),
         teacher_channels=teacher.feature_channels(),
-        features_unavailable_reason=teacher.no_features,
+        features_unavailable_reason=teacher.features_unavailable_reason,
     )
     parts = distiller.distillers() if isinstance(distiller, CombinedDistiller) else [distiller]
     for name, part in zip(method_names(cfg), parts, strict=True):
@@ -128,8 +128,10 @@ def _check_taps(name: str, distiller: DistillationModule, student: DenseModel, t
     for term, tap in distiller.taps.items():
         if tap == "logits":
             continue
-        if teacher.no_features:
-            raise ValueError(f"DISTILL.{name}, term {term!r} compares the feature {tap!r}, but {teacher.no_features}.")
+        if teacher.features_unavailable_reason:
+            raise ValueError(
+                f"DISTILL.{name}, term {term!r} compares the feature {tap!r}, but {teacher.features_unavailable_reason}."
+            )
         for role, known in (("student", student.feature_channels()), ("teacher", teacher.feature_channels())):
             if known and tap not in known:
                 raise ValueError(

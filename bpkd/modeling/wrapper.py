@@ -9,6 +9,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from bpkd.modeling.build_distiller import method_names
+
 
 class DistillationWrapper(nn.Module):
     """In training the student's losses plus the distiller's; in evaluation the student.
