@@ -128,10 +128,9 @@ def _check_taps(name: str, distiller: DistillationModule, student: DenseModel, t
     for term, tap in distiller.taps.items():
         if tap == "logits":
             continue
-        if teacher.features_unavailable_reason:
-            raise ValueError(
-                f"DISTILL.{name}, term {term!r} compares the feature {tap!r}, but {teacher.features_unavailable_reason}."
-            )
+        reason = teacher.features_unavailable_reason
+        if reason:
+            raise ValueError(f"DISTILL.{name}, term {term!r} compares the feature {tap!r}, but {reason}.")
         for role, known in (("student", student.feature_channels()), ("teacher", teacher.feature_channels())):
             if known and tap not in known:
                 raise ValueError(
