@@ -1,4 +1,4 @@
-"""Reads config files; what is unknown in them is answered with what is known."""
+"""Reads config files; an unknown key is answered with the nearest known ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
+
+from bpkd.errors import nearest
 
 from .defaults import add_bpkd_config
 
@@ -35,8 +37,14 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         FileNotFoundError: the file does not exist.
         ValueError: it is no YAML, a key is unknown (the message lists its siblings) or a value has the wrong type.
     """
+    if not path:
+        raise FileNotFoundError(f"{source}: expected a YAML file, got none; configs/ and projects/ hold some.")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{source}: expected a YAML file, got {path!r}; configs/ and projects/ hold some.")
+        what = "a folder" if os.path.isdir(path) else repr(path)
+        files = os.listdir(os.path.dirname(path) or ".") if os.path.isdir(os.path.dirname(path) or ".") else []
+        near = nearest(os.path.basename(path), files, count=1)
+        hint = f" Did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""
+        raise FileNotFoundError(f"{source}: expected a YAML file, got {what}; configs/ and projects/ hold some.{hint}")
     cfg, place = get_bpkd_cfg(), f"{source} {path}"
     try:
         with open(path) as file:
@@ -49,10 +57,14 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         cfg.merge_from_other_cfg(CfgNode(loaded))
         place = f"KEY VALUE pairs over {place}"
         cfg.merge_from_list(_option_floats(cfg, opts))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: expected YAML, got a file that is no text.") from error
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{place}: {_explained(cfg, str(error))}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} {path}: expected YAML, got {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{source} {path}: expected YAML, got {_yaml_fault(error)}") from error
+    except PermissionError as error:
+        raise PermissionError(f"{source} {path}: it cannot be read (permission denied).") from error
     except OSError as error:
         message = f"{source} {path}: its _BASE_ cannot be read ({error}). _BASE_ is relative to the file it stands in."
         raise FileNotFoundError(message) from error
@@ -82,14 +94,35 @@ def _option_floats(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
     return pairs
 
 
+def _yaml_fault(error: Exception) -> str:
+    """Returns what is wrong with a YAML file, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or not problem:
+        return "a _BASE_ that leads back to itself." if isinstance(error, RecursionError) else str(error)
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1} of {mark.name})."
+
+
 def _explained(cfg: CfgNode, message: str) -> str:
-    found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+    text = message.strip("\"'")
+    found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
     if found is None:
-        return message
+        return text
+    near = nearest(found[1], _keys(cfg))
+    if near:
+        return f"{text}. Did you mean {' or '.join(near)}?"
     node: Any = cfg
     for part in found[1].split("."):
         if not isinstance(node.get(part), CfgNode):
             break
         node = node[part]
-    text = message.strip("\"'")
     return f"{text}. Known keys there: {', '.join(sorted(node))}."
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    """Returns the dotted keys of a config, those of its nodes too."""
+    found: list[str] = []
+    for key, value in node.items():
+        found.append(prefix + key)
+        if isinstance(value, CfgNode):
+            found += _keys(value, f"{prefix}{key}.")
+    return found

@@ -20,7 +20,7 @@ from bpkd.data.instances import InstanceTestMapper, instances_at
 from bpkd.data.mapper import as_tensor
 from bpkd.modeling import SOLOv2, build_dense, build_student, predicts_instances
 
-from .launch import load_config
+from .configure import load_config
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 

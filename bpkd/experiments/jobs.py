@@ -64,7 +64,7 @@ class Job:
 
     def command(self, processes: int) -> list[str]:
         """Returns the command that starts or continues the run."""
-        command = [sys.executable, "-m", "bpkd.engine", "--config-file", self.config_file]
+        command = [sys.executable, "-m", "bpkd", "train", "--config-file", self.config_file]
         command += ["--eval-only", "--evaluate", "teacher"] if self.evaluates else ["--resume"]
         if processes > 1:
             command += ["--num-gpus", str(processes)]

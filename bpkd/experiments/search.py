@@ -13,7 +13,7 @@ import yaml
 
 from bpkd.analysis.report import markdown
 from bpkd.analysis.task import INSTANCES, Task, label_maps, task_of
-from bpkd.engine.launch import load_config
+from bpkd.engine.configure import load_config
 from bpkd.modeling.distillation import check_method
 
 from .jobs import Job, run_jobs

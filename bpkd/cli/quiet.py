@@ -1,0 +1,26 @@
+"""Warnings of other libraries about their own insides, which a user of the commands can do nothing about."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+
+# Beginning of the message, category, module that it points at.
+NOISE: tuple[tuple[str, type[Warning], str], ...] = (
+    ("`torch.jit.", FutureWarning, "torch.jit"),
+    ("`torch.jit.", DeprecationWarning, "torch.jit"),
+    ("pkg_resources is deprecated", UserWarning, ""),
+    ("torch.meshgrid: in an upcoming release", UserWarning, "torch.functional"),
+)
+
+
+def silence_libraries() -> None:
+    """Ignores the warnings of `NOISE`, here and in processes that this one starts; ``python -W`` turns that off."""
+    if sys.warnoptions:
+        return
+    for message, category, module in NOISE:
+        start = rf"{re.escape(module)}(\.|$)" if module else ""
+        warnings.filterwarnings("ignore", re.escape(message), category, start)
+        # Started processes read these; a message in them is a plain beginning, a module would be a whole name.
+        sys.warnoptions.append(f"ignore:{message}:{category.__name__}")
