@@ -11,6 +11,8 @@ from types import TracebackType
 
 PACKAGE = Path(__file__).resolve().parent
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+# Likeness (difflib's ratio) from which a name is offered: CDW and CWD have 0.67.
+LEAST = 0.6
 # Types of the package's own checks; anything else that is raised there is a fault of the program.
 CHECKS = (ValueError, LookupError, TypeError, RuntimeError, NotImplementedError)
 
@@ -35,8 +37,9 @@ def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
         >>> nearest("SOLVER.MAX_ITR", ["SOLVER.MAX_ITER", "SOLVER.BASE_LR"])
         ['SOLVER.MAX_ITER']
     """
-    spelt = {one.lower(): one for one in known}
-    return [spelt[one] for one in difflib.get_close_matches(name.lower(), spelt, n=count, cutoff=0.7)]
+    likeness = {one: difflib.SequenceMatcher(None, one.lower(), name.lower()).ratio() for one in known}
+    least = max(LEAST, max(likeness.values(), default=0.0) - 0.05)
+    return sorted((one for one in likeness if likeness[one] >= least), key=lambda one: -likeness[one])[:count]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

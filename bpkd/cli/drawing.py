@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def labelled(args: Any) -> list[dict[str, Any]]:
         ValueError: none is.
     """
     folder = args.images.parent if args.images.is_file() else args.images
+    check_coco(args.labels)
     items: list[dict[str, Any]] = load_coco_json(str(args.labels), str(folder))
     paths = [Path(item["file_name"]) for item in items]
     wanted = {p for p in paths if p.is_file() and (folder == args.images or p.name == args.images.name)}
@@ -104,6 +106,24 @@ def labelled(args: Any) -> list[dict[str, Any]]:
             f"--images {args.images}: expected images that {args.labels} names ({len(paths)}{first}), got none."
         )
     return [item for item, path in zip(items, paths, strict=True) if path in wanted]
+
+
+def check_coco(path: Path) -> None:
+    """Makes sure that a file is JSON in COCO's format.
+
+    Args:
+        path: file of --labels.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--labels: {path}: expected JSON in COCO's format, got {error}.") from error
+    missing = [k for k in ("images", "annotations", "categories") if not isinstance(found, dict) or k not in found]
+    if missing:
+        raise ValueError(f"--labels: {path}: expected JSON in COCO's format, which has {', '.join(missing)}.")
 
 
 def draw_objects(args: Any, networks: dict[str, InstancePredictor]) -> int:
@@ -144,7 +164,9 @@ def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, 
     ignored = 255 if first else args.ignore_index
     label = None
     if "sem_seg_file_name" in files:
-        label = read_label(files, first.label_table) if first else read_raw_label(files)
+        label = (
+            read_label(files, first.label_table) if first else read_raw_label(files)
+        ).copy()  # torch wants to write
         rules = {"ignore_index": ignored, "ignore_mode": args.ignore_mode}
         path = args.output / f"{name}_edges.png"
         edge_levels(image, label, path, kernel_size=args.kernel_size, strides=args.strides, **rules)

@@ -48,13 +48,15 @@ def main(argv: list[str] | None = None) -> int:
     name = words[0] if words else ""
     if name in COMMANDS:
         return run(name, words[1:], prog=f"bpkd {name}")
+    if name == "help" and words[1:2] and words[1] in COMMANDS:
+        return run(words[1], ["--help"], prog=f"bpkd {words[1]}")
     if name in ("-h", "--help", "help"):
         print(overview())
         return 0
     if name == "--version":
         print(f"bpkd {__version__}")
         return 0
-    got = f"got {name!r}.{did_you_mean(name, COMMANDS)}" if name else "got none."
+    got = f"got {name!r}.{did_you_mean(name, [*COMMANDS, '--help', '--version'])}" if name else "got none."
     print(f"error: expected a command, {got} See bpkd --help.", file=sys.stderr)
     return MISTAKE
 

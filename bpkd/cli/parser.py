@@ -90,8 +90,9 @@ class Parser(argparse.ArgumentParser):
         text = re.sub(r"^argument ", "", message)
         text = text.replace("the following arguments are required:", "expected")
         text = re.sub(r"invalid (?:int|whole) value: (.*)", r"expected a whole number, got \1", text)
+        text = re.sub(r"one of the arguments (.*) is required", r"expected one of \1", text)
         text = re.sub(r"invalid float value: (.*)", r"expected a number, got \1", text)
-        self.exit(MISTAKE, f"error: {text.rstrip('.')}. See {self.prog} --help.\n")
+        self.exit(MISTAKE, f"error: {text if text[-1:] in '.?' else f'{text}.'} See {self.prog} --help.\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -10,9 +10,14 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from bpkd.errors import nearest
+from bpkd.errors import did_you_mean, nearest
 
 from .defaults import add_bpkd_config
+
+# yacs's message about a value of the wrong type.
+MISMATCH = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: (\S+)"
+)
 
 
 def get_bpkd_cfg() -> CfgNode:
@@ -40,11 +45,7 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
     if not path:
         raise FileNotFoundError(f"{source}: expected a YAML file, got none; configs/ and projects/ hold some.")
     if not os.path.isfile(path):
-        what = "a folder" if os.path.isdir(path) else repr(path)
-        files = os.listdir(os.path.dirname(path) or ".") if os.path.isdir(os.path.dirname(path) or ".") else []
-        near = nearest(os.path.basename(path), files, count=1)
-        hint = f" Did you mean {os.path.join(os.path.dirname(path), near[0])}?" if near else ""
-        raise FileNotFoundError(f"{source}: expected a YAML file, got {what}; configs/ and projects/ hold some.{hint}")
+        raise FileNotFoundError(f"{source}: expected a YAML file, got {_not_a_file(path)}")
     cfg, place = get_bpkd_cfg(), f"{source} {path}"
     try:
         with open(path) as file:
@@ -62,7 +63,7 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{place}: {_explained(cfg, str(error))}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{source} {path}: expected YAML, got {_yaml_fault(error)}") from error
+        raise ValueError(f"{source} {path}: expected YAML{_yaml_fault(error)}") from error
     except PermissionError as error:
         raise PermissionError(f"{source} {path}: it cannot be read (permission denied).") from error
     except OSError as error:
@@ -94,28 +95,40 @@ def _option_floats(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
     return pairs
 
 
+def _not_a_file(path: str) -> str:
+    """Returns what a path is instead of a file, with the file that may have been meant."""
+    if os.path.isdir(path):
+        return f"the folder {path!r}."
+    folder = os.path.dirname(path)
+    near = nearest(os.path.basename(path), os.listdir(folder or "."), count=1) if os.path.isdir(folder or ".") else []
+    hint = f" Did you mean {os.path.join(folder, near[0])}?" if near else ""
+    return f"{path!r}; configs/ and projects/ hold some.{hint}"
+
+
 def _yaml_fault(error: Exception) -> str:
-    """Returns what is wrong with a YAML file, and in which line."""
+    """Returns the end of a message: what is wrong with a YAML file, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None or not problem:
-        return "a _BASE_ that leads back to itself." if isinstance(error, RecursionError) else str(error)
-    return f"{problem} (line {mark.line + 1}, column {mark.column + 1} of {mark.name})."
+    if isinstance(error, RecursionError):
+        return ", got a _BASE_ that leads back to the file."
+    return f"; line {mark.line + 1}, column {mark.column + 1}: {problem}." if mark and problem else f", got {error}"
 
 
 def _explained(cfg: CfgNode, message: str) -> str:
     text = message.strip("\"'")
+    mismatch = MISMATCH.search(text)
+    if mismatch:
+        expected, got, value, key = mismatch.groups()
+        return f"Type mismatch: {key}: expected {expected}, got {got} {value!r}."
     found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
     if found is None:
         return text
-    near = nearest(found[1], _keys(cfg))
-    if near:
-        return f"{text}. Did you mean {' or '.join(near)}?"
+    hint = did_you_mean(found[1], _keys(cfg))
     node: Any = cfg
     for part in found[1].split("."):
         if not isinstance(node.get(part), CfgNode):
             break
         node = node[part]
-    return f"{text}. Known keys there: {', '.join(sorted(node))}."
+    return f"{text}.{hint} Known keys there: {', '.join(sorted(node))}."
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY
 
 from bpkd.config import check_values, read_config
 from bpkd.data import register_datasets
@@ -41,6 +42,10 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
         raise ValueError(message) from None
     if kind == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    architectures = sorted(name for name, _ in META_ARCH_REGISTRY)
+    if cfg.MODEL.META_ARCHITECTURE not in architectures:
+        got = f"got {cfg.MODEL.META_ARCHITECTURE!r}"
+        raise ValueError(f"MODEL.META_ARCHITECTURE: expected one of {', '.join(architectures)}, {got}.")
     settle_precision(cfg, resume=resume)
     register_datasets(cfg)
     check_data_sets(cfg)
