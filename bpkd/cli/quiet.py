@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import warnings
@@ -11,12 +12,15 @@ NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     ("`torch.jit.", FutureWarning, "torch.jit"),
     ("`torch.jit.", DeprecationWarning, "torch.jit"),
     ("pkg_resources is deprecated", UserWarning, ""),
-    ("torch.meshgrid: in an upcoming release", UserWarning, "torch.functional"),
+    ("torch.meshgrid", UserWarning, "torch.functional"),
+    ("`broadcast_buffers` is deprecated", FutureWarning, "detectron2.engine"),
 )
 
 
 def silence_libraries() -> None:
     """Ignores the warnings of `NOISE`, here and in processes that this one starts; ``python -W`` turns that off."""
+    # "Terminating process N via signal SIGTERM": the error that ends the command says why.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     if sys.warnoptions:
         return
     for message, category, module in NOISE:

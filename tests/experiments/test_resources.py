@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bpkd.config import loader_workers, machine, usable_cores
-from bpkd.engine import resources
+from bpkd.engine import process_setup as resources
 
 
 @pytest.mark.parametrize(
