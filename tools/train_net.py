@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Train a student, with or without a teacher, or evaluate a network.
-
-    tools/train_net.py --config-file X [--resume] [--num-gpus N --num-machines M --machine-rank R --dist-url URL]
-    tools/train_net.py --config-file X --eval-only [--evaluate teacher] MODEL.WEIGHTS FILE
-
-Any KEY VALUE pairs at the end change the config.
-"""
+"""The same as `bpkd train`; --help lists the options."""
 
 import sys
 
-from bpkd.engine import cli
+from bpkd.cli import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs `bpkd train` and returns its exit status."""
+    return run("train", argv)
+
 
 if __name__ == "__main__":
-    sys.exit(cli())
+    sys.exit(main())

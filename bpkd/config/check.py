@@ -22,6 +22,12 @@ CHOICES = {
     "TEST.COCO_BACKEND": ("auto", "pycocotools", "faster-coco-eval"),
     "SOLVER.AMP.DTYPE": AMP_CHOICES,
     "SOLVER.OPTIMIZER": ("sgd", "adamw"),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        "PolyLR",
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",
+    ),
     "TEACHER.AMP": AMP_CHOICES,
     "TEACHER.COMBINE": ("probabilities", "losses"),
     "DISTILL.INSTANCE.INPUT": ("same", "same_ranges", "own_size"),
@@ -55,6 +61,9 @@ def check_values(cfg: CfgNode) -> None:
             f"TEST.SLIDE_STRIDE: expected at most SLIDE_CROP {list(cfg.TEST.SLIDE_CROP)}, got "
             f"{list(cfg.TEST.SLIDE_STRIDE)}: pixels between the windows would get no score."
         )
+    for key, least in (("IMS_PER_BATCH", 1), ("ACCUMULATE", 1), ("BASE_LR", 0)):
+        if cfg.SOLVER[key] < least:
+            raise ValueError(f"SOLVER.{key}: expected at least {least}, got {cfg.SOLVER[key]}.")
     if cfg.DATALOADER.REPEAT < 0:
         raise ValueError(f"DATALOADER.REPEAT: expected a number of samples, or 0, got {cfg.DATALOADER.REPEAT}.")
     _check_test(cfg.TEST)

@@ -1,4 +1,4 @@
-"""Reads config files; what is unknown in them is answered with what is known."""
+"""Reads config files; an unknown key is answered with the nearest known ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from bpkd.errors import did_you_mean, nearest
+
 from .defaults import add_bpkd_config
 from .distillers import open_distillers, settle_distillers
 from .renamed import rename_entries, rename_pairs, rename_tree
+
+# yacs's message about a value of the wrong type.
+MISMATCH = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: (\S+)"
+)
 
 
 def get_bpkd_cfg() -> CfgNode:
@@ -37,8 +44,10 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         FileNotFoundError: the file does not exist.
         ValueError: it is no YAML, a key is unknown (the message lists its siblings) or a value has the wrong type.
     """
+    if not path:
+        raise FileNotFoundError(f"{source}: expected a YAML file, got none; configs/ and projects/ hold some.")
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"{source}: expected a YAML file, got {path!r}; configs/ and projects/ hold some.")
+        raise FileNotFoundError(f"{source}: expected a YAML file, got {_not_a_file(path)}")
     cfg, place = get_bpkd_cfg(), f"{source} {path}"
     try:
         with open(path) as file:
@@ -55,10 +64,14 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         cfg.merge_from_list(_option_floats(cfg, opts))
         cfg.TEACHER.OTHERS = rename_entries(cfg.TEACHER.OTHERS, "TEACHER.OTHERS")
         settle_distillers(cfg)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: expected YAML, got a file that is no text.") from error
     except (KeyError, AssertionError, ValueError) as error:
         raise ValueError(f"{place}: {_explained(cfg, str(error))}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} {path}: expected YAML, got {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{source} {path}: expected YAML{_yaml_fault(error)}") from error
+    except PermissionError as error:
+        raise PermissionError(f"{source} {path}: it cannot be read (permission denied).") from error
     except OSError as error:
         message = f"{source} {path}: its _BASE_ cannot be read ({error}). _BASE_ is relative to the file it stands in."
         raise FileNotFoundError(message) from error
@@ -88,14 +101,47 @@ def _option_floats(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
     return pairs
 
 
+def _not_a_file(path: str) -> str:
+    """Returns what a path is instead of a file, with the file that may have been meant."""
+    if os.path.isdir(path):
+        return f"the folder {path!r}."
+    folder = os.path.dirname(path)
+    near = nearest(os.path.basename(path), os.listdir(folder or "."), count=1) if os.path.isdir(folder or ".") else []
+    hint = f" Did you mean {os.path.join(folder, near[0])}?" if near else ""
+    return f"{path!r}; configs/ and projects/ hold some.{hint}"
+
+
+def _yaml_fault(error: Exception) -> str:
+    """Returns the end of a message: what is wrong with a YAML file, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if isinstance(error, RecursionError):
+        return ", got a _BASE_ that leads back to the file."
+    return f"; line {mark.line + 1}, column {mark.column + 1}: {problem}." if mark and problem else f", got {error}"
+
+
 def _explained(cfg: CfgNode, message: str) -> str:
-    found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", message)
+    text = message.strip("\"'")
+    mismatch = MISMATCH.search(text)
+    if mismatch:
+        expected, got, value, key = mismatch.groups()
+        return f"Type mismatch: {key}: expected {expected}, got {got} {value!r}."
+    found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
     if found is None:
-        return message
+        return text
+    hint = did_you_mean(found[1], _keys(cfg))
     node: Any = cfg
     for part in found[1].split("."):
         if not isinstance(node.get(part), CfgNode):
             break
         node = node[part]
-    text = message.strip("\"'")
-    return f"{text}. Known keys there: {', '.join(sorted(node))}."
+    return f"{text}.{hint} Known keys there: {', '.join(sorted(node))}."
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    """Returns the dotted keys of a config, those of its nodes too."""
+    found: list[str] = []
+    for key, value in node.items():
+        found.append(prefix + key)
+        if isinstance(value, CfgNode):
+            found += _keys(value, f"{prefix}{key}.")
+    return found

@@ -1,11 +1,21 @@
 """Training runs: configuration, training loop, evaluation and records of one run."""
 
+from typing import Any
+
 from bpkd.extras import need_detectron2
 
 need_detectron2(__name__)
 
+from .configure import load_config
 from .evaluate import evaluate
-from .launch import argument_parser, cli, load_config, main, run
+from .launch import main, run
 from .trainer import DistillationTrainer
 
-__all__ = ["DistillationTrainer", "argument_parser", "cli", "evaluate", "load_config", "main", "run"]
+__all__ = ["DistillationTrainer", "evaluate", "load_config", "main", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Finds the command line's functions at their old place, with a warning."""
+    from . import launch
+
+    return getattr(launch, name)

@@ -1,8 +1,7 @@
-"""``python -m bpkd.engine``: the same command line as tools/train_net.py, where only the package is installed."""
+"""``python -m bpkd.engine``: the same as ``bpkd train``."""
 
+import importlib
 import sys
 
-from .launch import cli
-
 if __name__ == "__main__":
-    sys.exit(cli())
+    sys.exit(importlib.import_module("bpkd.cli").run("train", prog="python -m bpkd.engine"))

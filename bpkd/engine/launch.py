@@ -1,137 +1,57 @@
-"""From command line to a run: arguments, config, processes."""
+"""Processes of a run: one per GPU, or several on a CPU; each trains or evaluates."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessRaisedException
 
 from bpkd.analysis.records import environment
-from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
-from bpkd.data import check_class_count, check_dataset, dataset_task, register_datasets
+from bpkd.data import check_dataset
+from bpkd.errors import for_parent, from_child
 from bpkd.files import write_text
-from bpkd.functional import native
-from bpkd.functional.paths import asked_path
-from bpkd.modeling import (
-    build_student,
-    build_teacher_model,
-    student_architecture,
-    task_of,
-)
+from bpkd.modeling import build_student, build_teacher_model
 
+from .configure import load_config
 from .evaluate import evaluate
-from .process_setup import limit_threads, settle_precision, share_cores
+from .process_setup import limit_threads, share_cores
 from .run_record import origin, peak_memory, run_record, write_record
 from .trainer import DistillationTrainer, method_of
 
 logger = logging.getLogger(__name__)
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Returns Detectron2's parser with bpkd's options."""
-    parser = default_argument_parser(
-        epilog="KEY VALUE pairs at the end change the config, e.g. SOLVER.BASE_LR 0.005 DISTILL.METHOD CWD."
-    )
-    parser.add_argument(
-        "--evaluate",
-        choices=("student", "teacher"),
-        default="student",
-        help="with --eval-only: which of the two networks to evaluate",
-    )
-    return parser
-
-
-def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = False) -> CfgNode:
-    """Reads a config (see ``read_config``), chooses device and precision, registers the data sets and freezes.
+def main(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs training or evaluation in this process; every process of a launch calls it.
 
     Args:
-        config_file: YAML file.
-        opts: KEY VALUE pairs.
-        resume: a run that is in OUTPUT_DIR goes on in the precision that it began with, where "auto" is asked for.
+        args: options as ``bpkd train`` reads them.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, or
-            BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
+        ValueError: the config names no data set for what is to be done.
     """
-    cfg = read_config(config_file, opts)
-    check_values(cfg)
-    asked_path()
-    native.check_level()
-    try:
-        kind = torch.device(cfg.MODEL.DEVICE).type
-    except RuntimeError:
-        message = f"MODEL.DEVICE: expected cpu, cuda or cuda:N, got {cfg.MODEL.DEVICE!r}."
-        raise ValueError(message) from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    settle_precision(cfg, resume=resume)
-    register_datasets(cfg)
-    check_data_sets(cfg)
-    check_classes(cfg)
-    cfg.freeze()
-    return cfg
-
-
-def check_data_sets(cfg: CfgNode) -> None:
-    """Makes sure that DATASETS.TRAIN and DATASETS.TEST name sets that can be read.
-
-    Raises:
-        ValueError: both are empty, or a data set is unknown.
-    """
-    if not cfg.DATASETS.TRAIN and not cfg.DATASETS.TEST:
-        raise ValueError(
-            "DATASETS.TRAIN, DATASETS.TEST: expected a data set, got none. The files of configs/networks describe "
-            "networks alone: use the one of a data set (configs/camvid, ...), or name both."
-        )
-    known = [n for n in DatasetCatalog.list() if {"label_table", "published"} & MetadataCatalog.get(n).as_dict().keys()]
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name in known:
-            continue
-        raise ValueError(
-            f"DATASETS: expected one of {', '.join(known)}, got {name!r}. Your own data needs DATASETS.FOLDER.NAME "
-            "or, with instances, DATASETS.COCO_FOLDER.NAME."
-        )
-
-
-def check_classes(cfg: CfgNode) -> None:
-    """Compares the configured data sets with the network.
-
-    Classes that only a COCO file names are compared when it is read.
-
-    Raises:
-        ValueError: a data set has another number of classes than the network, or belongs to the other task.
-    """
-    task = task_of(cfg)
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if (found := dataset_task(name)) is not task:
-            network = student_architecture(cfg)
-            key = "MODEL.META_ARCHITECTURE" if network == cfg.MODEL.META_ARCHITECTURE else "DISTILL.STUDENT"
-            raise ValueError(f"DATASETS: {name} holds {found.labels}; {key} {network} needs {task.labels}.")
-        check_class_count(cfg, name, read=False)
-
-
-def main(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs training or evaluation in this process; every process of a launch calls it."""
     cfg = load_config(args.config_file, args.opts, resume=args.resume)
     needed = "TEST" if args.eval_only else "TRAIN"
     if not cfg.DATASETS[needed]:
         raise ValueError(f"DATASETS.{needed}: expected a data set, got none: there is nothing to do.")
-    setup(cfg)
+    setup(cfg, traceback=getattr(args, "traceback", False))
     if args.eval_only:
         return evaluate_only(cfg, args.evaluate)
     trainer = DistillationTrainer(cfg)
@@ -146,9 +66,14 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _process(args: argparse.Namespace) -> None:
-    main(args)
-    if comm.get_world_size() > 1:
-        leave_group()
+    if comm.get_world_size() == 1:
+        main(args)
+        return
+    try:
+        main(args)
+    except Exception as error:
+        raise for_parent(error) from error
+    leave_group()
 
 
 def leave_group() -> None:
@@ -166,17 +91,30 @@ def leave_group() -> None:
     del last
 
 
-def setup(cfg: CfgNode) -> None:
-    """Makes OUTPUT_DIR with its log, and sets torch's global switches."""
+def setup(cfg: CfgNode, *, traceback: bool = False) -> None:
+    """Makes OUTPUT_DIR with its log, and sets torch's global switches.
+
+    Args:
+        cfg: frozen config.
+        traceback: whether the console shows the frames above an error; the log file always does.
+    """
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     for name in ("fvcore", "detectron2", "bpkd"):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
+        log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
+        for handler in log.handlers:
+            if type(handler) is logging.StreamHandler and not traceback:
+                handler.addFilter(_without_traceback)
     facts = environment()
     logger.info("Commit %s, %s, %s", facts["commit"], facts["versions"], facts["hardware"])
     limit_threads()
     torch.backends.cuda.matmul.allow_tf32 = cfg.SOLVER.TF32
     torch.backends.cudnn.allow_tf32 = cfg.SOLVER.TF32
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Keeps records of errors off the console, where the command ends with one line about them."""
+    return not record.exc_info
 
 
 def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
@@ -224,40 +162,76 @@ def student_weights(cfg: CfgNode) -> str:
         return os.path.join(cfg.OUTPUT_DIR, f.read().strip())
 
 
-def cli(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status (130 after Ctrl-C, with the run saved)."""
-    args = argument_parser().parse_args(argv)
-    try:
-        run(args)
-    except KeyboardInterrupt as stop:
-        logger.warning("Stopped %s. The same command with --resume goes on.", stop)
-        return 130
-    return 0
+def check_processes(args: argparse.Namespace) -> None:
+    """Makes sure that the processes that are asked for can meet.
+
+    Args:
+        args: options as ``bpkd train`` reads them.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if args.machine_rank >= args.num_machines:
+        raise ValueError(
+            f"--machine-rank: expected 0 .. {args.num_machines - 1} with --num-machines {args.num_machines}, got "
+            f"{args.machine_rank}."
+        )
+    gpus = torch.cuda.device_count()
+    if args.num_gpus > 1 and gpus and args.num_gpus > gpus:
+        raise ValueError(f"--num-gpus: expected at most the {gpus} GPUs of this machine, got {args.num_gpus}.")
+    url = args.dist_url or "auto"
+    if url != "auto" and not url.startswith(("tcp://", "file://", "env://")):
+        raise ValueError(f"--dist-url: expected tcp://HOST:PORT, file://PATH, env:// or auto, got {url!r}.")
+    if args.dist_url == "auto" and args.num_machines > 1:
+        raise ValueError("--dist-url: expected tcp://HOST:PORT, which all machines reach, got auto.")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Starts ``args.num_gpus`` processes on this machine (GPUs, or CPU processes with gloo) and runs ``main``.
+    """Starts ``args.num_gpus`` processes on this machine (GPUs, or CPU processes with gloo) and runs `main`.
+
+    Args:
+        args: options as ``bpkd train`` reads them.
 
     Raises:
         KeyboardInterrupt: the run was stopped; its processes have saved it and ended.
+        UserError: a process ended with a mistake of the user; the message is its line.
+        RunFailedError: a process began and could not go on; the message is its line.
     """
+    check_processes(args)
     if args.num_gpus > 1:
         share_cores(args.num_gpus)
     with contextlib.ExitStack() as stack:
-        url = args.dist_url
         if args.num_gpus > 1:
             stack.enter_context(forwarded_stops())
-            if args.num_machines == 1 and url in ("auto", argument_parser().get_default("dist_url")):
-                # A file, not a port: the default port is the same for every run, and a free one may be taken meanwhile.
-                url = f"file://{stack.enter_context(tempfile.TemporaryDirectory(prefix='bpkd-'))}/processes"
-        launch(
-            _process,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=url,
-            args=(args,),
-        )
+        try:
+            launch(
+                _process,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=meeting_place(args, stack),
+                args=(args,),
+            )
+        except ProcessRaisedException as error:
+            line = from_child(str(error))
+            if line is None:
+                raise
+            raise line from error
+
+
+def meeting_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> str:
+    """Returns the URL where the processes of a run meet.
+
+    Args:
+        args: options as ``bpkd train`` reads them.
+        stack: removes the file at which the processes of one machine meet.
+    """
+    if args.num_machines == 1 and args.dist_url in (None, "auto"):
+        # A file, not a port: a port that is free now may be taken meanwhile.
+        return f"file://{stack.enter_context(tempfile.TemporaryDirectory(prefix='bpkd-'))}/processes"
+    # Detectron2's own default: the same port for all runs of a user.
+    port = 2**15 + 2**14 + hash(os.getuid() if sys.platform != "win32" else 1) % 2**14
+    return args.dist_url or f"tcp://127.0.0.1:{port}"
 
 
 @contextlib.contextmanager
@@ -284,3 +258,12 @@ def forwarded_stops() -> Iterator[None]:
             signal.signal(number, handler)
         if received:
             raise KeyboardInterrupt(f"by signal {received[0]}")
+
+
+def __getattr__(name: str) -> Any:
+    """Finds the command line's functions at their old place, with a warning."""
+    new = {"argument_parser": "parser", "cli": "main"}.get(name)
+    if new is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"bpkd.engine.{name} is now bpkd.cli.train.{new}", DeprecationWarning, stacklevel=2)
+    return getattr(importlib.import_module("bpkd.cli.train"), new)

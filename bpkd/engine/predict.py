@@ -21,7 +21,7 @@ from bpkd.data.mapper import as_tensor
 from bpkd.modeling import build_dense, build_solov2, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
-from .launch import load_config
+from .configure import load_config
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 

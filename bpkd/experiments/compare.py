@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER
 from bpkd.config import WRAPPERS
-from bpkd.engine.launch import load_config
+from bpkd.engine.configure import load_config
 from bpkd.modeling.build_distiller import check_method
 
 from .jobs import Job

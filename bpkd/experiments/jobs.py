@@ -64,7 +64,7 @@ class Job:
 
     def command(self, processes: int) -> list[str]:
         """Returns the command that starts or continues the run."""
-        command = [sys.executable, "-m", "bpkd.engine", "--config-file", self.config_file]
+        command = [sys.executable, "-m", "bpkd", "train", "--config-file", self.config_file]
         command += ["--eval-only", "--evaluate", "teacher"] if self.evaluates else ["--resume"]
         if processes > 1:
             command += ["--num-gpus", str(processes)]
@@ -87,7 +87,7 @@ class Job:
 
 
 class JobFailedError(RuntimeError):
-    """A run ended with an error; the message holds the end of its output."""
+    """A run ended with an error; the message holds the line that says which."""
 
 
 def run_jobs(
@@ -155,14 +155,19 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], say: Ca
     record = job.record
     if process.returncode or record is None:
         log = job.output / "console.log"
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise JobFailedError(f"{job.name} ended with status {process.returncode}; the end of {log}:\n{tail}")
+        raise JobFailedError(f"{job.name} ended with status {process.returncode}: {_reason(log)} See {log}.")
     done.add(job.name)
     task = task_of([record])
     score = record["metrics"].get(task.score)
     reached = f"{task.score} {float('nan') if score is None else score:.2f}"
     trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
     say(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
+
+
+def _reason(log: Path) -> str:
+    """Returns the last line of an error in a run's output, else its last line."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["no output."]
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1]).removeprefix("error: ")
 
 
 def _progress(running: Iterable[Job]) -> str:

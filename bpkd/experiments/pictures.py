@@ -14,7 +14,7 @@ from bpkd.convert import load_strict
 from bpkd.data import build_test_loader
 from bpkd.data.files import read_image
 from bpkd.data.instances import label_masks
-from bpkd.engine.launch import load_config
+from bpkd.engine.configure import load_config
 from bpkd.modeling import build_student, build_teacher_model, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC
 

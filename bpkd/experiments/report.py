@@ -17,7 +17,7 @@ from bpkd.analysis.report import csv_text, markdown, run_rows, table
 from bpkd.analysis.significance import HEADER, paired_tests
 from bpkd.analysis.statement import report_text
 from bpkd.analysis.task import task_of
-from bpkd.engine.launch import load_config
+from bpkd.engine.configure import load_config
 from bpkd.experiments.compare import TEACHER
 from bpkd.experiments.html import comparison_page
 from bpkd.experiments.jobs import Job

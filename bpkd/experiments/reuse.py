@@ -10,7 +10,7 @@ import yaml
 from bpkd.analysis.report import ALONE
 from bpkd.config import get_bpkd_cfg, read_config, rename_tree, settled_record
 from bpkd.distillers import DISTILLERS
-from bpkd.engine.launch import load_config
+from bpkd.engine.configure import load_config
 from bpkd.engine.process_setup import is_automatic, precision_places
 
 from .jobs import Job

@@ -13,7 +13,7 @@ import yaml
 
 from bpkd.analysis.report import markdown
 from bpkd.analysis.task import INSTANCES, Task, label_maps, task_of
-from bpkd.engine.launch import load_config
+from bpkd.engine.configure import load_config
 from bpkd.modeling.build_distiller import check_method
 
 from .jobs import Job, run_jobs
@@ -54,7 +54,10 @@ def read_search(path: Path) -> tuple[str, list[str], dict[str, list[Trial]]]:
     Raises:
         ValueError: a key is missing or unknown, or methods have unequal numbers of candidates.
     """
-    found = yaml.safe_load(path.read_text())
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML, got {error}") from error
     if not isinstance(found, dict) or sorted(found) != sorted(KEYS):
         got = sorted(found) if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"{path}: expected the keys {', '.join(KEYS)}, got {got}.")

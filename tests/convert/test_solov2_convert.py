@@ -93,7 +93,7 @@ def test_anything_that_does_not_fit_is_refused(change: str, tmp_path: Path, caps
         state["mask_head.extra.weight"] = torch.zeros(1)
     config = str(REPO / "configs" / "coco" / "solov2_r50.yaml") if change == "other head" else CONFIG
     code, _ = convert(tmp_path, state, "--source", "mmdet", config=config)
-    assert code == 1
+    assert code == 2
     error = capsys.readouterr().err
     assert "does not fit the network" in error
     assert {"missing": "ins_head.kernel_pred.bias", "left over": "mask_head.extra.weight",
@@ -104,7 +104,7 @@ def test_it_cannot_become_a_segmentation_network_of_openmmlab(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _ = convert(tmp_path, mmdet_state(), "--to", "mmseg")
-    assert code == 1
+    assert code == 2
     assert "expected a network with a decode head, got SOLOv2" in capsys.readouterr().err
 
 

@@ -78,7 +78,7 @@ def test_predictions_and_errors_of_two_checkpoints(folder: Path) -> None:
 
 def test_plain_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def message(*args: str) -> str:
-        assert main(["--output", str(folder / "drawn"), *args]) == 1
+        assert main(["--output", str(folder / "drawn"), *args]) == 2
         return capsys.readouterr().err
 
     images, labels, weights = (str(folder / n) for n in ("images", "labels", "first/model_final.pth"))

@@ -67,7 +67,7 @@ def test_edges_of_all_objects_without_weights(folder: Path) -> None:
 def test_some_of_the_images_that_the_labels_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     part, labels = folder / "part", ["--labels", str(folder / "val.json"), "--output", str(folder / "drawn")]
     part.mkdir()
-    assert main(["--images", str(part), *labels]) == 1
+    assert main(["--images", str(part), *labels]) == 2
     assert "expected images that" in (told := capsys.readouterr().err)
     assert "names (2, the first is 0.png), got none" in told
     (folder / "val" / "1.png").rename(part / "1.png")
@@ -92,6 +92,6 @@ def test_levels_are_those_of_training(folder: Path) -> None:
 
 def test_labels_of_another_task_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--images", str(folder / "val"), "--weights", str(folder / "first" / "model_final.pth")]
-    assert main([*arguments, "--labels", str(folder / "val")]) == 1
+    assert main([*arguments, "--labels", str(folder / "val")]) == 2
     assert "--labels: expected COCO's JSON for these --weights, got label maps" in capsys.readouterr().err
     assert label_masks({"height": 4, "width": 5, "annotations": []}).shape == (0, 4, 5)

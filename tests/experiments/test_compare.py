@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from bpkd.cli.compare import parser
+from bpkd.cli.train import parser as argument_parser
 from bpkd.config import get_bpkd_cfg
-from bpkd.engine.launch import argument_parser, main
+from bpkd.engine.launch import main
 from bpkd.experiments.compare import comparison_jobs, equal_time_iterations
 from bpkd.experiments.jobs import Job
 from bpkd.experiments.reuse import ConfigDifferenceError, RunsExistError, check_runs, differences
@@ -71,7 +73,7 @@ def started(monkeypatch: pytest.MonkeyPatch, own_loggers: None) -> list[str]:
     def start(job: Job, *_: Any, **__: Any) -> Finished:
         names.append(job.name)
         command = job.command(1)
-        main(argument_parser().parse_args(command[3:]))
+        main(argument_parser().parse_args(command[4:]))
         made = job.output / "run.json"
         if job.method in SECONDS and made.exists():  # what four steps take is chance
             made.write_text(json.dumps({**json.loads(made.read_text()), "seconds_per_iteration": SECONDS[job.method]}))
@@ -304,14 +306,14 @@ def test_the_whole_comparison(
     assert all(name in page for name in ("image", "ground truth", "errors of BPKD", *started))
 
     # The same again: refused without --resume; with it nothing is trained, and one more method is.
-    assert compare(*asked, "--equal-time") == 1
-    assert "Add --resume to keep what is complete" in capsys.readouterr().out
+    assert compare(*asked, "--equal-time") == 2
+    assert "Add --resume to keep what is complete" in capsys.readouterr().err
     del started[:]
     asked[asked.index("BPKD") : asked.index("BPKD") + 1] = ["BPKD", "CWD"]
     assert compare(*asked, "--resume") == 0
     assert started == ["CWD-seed0", "CWD-seed1"]
-    assert compare(*asked, "--resume", "--opts", "SOLVER.BASE_LR", "0.5") == 1
-    assert "SOLVER.BASE_LR: 0.02 there, 0.5 asked for" in capsys.readouterr().out
+    assert compare(*asked, "--resume", "--opts", "SOLVER.BASE_LR", "0.5") == 2
+    assert "SOLVER.BASE_LR: 0.02 there, 0.5 asked for" in capsys.readouterr().err
 
 
 def test_a_teacher_that_is_there_is_evaluated_once(
@@ -339,9 +341,8 @@ def test_a_teacher_that_is_there_is_evaluated_once(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--trimap-width", 4], r"--trimap-width: expected one of TEST.TRIMAP_WIDTHS \[1, 3\], got 4"),
-        (["--seeds", 0], "--seeds: expected at least 1, got 0"),
-        (["--images", 0, 99, -1], r"--images: expected positions 0 .. \d+ of \w+, got 99, -1"),
+        (["--widths", 4], r"--widths: expected one of TEST.TRIMAP_WIDTHS \[1, 3\], got 4"),
+        (["--images", 0, 99], r"--positions: expected positions 0 .. \d+ of \w+, got 99"),
         (["--opts", "SOLVER.BASELR", "1"], "Non-existent"),
     ],
 )
@@ -349,8 +350,8 @@ def test_what_would_fail_late_is_refused_at_once(
     pair: Path, tmp_path: Path, compare: Callable[..., int], capsys: pytest.CaptureFixture[str],
     flags: list[Any], message: str,
 ) -> None:  # fmt: skip
-    assert compare("--config-file", pair, "--methods", "none", "--output", tmp_path / "out", *flags) == 1
-    assert re.search(message, capsys.readouterr().out)
+    assert compare("--config-file", pair, "--methods", "none", "--output", tmp_path / "out", *flags) == 2
+    assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
@@ -359,11 +360,8 @@ def test_the_quick_start_is_a_comparison_that_trains_its_own_teacher(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, full: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)  # it may be called from anywhere
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import compare as tool
-
     asked: list[Any] = []
-    monkeypatch.setattr(tool, "main", lambda argv: asked.append(tool.parser().parse_args(argv)) or 0)
+    monkeypatch.setattr("bpkd.cli.run", lambda name, argv: asked.append(parser(name).parse_args(argv)) or 0)
     monkeypatch.setattr("sys.argv", ["quickstart.py", *(["--full"] if full else [])])
     assert runpy.run_path(str(ROOT / "tools" / "quickstart.py"))["main"]() == 0
     (args,) = asked

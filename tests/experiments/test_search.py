@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bpkd.engine.launch import load_config
+from bpkd.engine.configure import load_config
 from bpkd.experiments import search
 from bpkd.experiments.jobs import Job
 from bpkd.experiments.search import main_effects, read_search, run_search, search_table

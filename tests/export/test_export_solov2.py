@@ -90,7 +90,7 @@ def test_a_file_that_reads_other_instances_is_not_handed_out(tmp_path: Path, mon
 def test_what_cannot_be_written_is_said(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: list[str], message: str
 ) -> None:
-    assert tool().main([str(tmp_path / name), *files, *options]) == 1
+    assert tool().main([str(tmp_path / name), *files, *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / name).exists()
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_written_is_said(
 def test_label_maps_have_no_instances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.yaml").write_text(LABEL_MAPS)
     files = ["--config-file", str(tmp_path / "net.yaml"), "--weights", "none.pth"]
-    assert tool().main([str(tmp_path / "a.ts"), *files, "--nms"]) == 1
+    assert tool().main([str(tmp_path / "a.ts"), *files, "--nms"]) == 2
     assert "--nms: expected SOLOv2" in capsys.readouterr().err
 
 

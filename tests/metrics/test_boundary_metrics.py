@@ -76,7 +76,7 @@ def test_it_runs_without_detectron2(folders: list[str]) -> None:
 
 def test_plain_errors(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     def message(*args: str) -> str:
-        assert main([*args]) == 1
+        assert main([*args]) == 2
         return capsys.readouterr().err
 
     pred, gt = (Path(f) for f in folders)
@@ -109,5 +109,5 @@ def test_suffixes_pair_cityscapes_names(folders: list[str], capsys: pytest.Captu
 def test_labels_that_are_all_ignored_are_an_error(folders: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for path in Path(folders[1]).rglob("*.png"):
         Image.fromarray(np.full_like(np.asarray(Image.open(path)), 255)).save(path)
-    assert main([*folders, "--num-classes", "5"]) == 1
+    assert main([*folders, "--num-classes", "5"]) == 2
     assert "no pixel counts: every label in" in capsys.readouterr().err

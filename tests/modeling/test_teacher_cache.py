@@ -240,7 +240,7 @@ def test_tool_says_what_it_recorded_or_why_not(
     assert tool.main([*start, str(tmp_path / "a"), "SOLVER.IMS_PER_BATCH", "2"]) == 0
     size = (tmp_path / "a" / LOGITS).stat().st_size
     assert f"{tmp_path / 'a'}: 4 samples of {size // 4} bytes" in capsys.readouterr().out
-    assert tool.main([*start, str(tmp_path / "a"), "SEED", "5"]) == 1
+    assert tool.main([*start, str(tmp_path / "a"), "SEED", "5"]) == 2
     assert "it was recorded for others (SEED: 0 there, 5 here)" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         tool.main([*start, "--samples", "-1", str(tmp_path / "b")])

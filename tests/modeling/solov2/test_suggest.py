@@ -111,5 +111,5 @@ def test_the_tool_prints_a_config(coco_set: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_tool_names_what_is_missing(coco_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["--config-file", FILE, "DATASETS.ROOT", str(coco_set)]) == 1
+    assert tool.main(["--config-file", FILE, "DATASETS.ROOT", str(coco_set)]) == 2
     assert "error: COCO: expected " in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""Check a config's data sets before training: counts, files, sizes, ids; print the classes' shares; draw a few pairs.
+
+Examples:
+  bpkd check-data --config-file configs/camvid/Base-CamVid.yaml --draw 8 --output sheet.png
+  bpkd check-data --config-file mine.yaml --subset DATASETS.ROOT /data
+
+KEY VALUE pairs at the end change the config. The exit status is 1 where a data set cannot be used.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from bpkd.errors import FAILURE, one_line
+
+from .parser import Parser, whole
+
+
+def parser(prog: str = "bpkd check-data") -> Parser:
+    """Returns the parser of the command.
+
+    Args:
+        prog: command as a user types it.
+    """
+    out = Parser(prog, "--config-file FILE", __doc__)
+    out.add_argument("--config-file", required=True, metavar="FILE", help="YAML config that names the data sets")
+    out.add_argument("--subset", action="store_true", help="accept fewer images than the data set was published with")
+    out.add_argument(
+        "--draw", type=whole(0), default=8, metavar="N", help="pairs of each set in its picture; 0: none (default 8)"
+    )
+    out.add_argument(
+        "--output", default="sheet.png", metavar="FILE", help="picture of the first set; others add their name"
+    )
+    return out
+
+
+def run(args: Any) -> int:
+    """Checks every set of DATASETS.TRAIN and DATASETS.TEST; returns 1 where one is unusable.
+
+    Args:
+        args: parsed arguments.
+    """
+    import cv2
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from bpkd.config import read_config
+    from bpkd.data import register_datasets, survey_dataset
+    from bpkd.data.sheet import contact_sheet
+    from bpkd.engine.configure import check_classes, check_data_sets
+
+    cfg = read_config(args.config_file, args.opts)
+    register_datasets(cfg)
+    check_data_sets(cfg)
+    try:
+        check_classes(cfg)
+    except ValueError as error:  # the data may be right all the same
+        print(f"note: this config cannot train on it: {error}")
+    failed, output = False, Path(args.output)
+    if args.draw and not cv2.haveImageWriter(str(output)):
+        raise ValueError(f"--output: expected a picture's name, such as sheet.png, got {args.output}.")
+    names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+    for name in names:
+        try:
+            print_survey(name, survey_dataset(name, subset=args.subset or cfg.DATASETS.SUBSET, progress=True))
+        except (ValueError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            failed = True
+            continue
+        if args.draw:
+            path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw))
+            print(f"  wrote {path}")
+    return FAILURE if failed else 0
+
+
+def print_survey(name: str, seen: Any) -> None:
+    """Prints the number of images, their sizes, and each class's share and the number of images that it occurs in.
+
+    Args:
+        name: data set.
+        seen: its `bpkd.data.Survey`.
+    """
+    print(f"{name}: {seen.images} images, all usable")
+    common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
+    if common:
+        print(f"  {len(seen.sizes)} sizes, the most common {common}")
+    rows = list(enumerate(seen.classes))
+    if seen.unit == "pixels":
+        rows.append((255, "(ignored)"))
+    for index, label in rows:
+        share = 100 * seen.amounts[index] / max(seen.amounts.sum(), 1)
+        print(f"  {index:>3} {label:<20} {share:6.2f} % of the {seen.unit}, in {seen.occurs[index]} images")
+    absent = [label for index, label in rows[: len(seen.classes)] if not seen.amounts[index]]
+    if absent:
+        print(f"  note: {len(absent)} classes never occur: {', '.join(absent[:10])}{', ...' if absent[10:] else ''}")

@@ -1,0 +1,185 @@
+"""Draws the pictures of `bpkd visualize`: edges, predictions of checkpoints side by side, errors at boundaries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data.datasets import load_coco_json
+from PIL import Image
+
+from bpkd.analysis.instances import instance_edge_levels, instance_panels
+from bpkd.analysis.overlays import edge_levels, side_by_side
+from bpkd.analysis.plots import panels
+from bpkd.data.files import read_image, read_label, read_raw_label
+from bpkd.data.instances import label_masks
+from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
+from bpkd.functional.edges import window_side
+from bpkd.metrics.folders import pair_files
+
+
+def draw_all(args: Any) -> int:
+    """Draws every image; returns how many there were.
+
+    Args:
+        args: arguments of `bpkd visualize`.
+
+    Raises:
+        ValueError: images, labels and networks do not fit.
+    """
+    networks = load(args)
+    args.kernel_size = args.kernel_size or edge_width(networks)
+    if of_objects(args, networks):
+        return draw_objects(args, networks)
+    images = list_images(args.images)
+    files = {p.stem if args.images.is_file() else p.relative_to(args.images).with_suffix("").as_posix():
+             {"file_name": str(p)} for p in images}  # fmt: skip
+    if args.labels:
+        ends = {"prediction_suffix": args.image_suffix, "label_suffix": args.label_suffix}
+        pairs = pair_files(args.images, args.labels, what="image", extensions=IMAGE_SUFFIXES, **ends)
+        files = {n: {"file_name": str(i), "sem_seg_file_name": str(t)} for n, i, t in pairs}
+    for name, own in files.items():
+        try:
+            draw(args, networks, name, own)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return len(files)
+
+
+def load(args: Any) -> dict[str, Any]:
+    """Returns the networks by name: their runs' folders, counted where two are the same.
+
+    Raises:
+        ValueError: some are for instances and others are not.
+    """
+    configs = args.config_file or [""]
+    configs = configs * len(args.weights) if len(configs) == 1 else configs
+    networks: dict[str, Predictor | InstancePredictor] = {}
+    for weights, config in zip(args.weights, configs, strict=True):
+        network = predictor(weights, config, args.opts)
+        name = network.name if network.name not in networks else f"{network.name}_{len(networks) + 1}"
+        networks[name] = network
+    if len({type(n) for n in networks.values()}) > 1:
+        raise ValueError("--weights: expected networks of one task, got some for instances and some for label maps.")
+    return networks
+
+
+def edge_width(networks: dict[str, Any]) -> int:
+    """Returns the side of the window that the first network's config has for BPKD's edges."""
+    first = next(iter(networks.values()), None)
+    if first is None:
+        return 7
+    node = first.cfg.DISTILL.BPKD
+    return window_side(node.KERNEL_SIZE, node.ITERATIONS)
+
+
+def of_objects(args: Any, networks: dict[str, Any]) -> bool:
+    """Whether instances are drawn.
+
+    Raises:
+        ValueError: networks and labels do not fit.
+    """
+    named = args.labels is not None and args.labels.suffix == ".json"
+    objects = isinstance(next(iter(networks.values()), None), InstancePredictor)
+    if networks and args.labels and named != objects:
+        wanted, got = ("COCO's JSON", "label maps") if objects else ("label maps", "COCO's JSON")
+        raise ValueError(f"--labels: expected {wanted} for these --weights, got {got}.")
+    return named or objects
+
+
+def labelled(args: Any) -> list[dict[str, Any]]:
+    """Returns the dataset dicts of the images that are there.
+
+    Raises:
+        ValueError: none is.
+    """
+    folder = args.images.parent if args.images.is_file() else args.images
+    check_coco(args.labels)
+    items: list[dict[str, Any]] = load_coco_json(str(args.labels), str(folder))
+    paths = [Path(item["file_name"]) for item in items]
+    wanted = {p for p in paths if p.is_file() and (folder == args.images or p.name == args.images.name)}
+    if not wanted:
+        first = f", the first is {paths[0].name}" if paths else ""
+        raise ValueError(
+            f"--images {args.images}: expected images that {args.labels} names ({len(paths)}{first}), got none."
+        )
+    return [item for item, path in zip(items, paths, strict=True) if path in wanted]
+
+
+def check_coco(path: Path) -> None:
+    """Makes sure that a file is JSON in COCO's format.
+
+    Args:
+        path: file of --labels.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"--labels: {path}: expected JSON in COCO's format, got {error}.") from error
+    missing = [k for k in ("images", "annotations", "categories") if not isinstance(found, dict) or k not in found]
+    if missing:
+        raise ValueError(f"--labels: {path}: expected JSON in COCO's format, which has {', '.join(missing)}.")
+
+
+def draw_objects(args: Any, networks: dict[str, InstancePredictor]) -> int:
+    """Draws every image with objects; returns how many there were."""
+    items: list[dict[str, Any]] = (
+        labelled(args) if args.labels else [{"file_name": str(p)} for p in list_images(args.images)]
+    )
+    for item in items:
+        name = Path(item["file_name"]).stem
+        image = np.ascontiguousarray(read_image(item)[..., ::-1])
+        row = {"image": image.transpose(2, 0, 1), "predictions": {}}
+        if args.labels:
+            item["annotations"] = [{**one, "category_id": 0} for one in item["annotations"]]  # of no matter here
+            row["truth"] = label_masks(item)
+            draw_levels(args, networks, item, name)
+        if networks:
+            row["predictions"] = {key: network(item["file_name"], args.score) for key, network in networks.items()}
+            instance_panels([row], args.output / f"{name}_predictions.png")
+    return len(items)
+
+
+def draw_levels(args: Any, networks: dict[str, InstancePredictor], item: Any, name: str) -> None:
+    """Draws the edges of an image's objects."""
+    if networks:
+        image, levels, canvas = next(iter(networks.values())).levels(item)
+    else:
+        image, masks, step = np.ascontiguousarray(read_image(item)[..., ::-1]), label_masks(item), max(args.strides)
+        canvas = tuple(-(-side // step) * step for side in image.shape[:2])
+        levels = [(f"edge at 1/{s}", masks, (canvas[0] // s, canvas[1] // s)) for s in args.strides]
+    options = {"canvas": canvas, "kernel_size": args.kernel_size, "iterations": 1}
+    instance_edge_levels(image, levels, args.output / f"{name}_edges.png", **options)
+
+
+def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, str]) -> None:
+    """Draws one image."""
+    image = np.ascontiguousarray(read_image(files)[..., ::-1])
+    first = next(iter(networks.values()), None)
+    ignored = 255 if first else args.ignore_index
+    label = None
+    if "sem_seg_file_name" in files:
+        label = (
+            read_label(files, first.label_table) if first else read_raw_label(files)
+        ).copy()  # torch wants to write
+        rules = {"ignore_index": ignored, "ignore_mode": args.ignore_mode}
+        path = args.output / f"{name}_edges.png"
+        edge_levels(image, label, path, kernel_size=args.kernel_size, strides=args.strides, **rules)
+    if first is None:
+        return
+    found = {key: network(files["file_name"]) for key, network in networks.items()}
+    for key, ids in found.items():
+        path = args.output / f"{name}_{key}_ids.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids.astype(np.uint8)).save(path)
+    path = args.output / f"{name}_predictions.png"
+    if label is None:
+        side_by_side(image, found, path, colors=first.colors, class_names=first.class_names)
+        return
+    row = {"image": image.transpose(2, 0, 1), "label": label, "predictions": found}
+    panels([row], list(found), path, colors=first.colors, class_names=first.class_names, width=args.widths)

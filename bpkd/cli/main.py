@@ -1,0 +1,108 @@
+"""Finds the command that is meant, reads its arguments and runs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from bpkd import __version__
+from bpkd.errors import INTERRUPTED, MISTAKE, did_you_mean, exit_status, one_line
+
+from .quiet import silence_libraries
+
+# Command -> what it does; its module has the same name with underscores.
+COMMANDS = {
+    "train": "train a network, with or without a teacher",
+    "eval": "evaluate a student or a teacher",
+    "compare": "train students by several methods from the same seeds, and report",
+    "search": "search distillers' settings with the same budget for every method",
+    "report": "remake a comparison's report from its runs, or print tables of records",
+    "visualize": "draw edges, predictions and errors",
+    "export": "write a network as ONNX, TorchScript or torch.export program",
+    "convert": "convert a checkpoint of another project, or one of ours into OpenMMLab's",
+    "check-data": "check a config's data sets before training",
+    "prepare-data": "make the files that a data set's download lacks",
+    "metrics": "measure predicted label maps: IoU, trimap IoU, Boundary IoU, boundary F",
+    "analyze": "count parameters, FLOPs and activations; time a pass",
+    "suggest-grids": "suggest SOLOv2's grids and scale ranges for a data set",
+    "cache-teacher": "record a teacher's logits, to train without the teacher",
+    "gpu-sheet": "check and measure the project on a GPU (needs a checkout)",
+}
+EXAMPLES = """examples:
+  bpkd train --config-file configs/camvid/small_teacher.yaml DATASETS.ROOT data
+  bpkd compare --config-file projects/BPKD/configs/camvid/small__bpkd.yaml --methods none CWD BPKD
+  bpkd COMMAND --help          options and examples of a command"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs ``bpkd COMMAND ...`` and returns its exit status.
+
+    Args:
+        argv: words after ``bpkd``; None: those of this process.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    name = words[0] if words else ""
+    if name in COMMANDS:
+        return run(name, words[1:], prog=f"bpkd {name}")
+    if name == "help" and words[1:2] and words[1] in COMMANDS:
+        return run(words[1], ["--help"], prog=f"bpkd {words[1]}")
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"bpkd {__version__}")
+        return 0
+    got = f"got {name!r}.{did_you_mean(name, [*COMMANDS, '--help', '--version'])}" if name else "got none."
+    print(f"error: expected a command, {got} See bpkd --help.", file=sys.stderr)
+    return MISTAKE
+
+
+def overview() -> str:
+    """Returns the text of ``bpkd --help``."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    head = "Boundary privileged knowledge distillation for segmentation networks."
+    return f"usage: bpkd COMMAND [options]\n\n{head}\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+
+
+def run(name: str, argv: list[str] | None = None, *, prog: str | None = None) -> int:
+    """Runs one command and returns its exit status: 0, 1 (failed), 2 (a mistake in the command) or 130 (interrupted).
+
+    Args:
+        name: key of `COMMANDS`.
+        argv: words of the command line; None: those of this process.
+        prog: name for help and messages; None: that of the running file.
+    """
+    module: Any = import_module(f"bpkd.cli.{name.replace('-', '_')}")
+    args = module.parser(prog or os.path.basename(sys.argv[0])).parse_args(argv)
+    silence_libraries()
+    return guarded(module.run, args)
+
+
+def guarded(function: Callable[[Any], int], args: Any) -> int:
+    """Calls a command; ends a mistake of the user in one line, and lets a fault of the program through.
+
+    Args:
+        function: command, called with the arguments.
+        args: parsed arguments; ``traceback`` asks for the frames above the line.
+    """
+    try:
+        return function(args)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `bpkd report ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        status = exit_status(error)
+        if status is None:
+            raise
+        if args.traceback:
+            traceback.print_exc()
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return status
