@@ -23,6 +23,7 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
+from bpkd.evaluation import check_metrics
 from bpkd.functional import native
 from bpkd.functional.paths import asked_path
 from bpkd.modeling import (
@@ -65,8 +66,8 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, or
-            BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
+        ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, a
+            metric is unknown, or BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)
@@ -83,6 +84,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     register_datasets(cfg)
     check_data_sets(cfg)
     check_classes(cfg)
+    check_metrics(cfg)
     cfg.freeze()
     return cfg
 

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from .cityscapes import CityscapesEvaluator
 from .instances import InstanceEvaluator
-from .semantic import SemanticEvaluator
+from .semantic import SemanticEvaluator, find_metrics
 
 SEMANTIC = ("bpkd_sem_seg", "sem_seg", "cityscapes_sem_seg")
 
@@ -42,6 +42,7 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: str | None = None) -> D
         absent=cfg.TEST.ABSENT_CLASS,
         boundary_ratio=cfg.TEST.BOUNDARY_RATIO,
         tolerances=tuple(cfg.TEST.BOUNDARY_TOLERANCES),
+        metrics=tuple(cfg.TEST.METRICS),
         output_dir=output_dir,
         protocol=protocol(cfg, name),
     )
@@ -49,6 +50,21 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: str | None = None) -> D
         return semantic
     folder = os.path.join(output_dir, "cityscapes") if output_dir else None
     return DatasetEvaluators([semantic, CityscapesEvaluator(folder)])
+
+
+def check_metrics(cfg: CfgNode) -> None:
+    """Checks TEST.METRICS before a run, which reads it at its end.
+
+    Raises:
+        ValueError: a metric is unknown or named twice, or a test set holds objects, which these metrics do not compare.
+    """
+    find_metrics(cfg.TEST.METRICS)
+    objects = [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("evaluator_type") == "coco"]
+    if cfg.TEST.METRICS and objects:
+        raise ValueError(
+            f"TEST.METRICS: expected none for {objects[0]}, got {', '.join(cfg.TEST.METRICS)}: metrics compare label "
+            "maps, and this data set holds objects."
+        )
 
 
 def _instances(cfg: CfgNode, name: str, output_dir: str | None) -> InstanceEvaluator:
