@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bpkd.tasks import INSTANCE, SEMANTIC
@@ -17,6 +18,9 @@ COST_COLUMNS: tuple[Column, ...] = (
     ("s / iteration", "seconds_per_iteration", 3),
     ("peak memory MB", "peak_memory_mb", 0),
 )
+
+# Figures that every record of label maps has.
+STANDARD = re.compile(r"mIoU|mAcc|aAcc|boundary_IoU|(trimap|body)_w\d+|boundary_F_t\d+")
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,22 @@ def task_of(records: Iterable[Mapping[str, Any]], trimap_width: int = 3) -> Task
     Raises:
         ValueError: some are of instances and others are not.
     """
+    records = list(records)
     found = {"AP" in r["metrics"] and "mIoU" not in r["metrics"] for r in records}
     if len(found) > 1:
         raise ValueError("expected records of one task, got mask AP in some and not in others. Compare them apart.")
-    return INSTANCES if True in found else label_maps(trimap_width)
+    if True in found:
+        return INSTANCES
+    task = label_maps(trimap_width)
+    more = tuple((name, name, 2) for name in further_figures(records))
+    return replace(task, columns=(*task.columns[: -len(COST_COLUMNS)], *more, *COST_COLUMNS)) if more else task
+
+
+def further_figures(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns the figures, those per class left out, that further metrics (TEST.METRICS) have measured.
+
+    Args:
+        records: complete runs of label maps.
+    """
+    names = dict.fromkeys(k for r in records for k in r["metrics"] if "-" not in k)
+    return [name for name in names if not STANDARD.fullmatch(name)]

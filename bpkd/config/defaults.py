@@ -244,3 +244,6 @@ def _add_test(cfg: CN) -> None:
     # A class that is predicted but occurs in no label: "zero" counts it as IoU 0 (OpenMMLab), "skip" leaves it out
     # (Detectron2).
     cfg.TEST.ABSENT_CLASS = "zero"
+    # Further metrics of label maps beside mIoU, trimap, Boundary IoU and boundary F: names of classes that
+    # bpkd.metrics.register_metric has registered (examples/my_metric).
+    cfg.TEST.METRICS = []

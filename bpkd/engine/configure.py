@@ -11,6 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from bpkd.config import check_values, read_config
 from bpkd.data import check_class_count, dataset_task, register_datasets
+from bpkd.evaluation import check_metrics
 from bpkd.functional import native
 from bpkd.functional.paths import asked_path
 from bpkd.modeling import student_architecture, task_of
@@ -28,8 +29,8 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, or
-            BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
+        ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, a
+            metric is unknown, or BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)
@@ -50,6 +51,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     register_datasets(cfg)
     check_data_sets(cfg)
     check_classes(cfg)
+    check_metrics(cfg)
     cfg.freeze()
     return cfg
 

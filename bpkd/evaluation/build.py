@@ -16,7 +16,7 @@ from bpkd.tasks import INSTANCE, SEMANTIC
 
 from .cityscapes import CityscapesEvaluator
 from .instances import InstanceEvaluator
-from .semantic import SemanticEvaluator
+from .semantic import SemanticEvaluator, find_metrics
 
 SEMANTIC_TYPES = ("bpkd_sem_seg", "sem_seg", "cityscapes_sem_seg")
 
@@ -47,6 +47,7 @@ def _semantic(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluat
         absent=cfg.TEST.ABSENT_CLASS,
         boundary_ratio=cfg.TEST.BOUNDARY_RATIO,
         tolerances=tuple(cfg.TEST.BOUNDARY_TOLERANCES),
+        metrics=tuple(cfg.TEST.METRICS),
         output_dir=output_dir,
         protocol=protocol(cfg, name),
     )
@@ -54,6 +55,21 @@ def _semantic(cfg: CfgNode, name: str, output_dir: str | None) -> DatasetEvaluat
         return semantic
     folder = os.path.join(output_dir, "cityscapes") if output_dir else None
     return DatasetEvaluators([semantic, CityscapesEvaluator(folder)])
+
+
+def check_metrics(cfg: CfgNode) -> None:
+    """Checks TEST.METRICS before a run, which reads it at its end.
+
+    Raises:
+        ValueError: a metric is unknown or named twice, or a test set holds objects, which these metrics do not compare.
+    """
+    find_metrics(cfg.TEST.METRICS)
+    objects = [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("evaluator_type") == "coco"]
+    if cfg.TEST.METRICS and objects:
+        raise ValueError(
+            f"TEST.METRICS: expected none for {objects[0]}, got {', '.join(cfg.TEST.METRICS)}: metrics compare label "
+            "maps, and this data set holds objects."
+        )
 
 
 def _instances(cfg: CfgNode, name: str, output_dir: str | None) -> InstanceEvaluator:

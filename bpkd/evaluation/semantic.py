@@ -12,11 +12,15 @@ from typing import Any
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from bpkd.metrics import SegmentationMetrics
+from bpkd.metrics import METRICS, Metric, SegmentationMetrics
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Counts predictions of each process and adds the counts up exactly."""
+    """Counts predictions of each process and adds the counts up exactly.
+
+    Attributes:
+        metrics: metrics that see every image: ``SegmentationMetrics``, then those of the argument.
+    """
 
     def __init__(
         self,
@@ -27,13 +31,29 @@ class SemanticEvaluator(DatasetEvaluator):
         absent: str = "zero",
         boundary_ratio: float = 0.02,
         tolerances: Sequence[int] = (3,),
+        metrics: Sequence[type[Metric] | str] = (),
         output_dir: str | None = None,
         protocol: dict[str, Any] | None = None,
     ) -> None:
-        """Takes the classes, the protocol of ``SegmentationMetrics`` and where to write the full result."""
+        """Makes the metrics.
+
+        Args:
+            class_names: names of the classes, in the order of their ids.
+            ignore_index: label that takes no part.
+            widths: half-widths of the trimap bands in pixels.
+            absent: what a class counts that is predicted but occurs in no label, see ``SegmentationMetrics``.
+            boundary_ratio: width of Boundary IoU's band as a share of the image's diagonal.
+            tolerances: distances in pixels at which two contours still match, for boundary F.
+            metrics: further metrics: classes, or names in ``bpkd.metrics.METRICS``.
+            output_dir: folder of ``metrics.json``, the full result; None writes nothing.
+            protocol: how images were tested, for the full result.
+
+        Raises:
+            ValueError: a metric is unknown or named twice.
+        """
         self.class_names, self.output_dir = list(class_names), output_dir
         self.protocol = protocol or {}
-        self.metrics = SegmentationMetrics(
+        standard = SegmentationMetrics(
             len(class_names),
             ignore_index=ignore_index,
             widths=widths,
@@ -41,10 +61,13 @@ class SemanticEvaluator(DatasetEvaluator):
             boundary_ratio=boundary_ratio,
             tolerances=tolerances,
         )
+        further = [one(len(class_names), ignore_index=ignore_index) for one in find_metrics(metrics)]
+        self.metrics: list[Metric] = [standard, *further]
 
     def reset(self) -> None:
         """Forgets every image."""
-        self.metrics.reset()
+        for metric in self.metrics:
+            metric.reset()
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """Counts images.
@@ -64,28 +87,67 @@ class SemanticEvaluator(DatasetEvaluator):
                     "bpkd.data.build_test_loader, or return the label from your own mapper."
                 )
             try:
-                self.metrics.update(output["sem_seg"].argmax(0).cpu(), item["sem_seg"].cpu())
+                prediction, target = output["sem_seg"].argmax(0).cpu(), item["sem_seg"].cpu()
+                for metric in self.metrics:
+                    metric.update(prediction, target)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
     def evaluate(self) -> dict[str, Any] | None:
-        """Adds all processes' counts and computes the figures; None on all but the main process."""
-        states = comm.gather(self.metrics.state_dict())
+        """Adds all processes' counts and computes the figures; None on all but the main process.
+
+        Returns:
+            ``sem_seg``: the figures of all metrics; one whose name an earlier metric has is called
+            ``<metric>.<figure>``. ``per_class``: IoU per class in each trimap band.
+        """
+        states = comm.gather([metric.state_dict() for metric in self.metrics])
         if not comm.is_main_process():
             return None
-        for state in states[1:]:  # the first is its own
-            self.metrics.add_state(state)
-        result = self.metrics.compute()
-        result["protocol"].update(self.protocol)
+        for others in states[1:]:  # the first are its own
+            for metric, state in zip(self.metrics, others, strict=True):
+                metric.add_state(state)
+        full: dict[str, Any] = {}
+        figures: dict[str, float] = {}
+        for metric in self.metrics:
+            result = metric.compute()
+            _add(figures, metric.flatten(result, self.class_names), prefix=type(metric).__name__)
+            _add(full, result, prefix=type(metric).__name__)
+        full["protocol"].update(self.protocol)
         if self.output_dir:
-            self._write(result)
-        return OrderedDict(sem_seg=flatten(result, self.class_names), per_class=per_class(result, self.class_names))
+            self._write(full)
+        return OrderedDict(sem_seg=figures, per_class=per_class(full, self.class_names))
 
     def _write(self, result: dict[str, Any]) -> None:
         assert self.output_dir is not None
         os.makedirs(self.output_dir, exist_ok=True)
         with open(os.path.join(self.output_dir, "metrics.json"), "w") as f:
             json.dump(plain({"classes": self.class_names, **result}), f, indent=1, allow_nan=False)
+
+
+def find_metrics(metrics: Sequence[type[Metric] | str]) -> list[type[Metric]]:
+    """Returns classes of metrics.
+
+    Args:
+        metrics: classes, or names in ``bpkd.metrics.METRICS``.
+
+    Raises:
+        ValueError: a name is unknown, or a metric is named twice.
+    """
+    unknown = [name for name in metrics if isinstance(name, str) and name not in METRICS]
+    if unknown:
+        known = ", ".join(METRICS) or "none so far"
+        raise ValueError(
+            f"TEST.METRICS: expected registered metrics ({known}), got {', '.join(unknown)}. A metric is registered by "
+            "bpkd.metrics.register_metric when its module is imported."
+        )
+    found = [METRICS[one] if isinstance(one, str) else one for one in metrics]
+    if len(set(found)) != len(found):
+        raise ValueError(f"TEST.METRICS: expected each metric once, got {', '.join(m.__name__ for m in found)}.")
+    return found
+
+
+def _add(figures: dict[str, Any], more: dict[str, Any], *, prefix: str) -> None:
+    figures.update({f"{prefix}.{k}" if k in figures else k: v for k, v in more.items()})
 
 
 def plain(value: Any) -> Any:
@@ -95,16 +157,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def flatten(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, float]:
-    """Returns the figures as one flat dict of numbers, as Detectron2's writers take them."""
-    flat = {k: result[k] for k in ("mIoU", "mAcc", "aAcc", "boundary_IoU")}
-    for region in ("trimap", "body"):
-        flat.update({f"{region}_w{w}": v["mIoU"] for w, v in result[region].items()})
-    flat.update({f"boundary_F_t{t}": v["mF"] for t, v in result["boundary_F"].items()})
-    flat.update({f"IoU-{n}": v for n, v in zip(class_names, result["IoU"], strict=True)})
-    return flat
 
 
 def per_class(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, dict[str, float]]:

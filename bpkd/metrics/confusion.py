@@ -16,7 +16,7 @@ def nested_counts(pred: Tensor, target: Tensor, regions: Sequence[Tensor], num_c
         pred: integers in 0..K-1, any shape.
         target: integers in 0..K-1, same shape.
         regions: R bool tensors of that shape, from the largest to the smallest.
-        num_classes: K.
+        num_classes: number of classes K.
 
     Returns:
         int64 [R, K, K]; row = label, column = prediction.
@@ -28,6 +28,25 @@ def nested_counts(pred: Tensor, target: Tensor, regions: Sequence[Tensor], num_c
     return joint_counts(depth, pred, target, len(regions) + 1, num_classes)[1:].flip(0).cumsum(0).flip(0)
 
 
+def confusion_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+    """Counts pairs (label, prediction) of the valid pixels.
+
+    Args:
+        pred: integers in 0..K-1, any shape.
+        target: integers in 0..K-1, same shape.
+        valid: bool, same shape; False leaves a pixel out.
+        num_classes: number of classes K.
+
+    Returns:
+        int64 [K, K]; row = label, column = prediction.
+
+    >>> confusion_counts(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), torch.tensor([True, True, False]), 2)
+    tensor([[1, 1],
+            [0, 0]])
+    """
+    return nested_counts(pred, target, [valid], num_classes)[0]
+
+
 def joint_counts(kind: Tensor, pred: Tensor, target: Tensor, num_kinds: int, num_classes: int) -> Tensor:
     """Counts triples (kind, label, prediction) of all pixels in one pass.
 
@@ -35,8 +54,8 @@ def joint_counts(kind: Tensor, pred: Tensor, target: Tensor, num_kinds: int, num
         kind: integers in 0..C-1, any shape.
         pred: integers in 0..K-1, same shape.
         target: integers in 0..K-1, same shape.
-        num_kinds: C.
-        num_classes: K.
+        num_kinds: number of kinds C.
+        num_classes: number of classes K.
 
     Returns:
         int64 [C, K, K].

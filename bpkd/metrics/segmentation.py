@@ -1,36 +1,37 @@
-"""SegmentationMetrics: everything the tables need, from data-set-wide counts."""
+"""SegmentationMetrics: IoU, trimap IoU, Boundary IoU and boundary F from data-set-wide counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bpkd.functional.edges import mixed_windows
 
+from .base import Metric
 from .boundary import boundary_counts, boundary_f, boundary_iou, boundary_width, contour_counts
 from .confusion import class_accuracy, class_iou, nested_counts
 
 ABSENT = ("zero", "skip")
-Labels = Tensor | NDArray[np.integer[Any]]
 
 
-class SegmentationMetrics:
+class SegmentationMetrics(Metric):
     """mIoU, mAcc, aAcc, per-class IoU; trimap and body IoU over band widths; Boundary IoU; boundary F.
-
-    The interface is that of metric libraries: ``update``, ``compute``, ``reset``, ``merge_state``; the state is a few
-    int64 tensors (``state_dict``), which ``reduce`` sums over processes.
 
     All figures come from counts summed over every image (not from means of images), so parts of a data set that were
     counted apart merge into exactly the whole. The band of half-width w holds the valid pixels whose
-    (2w+1) x (2w+1) window holds more than one valid label; the body is the rest.
-    """
+    (2w+1) x (2w+1) window holds more than one valid label; the body is the rest. One pass over the pixels counts all
+    bands, which is why these figures are one metric.
 
-    STATES = ("counts", "bands", "boundary", "contours", "images")
+    >>> metrics = SegmentationMetrics(num_classes=2, widths=(1,))
+    >>> label = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]] * 4)
+    >>> metrics.update(label.roll(1, dims=1), label)
+    >>> result = metrics.compute()
+    >>> result["mIoU"], result["trimap"][1]["mIoU"], round(result["body"][1]["mIoU"], 2)
+    (60.0, 25.0, 70.83)
+    """
 
     counts: Tensor
     bands: Tensor
@@ -52,156 +53,64 @@ class SegmentationMetrics:
         """Starts with no image.
 
         Args:
-            num_classes: K.
+            num_classes: number of classes K.
             ignore_index: label that takes no part.
             widths: half-widths of the trimap bands in pixels.
             absent: a class that is predicted but occurs in no label counts as IoU 0 ("zero", OpenMMLab's rule) or is
                 left out of the mean ("skip", Detectron2's).
-            boundary_ratio: Boundary IoU's width as a share of the image's diagonal.
-            tolerances: of boundary F, in pixels.
-            device: of the state; images are counted where they are.
+            boundary_ratio: width of Boundary IoU's band as a share of the image's diagonal.
+            tolerances: distances in pixels at which two contours still match, for boundary F.
+            device: device of the counts; images are counted where they are.
 
         Raises:
             ValueError: ``absent`` is unknown, or ``num_classes``, ``boundary_ratio``, a width or a tolerance is not
                 positive.
         """
-        if num_classes < 1 or boundary_ratio <= 0:
-            raise ValueError(
-                f"expected num_classes of 1 or more and a positive boundary_ratio, got {num_classes}, {boundary_ratio}."
-            )
+        super().__init__(num_classes, ignore_index=ignore_index, device=device)
+        if boundary_ratio <= 0:
+            raise ValueError(f"boundary_ratio: expected a positive share, got {boundary_ratio}.")
         if absent not in ABSENT:
             raise ValueError(f"absent: expected one of {ABSENT}, got {absent!r}.")
         for name, values in (("widths", widths), ("tolerances", tolerances)):
             if any(v < 1 for v in values):
                 raise ValueError(f"{name}: expected positive numbers of pixels, got {tuple(values)}.")
-        self.num_classes, self.ignore_index = num_classes, ignore_index
         self.widths, self.tolerances = tuple(widths), tuple(tolerances)
         self.absent, self.boundary_ratio = absent, boundary_ratio
-        self.device = torch.device(device)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets every image."""
-        k, w, t = self.num_classes, len(self.widths), len(self.tolerances)
-        shapes = ((k, k), (w, k, k), (3, k), (t, 4, k), ())
-        for name, shape in zip(self.STATES, shapes, strict=True):
-            setattr(self, name, torch.zeros(shape, dtype=torch.int64, device=self.device))
+        k, w, t = num_classes, len(self.widths), len(self.tolerances)
+        self.register_sum("counts", (k, k))
+        self.register_sum("bands", (w, k, k))
+        self.register_sum("boundary", (3, k))
+        self.register_sum("contours", (t, 4, k))
+        self.register_sum("images")
 
     @property
     def num_images(self) -> int:
         """Number of images that were counted."""
         return int(self.images)
 
-    def update(self, pred: Labels, target: Labels) -> None:
-        """Counts one image or a batch.
-
-        Args:
-            pred: [H, W] or [N, H, W] integers in 0..K-1.
-            target: the same shape; 0..K-1 or ``ignore_index``.
-
-        Raises:
-            ValueError: shapes differ or a value is out of range.
-        """
-        p, t, valid = self._checked(pred, target)
+    def count(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Adds images to the counts."""
         k = self.num_classes
         order = sorted(range(len(self.widths)), key=lambda i: -self.widths[i])  # a wider band holds the narrower ones
-        bands = [mixed_windows(t, valid, 2 * self.widths[i] + 1) for i in order]
-        whole, *inside = nested_counts(p, t, [valid, *bands], k).to(self.device)
+        bands = [mixed_windows(target, valid, 2 * self.widths[i] + 1) for i in order]
+        whole, *inside = nested_counts(prediction, target, [valid, *bands], k).to(self.device)
         self.counts += whole
         for i, counts in zip(order, inside, strict=True):
             self.bands[i] += counts
-        distance = boundary_width(t.shape[1], t.shape[2], self.boundary_ratio)
-        self.boundary += boundary_counts(p, t, valid, k, distance).to(self.device)
+        distance = boundary_width(target.shape[1], target.shape[2], self.boundary_ratio)
+        self.boundary += boundary_counts(prediction, target, valid, k, distance).to(self.device)
         for i, tolerance in enumerate(self.tolerances):
-            self.contours[i] += contour_counts(p, t, valid, k, tolerance).to(self.device)
-        self.images += len(t)
-
-    def _checked(self, pred: Labels, target: Labels) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns prediction, label (0 where ignored) and the valid pixels, [N, H, W]."""
-        p, t = (x if isinstance(x, Tensor) else torch.as_tensor(_counted(np.asarray(x))) for x in (pred, target))
-        if p.shape != t.shape or p.ndim not in (2, 3):
-            raise ValueError(
-                f"expected prediction and label of one shape [H, W] or [N, H, W], got {tuple(p.shape)} and "
-                f"{tuple(t.shape)}."
-            )
-        p, t = (x if x.ndim == 3 else x[None] for x in (p, t))
-        valid = t != self.ignore_index
-        t = t.masked_fill(~valid, 0)
-        for values, what in ((p, "prediction"), (t, "label")):
-            self._check(values, what)
-        # 8 bits where the ids fit: the window filters run four times as fast.
-        dtype = torch.uint8 if self.num_classes <= 255 else torch.int32
-        return p.to(dtype), t.to(dtype), valid
-
-    def _check(self, values: Tensor, what: str) -> None:
-        if not values.numel():
-            return
-        low, high = (int(v) for v in values.aminmax())
-        if low < 0 or high >= self.num_classes:
-            wrong = np.unique(values[(values < 0) | (values >= self.num_classes)].cpu().numpy())
-            raise ValueError(
-                f"{what}: expected ids 0..{self.num_classes - 1}, got {', '.join(map(str, wrong[:5]))}"
-                f"{', ...' if len(wrong) > 5 else ''}. Labels may also be ignore_index {self.ignore_index}."
-            )
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Returns the counts: int64 tensors by name, the state itself and no copy."""
-        return {name: getattr(self, name) for name in self.STATES}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the counts of ``state_dict``, made by the same protocol.
-
-        Raises:
-            ValueError: names or shapes are not those of this protocol.
-        """
-        self._check_state(state)
-        for name, own in self.state_dict().items():
-            own.copy_(state[name])
-
-    def add_state(self, state: Mapping[str, Tensor]) -> None:
-        """Adds the counts of a ``state_dict``.
-
-        Raises:
-            ValueError: names or shapes are not those of this protocol.
-        """
-        self._check_state(state)
-        for name, own in self.state_dict().items():
-            own += state[name].to(self.device)
-
-    def _check_state(self, state: Mapping[str, Tensor]) -> None:
-        want, got = ({k: tuple(v.shape) for k, v in s.items()} for s in (self.state_dict(), state))
-        if want != got:
-            raise ValueError(f"state: expected the counts {want}, got {got}. Make both sides with the same arguments.")
-
-    def merge_state(self, metrics: Iterable[SegmentationMetrics]) -> SegmentationMetrics:
-        """Adds other parts of the data set, and returns itself.
-
-        Raises:
-            ValueError: a part follows another protocol.
-        """
-        for other in metrics:
-            if self.protocol(images=False) != other.protocol(images=False):
-                raise ValueError(
-                    f"expected one protocol, got {self.protocol(images=False)} and {other.protocol(images=False)}."
-                )
-            self.add_state(other.state_dict())
-        return self
-
-    def reduce(self, all_reduce: Callable[[Tensor], Any]) -> None:
-        """Sums the state over processes, each of which has counted its own images.
-
-        Args:
-            all_reduce: sums one tensor over the processes in place, as ``torch.distributed.all_reduce`` does. NCCL
-                needs the state on the GPU (``device``).
-        """
-        for tensor in self.state_dict().values():
-            all_reduce(tensor)
+            self.contours[i] += contour_counts(prediction, target, valid, k, tolerance).to(self.device)
+        self.images += len(target)
 
     def protocol(self, *, images: bool = True) -> dict[str, Any]:
-        """Returns what the figures depend on beside the data."""
+        """Returns what the figures depend on beside predictions and labels.
+
+        Args:
+            images: whether to include the number of images.
+        """
         rules = {
-            "num_classes": self.num_classes,
-            "ignore_index": self.ignore_index,
+            **super().protocol(),
             "widths": list(self.widths),
             "band": "(2w+1) x (2w+1) window with more than one valid label",
             "absent_class": self.absent,
@@ -209,6 +118,20 @@ class SegmentationMetrics:
             "tolerances": list(self.tolerances),
         }
         return {**rules, "num_images": self.num_images} if images else rules
+
+    def flatten(self, result: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:
+        """Returns the figures that run records hold: means of the whole, each band and tolerance, and IoU per class.
+
+        Args:
+            result: figures as ``compute`` returns them.
+            class_names: names of the K classes.
+        """
+        flat: dict[str, float] = {k: result[k] for k in ("mIoU", "mAcc", "aAcc", "boundary_IoU")}
+        for region in ("trimap", "body"):
+            flat.update({f"{region}_w{w}": v["mIoU"] for w, v in result[region].items()})
+        flat.update({f"boundary_F_t{t}": v["mF"] for t, v in result["boundary_F"].items()})
+        flat.update({f"IoU-{n}": v for n, v in zip(class_names, result["IoU"], strict=True)})
+        return flat
 
     def compute(self) -> dict[str, Any]:
         """Computes every figure, in percent; nan where there is nothing to measure.
@@ -256,8 +179,3 @@ def _percent(value: Tensor) -> float:
 
 def _percents(values: Tensor) -> list[float]:
     return [100.0 * float(v) for v in values]
-
-
-def _counted(ids: NDArray[Any]) -> NDArray[Any]:
-    """Returns ids in a type that torch can count with: it has few functions for unsigned ones of more than 8 bits."""
-    return ids.astype(np.int64) if ids.dtype.kind == "u" and ids.dtype.itemsize > 1 else ids
