@@ -19,8 +19,8 @@ FIGURES: dict[str, str] = {
     "box AP": "Average precision of the masks' bounding boxes, in %.",
     "params": "Parameters of the network in millions. The headline's \"size\" is this number.",
     "FLOPs": "Multiply-adds of one image in evaluation, in billions.",
-    "ms / image": "Time of the network on one test image, the median of the run's last evaluation, on the run's "
-    "machine. Methods train the same student network: differences between them are the measurement's.",
+    "ms / image": "Time of the network on one test image, the median of a run's last evaluation. Shown is the "
+    "fastest run of each network: all methods train the same student, and runs beside each other slow each other down.",
     "s / iteration": "Median time of a training step.",
     "peak memory": "Most memory that one process of the run has held.",
     "share of teacher's": "A method's mean score over the teacher's.",

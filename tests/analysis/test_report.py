@@ -88,6 +88,8 @@ def test_time_per_image_stands_beside_flops_where_a_run_has_it() -> None:
     place = header.index("ms / image")
     assert header[place - 1] == "FLOPs G"
     assert [row[place] for row in rows] == ["", "12.3"]
+    slower = run("CWD", 0, 41.0, ms_per_image=30.0)  # the same network on a busy machine
+    assert [row[place] for row in table_rows([old, new, slower], trimap_width=3)[1]] == ["", "12.3", "12.3"]
     assert "ms / image is the median" in provenance([old, new])
     assert "ms / image" not in table_rows([old], trimap_width=3)[0]
     assert "ms / image" not in provenance([old])
