@@ -125,3 +125,12 @@ function makeSlider(root, data) {
 document.querySelectorAll("table").forEach(makeSortable);
 const slider = document.getElementById("slider");
 if (slider) makeSlider(slider, JSON.parse(document.getElementById("pictures").textContent));
+
+// Printed pages show folded tables too.
+const folded = [...document.querySelectorAll("details")];
+let open = [];
+window.addEventListener("beforeprint", () => {
+  open = folded.filter((one) => one.open);
+  folded.forEach((one) => { one.open = true; });
+});
+window.addEventListener("afterprint", () => folded.forEach((one) => { one.open = open.includes(one); }));

@@ -1,29 +1,33 @@
-"""A comparison as one HTML file that needs nothing else: sortable tables, an image slider, figures."""
+"""A comparison as one HTML file that loads nothing: image slider, sortable tables, glossary, figures."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import NDArray
+from bpkd.analysis.slider import Color, Picture, data_uri, legend_html, picture_data, slider_html
 
-from bpkd.extras import need
-
-Image = NDArray[np.uint8]
-Color = Sequence[int]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-IMAGE = "image"
+SPREAD = " ±\N{NO-BREAK SPACE}"
+"""A narrow column breaks "57.88 ± 1.20" in front of its deviation."""
 WIDE = 900
 """Pixels from which a figure scrolls on a phone instead of shrinking until nobody can read it."""
+
+
+class Link(NamedTuple):
+    """A table cell that leads to a file or folder."""
+
+    text: str
+    path: str
+    """Relative to the page, with "/" between folders."""
 
 
 class Table(NamedTuple):
@@ -32,6 +36,13 @@ class Table(NamedTuple):
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
+    """Cells: plain text or ``Link``; an empty one is shown as a dash."""
+
+    best: Collection[tuple[int, int]] = ()
+    """(row, column) of the cells that are shown in bold."""
+
+    folded: bool = False
+    """Only the number of rows is shown until a reader opens it."""
 
 
 class Figure(NamedTuple):
@@ -41,42 +52,47 @@ class Figure(NamedTuple):
     path: Path
     """PNG file."""
 
+    description: str = ""
+    """What the figure shows, for those who do not see it; by default the title."""
 
-class Picture(NamedTuple):
-    """A test picture and what can be laid over it."""
 
-    name: str
-    image: Image
-    """[h, w, 3] RGB; stretched to the layers' size if it has another."""
+class Section(NamedTuple):
+    """A part of the page below a heading, in the order of these fields."""
 
-    layers: Mapping[str, Image]
-    """label -> [H, W, 3] RGB, for instance the ground truth and each method's prediction, coloured."""
+    heading: str
+    lines: Sequence[str] = ()
+    terms: Sequence[tuple[str, str]] = ()
+    """(term, explanation) of a glossary."""
+
+    tables: Sequence[Table] = ()
+    hint: str = ""
+    """Said once, above the tables."""
+
+    figures: Sequence[Figure] = ()
 
 
 def write_page(
     path: Path,
     *,
     title: str,
-    notes: Mapping[str, Sequence[str]] | None = None,
-    tables: Sequence[Table] = (),
+    lead: Sequence[str] = (),
     pictures: Sequence[Picture] = (),
     start: tuple[str, str] | None = None,
     legend: Sequence[tuple[str, Color]] = (),
-    figures: Sequence[Figure] = (),
-    sources: Sequence[str] = (),
+    sections: Sequence[Section] = (),
 ) -> int:
-    """Writes the page, in the order of the arguments. It asks for nothing from outside: all is inlined.
+    """Writes a page that holds everything it shows: title, lead, pictures, then the sections.
+
+    All texts are plain text. Links lead to files beside the page; nothing is loaded from anywhere.
 
     Args:
         path: HTML file to write; its folder is made.
-        title: plain text, as everything here.
-        notes: heading -> lines, what the reader should know first.
-        tables: sortable by their headers.
-        pictures: for the slider between any two of "image" and the layers.
-        start: the two that the slider shows first, left and right; by default the first and the last.
-        legend: class names with their RGB in 0..255, below the slider.
-        figures: PNG files.
-        sources: where the numbers come from, at the end.
+        title: heading of the page.
+        lead: the main result in one sentence, then sentences about it.
+        pictures: test pictures for the slider, which compares any two of "image" and the layers.
+        start: layers that the slider shows first, left and right; by default the first and the last.
+        legend: names of colours with their RGB in 0..255, below the slider.
+        sections: the rest of the page; those without contents are left out.
 
     Returns:
         The file's size in bytes.
@@ -85,63 +101,58 @@ def write_page(
         ValueError: a row is not as long as its header, a picture is not [H, W, 3] uint8, its layers differ in size or
             one is called "image", ``start`` names no layer of the first picture, or a figure is no PNG.
     """
-    sections = [_section(heading, _list(lines)) for heading, lines in (notes or {}).items()]
-    if tables:
-        sections.append(_section("Results", _hint("Click a header to sort.") + "".join(map(_table, tables))))
-    if pictures:
-        sections.append(_section("Pictures", _slider(pictures[0], start) + _legend(legend)))
-    if figures:
-        sections.append(_section("Figures", "".join(map(_figure, figures))))
-    if sources:
-        sections.append(_section("Where the numbers come from", _list(sources)))
+    parts = {"Pictures": slider_html(pictures[0], start) + legend_html(legend)} if pictures else {}
+    parts |= {s.heading: body for s in sections if (body := _body(s))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.write_bytes(_document(title, sections, pictures).encode())
+    return path.write_bytes(_document(title, lead, parts, pictures).encode())
 
 
-def _document(title: str, sections: Sequence[str], pictures: Sequence[Picture]) -> str:
+def _body(section: Section) -> str:
+    terms = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in section.terms)
+    return (
+        (_list(section.lines) if section.lines else "")
+        + (f'<dl class="terms">{terms}</dl>\n' if terms else "")
+        + (_hint(section.hint) if section.hint and section.tables else "")
+        + "".join(map(_table, section.tables))
+        + "".join(map(_figure, section.figures))
+    )
+
+
+def _document(title: str, lead: Sequence[str], parts: Mapping[str, str], pictures: Sequence[Picture]) -> str:
     script = _asset("page.js")
+    places = {heading: f"part-{i}" for i, heading in enumerate(parts, start=1)}
+    links = "".join(f'<li><a href="#{place}">{escape(heading)}</a></li>' for heading, place in places.items())
+    first, *more = ['<p class="lead">', *['<p class="about">'] * (len(lead) - 1)]
     return Template(_asset("page.html")).substitute(
         title=escape(title),
         css=_asset("page.css"),
         js=script,
         script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        sections="\n".join(sections),
+        lead="\n".join(f"{tag}{escape(_unbroken(line))}</p>" for tag, line in zip((first, *more), lead, strict=False)),
+        contents=f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(parts) > 1 else "",
+        sections="\n".join(_section(heading, places[heading], body) for heading, body in parts.items()),
         # Inside a script element only "<" could end it.
-        pictures=json.dumps([_picture(p) for p in pictures], ensure_ascii=False).replace("<", "\\u003c"),
+        pictures=json.dumps([picture_data(p) for p in pictures], ensure_ascii=False).replace("<", "\\u003c"),
     )
-
-
-def png(image: Image) -> bytes:
-    """Encodes an RGB image [H, W, 3] as PNG without loss, with a palette where 256 colours are enough."""
-    need("Writing PNG files", "PIL")
-    from PIL import Image as Pillow
-
-    red, green, blue = image.astype(np.uint32).transpose(2, 0, 1)
-    colors, places = np.unique(red << 16 | green << 8 | blue, return_inverse=True)
-    if len(colors) <= 256:
-        encoded = Pillow.fromarray(places.reshape(image.shape[:2]).astype(np.uint8))
-        encoded.putpalette(b"".join(int(c).to_bytes(3, "big") for c in colors))
-    else:
-        encoded = Pillow.fromarray(image)
-    out = io.BytesIO()
-    encoded.save(out, "PNG", optimize=True)
-    return out.getvalue()
 
 
 def _asset(name: str) -> str:
     return (files("bpkd.analysis") / name).read_text(encoding="utf-8")
 
 
-def _data_uri(encoded: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(encoded).decode()
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(heading)}</h2>\n{body}\n</section>"
+def _section(heading: str, place: str, body: str) -> str:
+    name = escape(heading)
+    return (
+        f'<section id="{place}" aria-labelledby="{place}-name">\n<h2 id="{place}-name">{name}</h2>\n{body}\n</section>'
+    )
 
 
 def _hint(text: str) -> str:
-    return f'<p class="hint">{text}</p>\n'
+    return f'<p class="hint">{escape(text)}</p>\n'
+
+
+def _unbroken(text: str) -> str:
+    return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" .. ", "\N{NO-BREAK SPACE}..\N{NO-BREAK SPACE}")
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -149,26 +160,42 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _table(table: Table) -> str:
-    title, header, rows = table
+    title, header, rows = escape(table.title), table.header, table.rows
     for row in rows:
         if len(row) != len(header):
             raise ValueError(
-                f"table {title!r}: expected {len(header)} cells per row as in its header, got {len(row)}: {list(row)}"
+                f"table {table.title!r}: expected {len(header)} cells per row as in its header, got {len(row)}: "
+                f"{list(row)}"
             )
     heads = "".join(f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in header)
-    lines = []
-    for row in rows:
-        first, *rest = (escape(str(cell)) for cell in row)
-        lines.append(f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>")
-    body = "\n".join(lines)
-    return (
-        f'<h3>{escape(title)}</h3>\n<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}">'
+    body = "\n".join(_row(row, [(i, j) in table.best for j in range(len(row))]) for i, row in enumerate(rows))
+    found = (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
         f"<table><thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
     )
+    if table.folded:
+        found = f"<details><summary>{len(rows)} rows</summary>\n{found}</details>\n"
+    return f"<h3>{title}</h3>\n{found}"
+
+
+def _row(cells: Sequence[object], best: Sequence[bool]) -> str:
+    first, *rest = (_cell(cell) for cell in cells)
+    found = [f'<tr><th scope="row">{first}</th>']
+    for cell, marked in zip(rest, best[1:], strict=True):
+        names = [name for name, has in (("best", marked), ("spread", SPREAD in cell)) if has]
+        kind = f' class="{" ".join(names)}"' if names else ""
+        found.append(f"<td{kind}><strong>{cell}</strong></td>" if marked else f"<td{kind}>{cell}</td>")
+    return "".join([*found, "</tr>"])
+
+
+def _cell(cell: object) -> str:
+    if isinstance(cell, Link):
+        return f'<a href="{escape(quote(cell.path))}">{escape(cell.text)}</a>'
+    return escape(str(cell)).replace(" ± ", SPREAD) or "–"
 
 
 def _figure(figure: Figure) -> str:
-    title, path = figure
+    title, path, description = figure
     encoded = Path(path).read_bytes()
     if not encoded.startswith(PNG_SIGNATURE):
         raise ValueError(f"figure {title!r}: expected a PNG file, got {path}; save it as PNG")
@@ -176,61 +203,5 @@ def _figure(figure: Figure) -> str:
     name = escape(title)
     return (
         f'<figure><figcaption>{name}</figcaption><div class="plate{wide}">'
-        f'<img src="{_data_uri(encoded)}" alt="{name}"></div></figure>\n'
+        f'<img src="{data_uri(encoded)}" alt="{escape(description) or name}"></div></figure>\n'
     )
-
-
-def _legend(legend: Sequence[tuple[str, Color]]) -> str:
-    items = []
-    for name, color in legend:
-        red, green, blue = (int(c) for c in color)
-        items.append(f'<li><i style="background:rgb({red},{green},{blue})"></i>{escape(name)}</li>')
-    return '<ul class="legend" aria-label="Classes">' + "".join(items) + "</ul>" if items else ""
-
-
-def _slider(first: Picture, start: tuple[str, str] | None) -> str:
-    labels = _layers(first)
-    left, right = start or (next(iter(labels)), list(labels)[-1])
-    for label in (left, right):
-        if label not in labels:
-            raise ValueError(f"start: expected two of {list(labels)}, got {label!r}")
-    selects = "".join(
-        f'<label>{word}<select data-part="{side}-select" data-start="{escape(label)}"></select></label>'
-        for side, word, label in (("left", "Left", left), ("right", "Right", right))
-    )
-    hint = "Drag across the picture, or focus it and use the arrow keys."
-    return (
-        f'<div id="slider">{_hint(hint)}<div class="controls"><label>Picture<select data-part="picture"></select>'
-        f'</label>{selects}<button type="button" data-part="swap">Swap sides</button></div>\n'
-        '<div class="view" data-part="view"><img class="right" data-part="right-image" alt="">'
-        '<img class="left" data-part="left-image" alt="">'
-        '<input type="range" data-part="range" min="0" max="100" step="1" value="50" '
-        'aria-label="Divider between the left and the right picture"><div class="divider"></div></div>\n'
-        '<div class="names"><span data-part="left-name"></span><span data-part="right-name"></span></div></div>\n'
-        '<noscript><p class="hint">The slider and the sorting need JavaScript.</p></noscript>\n'
-    )
-
-
-def _layers(picture: Picture) -> dict[str, Image]:
-    """Returns all that the slider can show, the image first."""
-    name, image, layers = picture
-    if IMAGE in layers:
-        raise ValueError(f"picture {name!r}: a layer is called {IMAGE!r}, as the picture itself is; rename it")
-    found = {IMAGE: image, **layers}
-    for label, pixels in found.items():
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(
-                f"picture {name!r}, {label!r}: expected [H, W, 3] RGB of uint8, got {list(pixels.shape)} of "
-                f"{pixels.dtype}; colour a label map, move the channels to the end"
-            )
-    sizes = {label: pixels.shape[:2] for label, pixels in layers.items()}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"picture {name!r}: expected layers of one size, got {sizes}; resize the predictions")
-    return found
-
-
-def _picture(picture: Picture) -> dict[str, Any]:
-    found = _layers(picture)
-    height, width = list(found.values())[-1].shape[:2]
-    layers = [[label, _data_uri(png(pixels))] for label, pixels in found.items()]
-    return {"name": picture.name, "width": width, "height": height, "layers": layers}

@@ -1,15 +1,17 @@
-"""Tables from run records: mean and deviation over seeds, gains over the student alone, said as they are."""
+"""Tables from run records: mean and standard deviation over seeds, costs, and where the figures come from."""
 
 from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import mean, stdev
 from typing import Any
 
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import Column, task_of
 
 Record = Mapping[str, Any]
 
@@ -19,9 +21,9 @@ NAMES = {ALONE: "student alone", TEACHER: "teacher"}
 # End of a method's name where it was given the iterations that BPKD's time buys.
 EQUAL_TIME = "-equal-time"
 
-COSTS = ("params_m", "flops_g", "seconds_per_iteration", "peak_memory_mb")
+COSTS = ("params_m", "flops_g", "ms_per_image", "seconds_per_iteration", "peak_memory_mb")
 # Columns that older records lack; left out where no run has them.
-LATER = ("peak_memory_mb",)
+LATER = ("ms_per_image", "peak_memory_mb")
 
 
 def display_name(method: str) -> str:
@@ -69,23 +71,59 @@ def table_rows(records: Sequence[Record], *, trimap_width: int) -> tuple[list[st
     """Makes the cells of the comparison table.
 
     Args:
-        records: complete runs, all of label maps or all of instances.
+        records: complete runs, all of one task.
         trimap_width: half-width of the trimap column, one that was measured.
 
     Returns:
         (header, rows). Scores are mean ± standard deviation over seeds where there are several.
     """
-    task = task_of(records, trimap_width)
-    shape = [c for c in task.columns if c[1] not in LATER or any(r.get(c[1]) for r in records)]
-    rows = summarise(records, [metric for _, metric, _ in shape])
-    teacher = next((r.values[task.score][0] for r in rows if r.method == TEACHER), float("nan"))
-    header = ["method", "seeds", *(title for title, _, _ in shape), f"share of teacher's {task.score}"]
+    columns, rows, score = _contents(records, trimap_width)
+    teacher = next((r.values[score][0] for r in rows if r.method == TEACHER), float("nan"))
+    header = ["method", "seeds", *(title for title, _, _ in columns), f"share of teacher's {score}"]
     lines = []
     for row in rows:
-        cells = [_cell(*_shown(metric, *row.values[metric]), digits) for _, metric, digits in shape]
-        share = 100 * row.values[task.score][0] / teacher if teacher else float("nan")
+        cells = [_cell(*_shown(metric, *row.values[metric]), digits) for _, metric, digits in columns]
+        share = 100 * row.values[score][0] / teacher if teacher else float("nan")
         lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
     return header, lines
+
+
+def _contents(records: Sequence[Record], trimap_width: int) -> tuple[list[Column], list[Summary], str]:
+    task = task_of(records, trimap_width)
+    records = _with_network_speed(records)
+    columns = [c for c in task.columns if c[1] not in LATER or any(r.get(c[1]) for r in records)]
+    return columns, summarise(records, [metric for _, metric, _ in columns]), task.score
+
+
+def _with_network_speed(records: Sequence[Record]) -> list[Record]:
+    """Gives all runs of one network the time per image of the fastest one: the others shared the machine."""
+    network = itemgetter("params_m", "flops_g")
+    fastest: dict[Any, float] = {}
+    for record in (r for r in records if r.get("ms_per_image")):
+        fastest[network(record)] = min(fastest.get(network(record), float("inf")), record["ms_per_image"])
+    return [{**r, "ms_per_image": fastest[network(r)]} if r.get("ms_per_image") else r for r in records]
+
+
+def best_cells(records: Sequence[Record], *, trimap_width: int) -> set[tuple[int, int]]:
+    """Returns (row, column) of the best students' cells in ``table_rows``: highest scores, lowest costs.
+
+    Values are compared as they are shown. A column in which all students are level has no best cell.
+
+    Args:
+        records: complete runs, all of one task.
+        trimap_width: half-width of the trimap column.
+    """
+    columns, rows, _ = _contents(records, trimap_width)
+    found = set()
+    for place, (_, metric, digits) in enumerate(columns, start=2):  # after method and seeds
+        values = {i: round(r.values[metric][0], digits) for i, r in enumerate(rows) if r.method != TEACHER}
+        values = {i: value for i, value in values.items() if value == value}
+        if metric in COSTS:  # a longer run of the same method costs the same; what differs is the measurement
+            values = {i: value for i, value in values.items() if not rows[i].method.endswith(EQUAL_TIME)}
+        if len(set(values.values())) > 1:
+            best = min(values.values()) if metric in COSTS else max(values.values())
+            found |= {(i, place) for i, value in values.items() if value == best}
+    return found
 
 
 def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
@@ -119,14 +157,15 @@ def _cell(average: float, deviation: float, digits: int) -> str:
     return text if deviation != deviation else f"{text} ± {deviation:.{digits}f}"
 
 
-def verdicts(records: Sequence[Record], metric: str = "mIoU") -> list[str]:
-    """Says, for every method, how it stands against the student alone, seed by seed, and who beats BPKD.
+def findings(records: Sequence[Record], metric: str = "mIoU", *, name: str = "") -> list[str]:
+    """Says, for every method, how it stands against the student alone, seed by seed, and which are better than BPKD.
 
     Args:
         records: complete runs.
         metric: name in ``record["metrics"]``.
+        name: name of the figure in the sentences; by default ``metric``.
     """
-    scores = by_seed(records, metric)
+    scores, name = by_seed(records, metric), name or metric
     scores.pop(TEACHER, None)
     lines = []
     alone = scores.get(ALONE, {})
@@ -134,9 +173,9 @@ def verdicts(records: Sequence[Record], metric: str = "mIoU") -> list[str]:
         gains = [own[s] - alone[s] for s in own if s in alone]
         if method != ALONE and gains:
             each = ", ".join(f"{g:+.2f}" for g in gains)
-            pair = f"{display_name(method)} - student alone"
-            lines.append(f"{pair}: {mean(gains):+.2f} {metric} ({_consistency(gains)}; by seed: {each})")
-    return lines + _better_than_bpkd(scores, metric)
+            pair = f"{display_name(method)} over student alone"
+            lines.append(f"{pair}: {mean(gains):+.2f} {name} ({_consistency(gains)}; by seed: {each})")
+    return lines + _better_than_bpkd(scores, name)
 
 
 def by_seed(records: Iterable[Record], metric: str) -> dict[str, dict[int, float]]:
@@ -154,7 +193,7 @@ def by_seed(records: Iterable[Record], metric: str) -> dict[str, dict[int, float
     return scores
 
 
-def _better_than_bpkd(scores: Mapping[str, Mapping[int, float]], metric: str) -> list[str]:
+def _better_than_bpkd(scores: Mapping[str, Mapping[int, float]], name: str) -> list[str]:
     ours = scores.get("BPKD", {})
     lines = []
     for method, other in scores.items():
@@ -163,9 +202,9 @@ def _better_than_bpkd(scores: Mapping[str, Mapping[int, float]], metric: str) ->
             continue
         theirs, own = mean(other[s] for s in seeds), mean(ours[s] for s in seeds)
         if f"{theirs:.2f}" == f"{own:.2f}":
-            lines.append(f"{display_name(method)} and BPKD are level here: {own:.2f} {metric}.")
+            lines.append(f"{display_name(method)} and BPKD are level here: {own:.2f} {name}.")
         elif theirs > own:
-            lines.append(f"{display_name(method)} beats BPKD here: {theirs:.2f} against {own:.2f} {metric}.")
+            lines.append(f"{display_name(method)} beats BPKD here: {theirs:.2f} against {own:.2f} {name}.")
     return lines
 
 
@@ -190,9 +229,19 @@ def provenance(records: Sequence[Record]) -> str:
     return (
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
         f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step."
+        + _speed(records)
         + _longer(records)
         + _precision(records)
         + _memory(records)
+    )
+
+
+def _speed(records: Sequence[Record]) -> str:
+    timed = any(r.get("ms_per_image") for r in records)
+    return (
+        " ms / image is the median of the last evaluation, one image at a time, in the fastest run of each network."
+        if timed
+        else ""
     )
 
 
@@ -241,3 +290,10 @@ def run_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
         for r in records
     ]
     return ["run", "seed", "iterations", "commit", "machine"], rows
+
+
+def __getattr__(name: str) -> Any:
+    if name == "verdicts":
+        warnings.warn("bpkd.analysis.report.verdicts is called findings now.", FutureWarning, stacklevel=2)
+        return findings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

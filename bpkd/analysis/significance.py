@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
@@ -35,11 +36,15 @@ class PairedTest:
     verdict: str
     """"gain", "no gain", "inconclusive" or "one seed: not tested"."""
 
-    def row(self) -> list[str]:
-        """Returns the cells of a table's row, in the order of ``HEADER``."""
+    def row(self, name: str = "") -> list[str]:
+        """Returns the cells of a table's row, in the order of ``HEADER``.
+
+        Args:
+            name: name of the figure; by default the metric's.
+        """
         interval = "" if math.isnan(self.low) else f"{self.low:+.2f} .. {self.high:+.2f}"
-        name = f"{display_name(self.method)} - {display_name(self.against)}"
-        return [name, self.metric, str(self.seeds), f"{self.mean:+.2f}", interval, self.verdict]
+        pair = f"{display_name(self.method)} over {display_name(self.against)}"
+        return [pair, name or self.metric, str(self.seeds), f"{self.mean:+.2f}", interval, self.verdict]
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float, float]:
@@ -57,11 +62,11 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
     return middle, middle - half, middle + half
 
 
-def judge(low: float, high: float, margin: float) -> str:
-    """Says what an interval shows.
+def conclude(low: float, high: float, margin: float) -> str:
+    """Says what a confidence interval shows.
 
     Args:
-        low: lower end; nan: not tested.
+        low: lower end; nan where there was one seed.
         high: upper end.
         margin: the smallest gain that would matter.
 
@@ -99,7 +104,7 @@ def _test(scores: Mapping[str, Mapping[int, float]], method: str, against: str, 
     if not differences:
         return None
     middle, low, high = interval(differences)
-    verdict = judge(low, high, facts["margin"])
+    verdict = conclude(low, high, facts["margin"])
     return PairedTest(method, against, facts["metric"], len(differences), middle, low, high, verdict)
 
 
@@ -110,3 +115,10 @@ def explanation(margin: float) -> str:
         'supposes that they are normally distributed. "gain": the interval lies above 0; "no gain": it ends below '
         f'{margin:g} points; "inconclusive": neither. Many rows are tested, without correction for that.'
     )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "judge":
+        warnings.warn("bpkd.analysis.significance.judge is called conclude now.", FutureWarning, stacklevel=2)
+        return conclude
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

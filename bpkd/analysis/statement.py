@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bpkd.analysis.report import Record, markdown, provenance, table, verdicts
+from bpkd.analysis.report import Record, findings, markdown, provenance, table
 from bpkd.analysis.significance import HEADER, explanation, paired_tests
 from bpkd.analysis.task import task_of
 
@@ -12,7 +12,7 @@ from bpkd.analysis.task import task_of
 def report_text(records: Sequence[Record], *, trimap_width: int, margin: float = 0.5) -> str:
     """Returns a data set's report in Markdown.
 
-    Table, verdicts on mIoU and on the trimap (of instances: on mask AP and Boundary AP), the paired tests of both, and
+    Table, findings on mIoU and on the trimap (of instances: on mask AP and Boundary AP), the paired tests of both, and
     where the figures come from.
 
     Args:
@@ -22,7 +22,7 @@ def report_text(records: Sequence[Record], *, trimap_width: int, margin: float =
     """
     figures = task_of(records, trimap_width).tested
     lines = [table(records, trimap_width=trimap_width)[0], ""]
-    lines += [f"- {line}" for metric in figures for line in verdicts(records, metric)]
+    lines += [f"- {line}" for metric in figures for line in findings(records, metric)]
     return "\n".join([*lines, "", *_tests(records, figures, margin), provenance(records)])
 
 

@@ -15,6 +15,7 @@ Column = tuple[str, str, int]
 COST_COLUMNS: tuple[Column, ...] = (
     ("params M", "params_m", 2),
     ("FLOPs G", "flops_g", 2),
+    ("ms / image", "ms_per_image", 1),
     ("s / iteration", "seconds_per_iteration", 3),
     ("peak memory MB", "peak_memory_mb", 0),
 )
@@ -39,6 +40,10 @@ class Task:
 
     per_class: Mapping[str, tuple[str, str]]
     """File name -> (title, figure that is there per class)."""
+
+    def title(self, metric: str) -> str:
+        """Returns a figure's name as tables show it."""
+        return next((title for title, key, _ in self.columns if key == metric), metric)
 
     @property
     def tested(self) -> tuple[str, str]:

@@ -6,10 +6,13 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from statistics import median
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
@@ -33,20 +36,54 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
         folder: Folder below OUTPUT_DIR for the full results.
 
     Returns:
-        Results of the only set, or {set: results} of several; empty on all but the main process.
+        Results of the only set, or {set: results} of several; empty on all but the main process. ``speed`` among them
+        holds ``ms_per_image`` of the main process's share.
     """
     results: OrderedDict[str, Any] = OrderedDict()
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name, rank=comm.get_rank(), world_size=comm.get_world_size())
         out = os.path.join(cfg.OUTPUT_DIR, folder, name)
+        clock = InferenceClock()
         with progress(loader, name) as images:
-            results[name] = inference_on_dataset(model, images, build_evaluator(cfg, name, out)) or {}
+            evaluator = build_evaluator(cfg, name, out)
+            results[name] = inference_on_dataset(model, images, evaluator, callbacks=clock.callbacks) or {}
+        if results[name] and clock.seconds:
+            results[name]["speed"] = {"ms_per_image": clock.ms_per_image()}
         for task, scores in without_classes(results[name]).items():
             shown = ", ".join(f"{k} {v:.2f}" for k, v in scores.items() if "-" not in k)
             logger.info("%s, %s: %s", name, task, shown)
     if not comm.is_main_process():
         return {}
     return next(iter(results.values())) if len(results) == 1 else dict(results)
+
+
+class InferenceClock:
+    """Wall-clock time of each call of a network in ``inference_on_dataset``."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    @property
+    def callbacks(self) -> dict[str, Callable[[], None]]:
+        """What ``inference_on_dataset`` calls before and after the network."""
+        return {"before_inference": self._before, "after_inference": self._after}
+
+    def _before(self) -> None:
+        self._start = _now()
+
+    def _after(self) -> None:
+        self.seconds.append(_now() - self._start)
+
+    def ms_per_image(self) -> float:
+        """Returns the median over calls of one image each; the slow first calls do not move it."""
+        return 1e3 * median(self.seconds)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # kernels run on after the call that starts them has returned
+    return time.perf_counter()
 
 
 @contextlib.contextmanager
@@ -71,5 +108,6 @@ def progress(loader: DataLoader[Any], name: str) -> Iterator[Any]:
 
 
 def without_classes(results: dict[str, Any]) -> dict[str, Any]:
-    """Returns results without a figure per class and band width: metrics.json and TensorBoard get a row each time."""
-    return {k: without_classes(v) if isinstance(v, dict) else v for k, v in results.items() if k != "per_class"}
+    """Returns results without figures per class and band width, and without times: a row of metrics.json."""
+    left_out = ("per_class", "speed")
+    return {k: without_classes(v) if isinstance(v, dict) else v for k, v in results.items() if k not in left_out}

@@ -57,6 +57,7 @@ def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **fac
         "params_m": cost.params / 1e6,
         "flops_g": cost.flops / 1e9,
         "flops_size": cost.size,
+        **plain(results.get("speed", {})),
         "config": cfg.dump(),
         **facts,
     }

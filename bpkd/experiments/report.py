@@ -74,7 +74,15 @@ def write_report(
         plots.panels(pictures, list(first), folder / "panels.png", **options)
     else:
         instance_panels(pictures, folder / "instances.png")
-    size = comparison_page(records, pictures, folder, classes=classes, trimap_width=trimap_width, margin=margin)
+    size = comparison_page(
+        records,
+        pictures,
+        folder,
+        classes=classes,
+        trimap_width=trimap_width,
+        margin=margin,
+        runs={job.output.name: job.output for job in jobs},
+    )
     say(f"report.html: {size / 1e6:.1f} MB")
     return body
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bpkd.analysis.page import Picture, Table, write_page
+from bpkd.analysis.page import Section, Table, write_page
+from bpkd.analysis.slider import Picture
+from tests.helpers import comparison_pages
 from tests.helpers.chromium import Chromium
 
 pytestmark = pytest.mark.browser
@@ -34,9 +36,9 @@ def browser(tmp_path: Path) -> Iterator[Chromium]:
     write_page(
         tmp_path / "page.html",
         title="Comparison",
-        tables=[Table("Scores", ["method", "mIoU", "network"], rows)],
         pictures=pictures,
         start=(TRUTH, "BPKD"),
+        sections=[Section("Results", tables=[Table("Scores", ["method", "mIoU", "network"], rows)])],
     )
     with Chromium(tmp_path / "profile") as browser:
         browser.open(tmp_path / "page.html")
@@ -137,6 +139,64 @@ def test_headers_sort_words_from_the_keyboard(browser: Chromium) -> None:
     browser.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", windowsVirtualKeyCode=13, text="\r")
     assert order(browser) == "ecagdbf"  # HRNet, R2, R18, R34, r50, R101
     assert states(browser) == [None, None, "ascending"]
+
+
+# What leaves its parent or the window, or is cut. Tables and wide figures may scroll sideways inside their frames.
+OUTSIDE = """(() => {
+  document.querySelectorAll("details").forEach((one) => { one.open = true; });
+  const name = (e) => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`;
+  const found = [];
+  for (const e of document.querySelectorAll("main, main *")) {
+    const [own, parent] = [e, e.parentElement].map((one) => one.getBoundingClientRect());
+    if (!own.width || !own.height || e.closest("option")) continue;
+    const frame = e.parentElement.closest(".scroll, .plate.wide");
+    const sideways = own.left < parent.left - 1 || own.right > parent.right + 1;
+    const across = own.top < parent.top - 1 || own.bottom > parent.bottom + 1;
+    const inline = getComputedStyle(e).display === "inline";
+    if ((sideways && frame !== e.parentElement) || (across && !inline)) found.push(`outside its parent: ${name(e)}`);
+    if (!frame && (own.left < -1 || own.right > innerWidth + 1)) found.push(`outside the window: ${name(e)}`);
+    const frames = e.matches(".scroll, .plate.wide, select, input, .view, .view *");
+    if (!frames && e.clientWidth && e.scrollWidth > e.clientWidth + 1) found.push(`cut: ${name(e)}`);
+  }
+  return found;
+})()"""
+SCROLLS = "[...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with Chromium(tmp_path_factory.mktemp("browser") / "profile") as browser:
+        yield browser
+        assert browser.errors == []
+
+
+@pytest.mark.parametrize("case", comparison_pages.CASES)
+def test_nothing_leaves_its_parent_or_the_window(case: str, window: Chromium, tmp_path: Path) -> None:
+    path = comparison_pages.write(case, tmp_path / "report")
+    for width in (390, 768, 1440):
+        window.resize(width, 900)
+        window.open(path)
+        assert window.evaluate(OUTSIDE) == [], width
+        assert window.evaluate("document.documentElement.scrollWidth") == width
+    assert window.evaluate(SCROLLS) == 0  # at 1440 pixels every table fits
+
+
+def test_selects_of_long_names_would_be_found(browser: Chromium) -> None:
+    assert browser.evaluate(OUTSIDE) == []
+    browser.evaluate("document.querySelector('[data-part=\"left-select\"]').style.width = '40rem'")
+    assert any("SELECT" in line for line in browser.evaluate(OUTSIDE))
+
+
+def test_folded_tables_are_printed(browser: Chromium, tmp_path: Path) -> None:
+    table = Table("Runs", ["run", "seed"], [[f"run {i}", i] for i in range(3)], folded=True)
+    write_page(tmp_path / "folded.html", title="T", sections=[Section("Runs", tables=[table])])
+    browser.open(tmp_path / "folded.html")
+    is_open = "document.querySelector('details').open"
+    assert browser.evaluate(is_open) is False
+    browser.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert browser.evaluate(is_open) is True
+    browser.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert browser.evaluate(is_open) is False
 
 
 def test_a_phone_shows_the_page_without_scrolling_sideways(browser: Chromium) -> None:

@@ -16,10 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bpkd.analysis.page import Figure, Picture, Table, png, write_page
+from bpkd.analysis.page import Figure, Link, Section, Table, write_page
+from bpkd.analysis.slider import Picture, png
 
 REPO = Path(__file__).parents[2]
 NASTY = "<b>\"road\" & 'sky'</script><script>alert(1)</script>"
+
+
+RUN = Link("run 3", "../a run/<b>/")
+ROWS = [["BPKD", "57.88 ± 1.2"], [NASTY, 3], [RUN, ""]]
 
 
 class Reader(HTMLParser):
@@ -72,12 +77,16 @@ def page(tmp_path: Path, pictures: list[Picture]) -> Reader:
     size = write_page(
         tmp_path / "new" / "page.html",
         title=NASTY,
-        notes={"Verdicts": [NASTY]},
-        tables=[Table("Scores", ["method", NASTY], [["BPKD", "57.88 ± 1.2"], [NASTY, 3]])],
+        lead=[NASTY, "about 95 % of it"],
         pictures=pictures,
         legend=[("sky", (1, 2, 3)), (NASTY, np.array([4, 5, 6], np.uint8))],
-        figures=[Figure(NASTY, tmp_path / "plot.png")],
-        sources=["commit abc"],
+        sections=[
+            Section("Results", tables=[Table("Scores", ["method", NASTY], ROWS, {(0, 1)})], hint=NASTY),
+            Section("Glossary", terms=[(NASTY, NASTY)]),
+            Section("Figures", figures=[Figure("drawn", tmp_path / "plot.png", NASTY)]),
+            Section("Sources", [NASTY, "commit abc"]),
+            Section("Nothing"),
+        ],
     )
     text = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     assert size == (tmp_path / "new" / "page.html").stat().st_size
@@ -86,7 +95,10 @@ def page(tmp_path: Path, pictures: list[Picture]) -> Reader:
 
 def test_nothing_is_fetched(page: Reader) -> None:
     assert not page.with_tag("link")
+    assert [a["href"] for a in page.with_tag("a")[-1:]] == ["../a%20run/%3Cb%3E/"]  # followed by a click alone
     for tag, attrs in page.tags:
+        if tag == "a":
+            continue
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             assert (attrs.get(name) or "data:").startswith("data:"), (tag, name)
     assert not re.findall(r"url\(|@import|https?:|//[a-z]+\.", "".join(page.texts["style"]))
@@ -103,7 +115,7 @@ def test_policy_allows_the_own_script_alone(page: Reader) -> None:
 def test_text_is_escaped_wherever_it_stands(page: Reader) -> None:
     assert len(page.with_tag("script")) == 2
     assert not page.with_tag("b")
-    for tag, count in {"title": 1, "h1": 1, "li": 2, "button": 1, "th": 1, "figcaption": 1}.items():
+    for tag, count in {"title": 1, "h1": 1, "li": 2, "button": 1, "th": 1, "dt": 1, "dd": 1, "p": 2}.items():
         assert page.texts[tag].count(NASTY) == count, tag
     assert NASTY in [img["alt"] for img in page.with_tag("img")]
     assert page.texts["li"][-1] == "commit abc"
@@ -112,9 +124,23 @@ def test_text_is_escaped_wherever_it_stands(page: Reader) -> None:
 
 
 def test_tables_can_be_sorted_by_their_headers(page: Reader) -> None:
-    assert [th["scope"] for th in page.with_tag("th")] == ["col", "col", "row", "row"]
-    assert page.texts["button"][:2] == ["method", NASTY]
-    assert page.texts["td"] == ["57.88 ± 1.2", "3"]
+    assert [th["scope"] for th in page.with_tag("th")] == ["col", "col", "row", "row", "row"]
+    assert [text for text in page.texts["button"] if text != "Swap sides"] == ["method", NASTY]
+    assert page.texts["td"] == ["", "3", "–"]
+
+
+def test_the_best_cells_are_marked(page: Reader) -> None:
+    assert page.texts["strong"] == ["57.88 ±\N{NO-BREAK SPACE}1.2"]
+    assert [td.get("class") for td in page.with_tag("td")] == ["best spread", None, None]
+
+
+def test_the_lead_comes_first_and_contents_lead_to_sections(page: Reader) -> None:
+    assert page.texts["h2"] == ["Pictures", "Results", "Glossary", "Figures", "Sources"]  # in this order, none empty
+    tags = [tag for tag, _ in page.tags]
+    assert tags.index("h1") < tags.index("p") < tags.index("nav") < tags.index("section")
+    assert page.texts["p"][1] == "about 95\N{NO-BREAK SPACE}% of it"
+    places = [attrs["id"] for attrs in page.with_tag("section")]
+    assert [attrs["href"] for attrs in page.with_tag("a")[:5]] == [f"#{place}" for place in places]
 
 
 def test_pictures_come_back_pixel_by_pixel(page: Reader, pictures: list[Picture]) -> None:
@@ -146,7 +172,7 @@ def test_label_maps_are_stored_with_a_palette(colors: int) -> None:
 
 
 def test_empty_parts_leave_no_heading(tmp_path: Path) -> None:
-    write_page(tmp_path / "p.html", title="T", tables=[Table("Scores", ["a"], [["1"]])])
+    write_page(tmp_path / "p.html", title="T", sections=[Section("Results", tables=[Table("Scores", ["a"], [["1"]])])])
     page = Reader((tmp_path / "p.html").read_text(encoding="utf-8"))
     assert page.texts["h2"] == ["Results"]
     assert not [attrs for attrs in page.with_tag("div") if attrs.get("id") == "slider"]
@@ -158,14 +184,20 @@ GOOD = np.zeros((4, 6, 3), np.uint8)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tables": [Table("Scores", ["a", "b"], [["1"]])]}, "'Scores': expected 2 cells per row.*got 1"),
+        (
+            {"sections": [Section("S", tables=[Table("Scores", ["a", "b"], [["1"]])])]},
+            "'Scores': expected 2 cells per row.*got 1",
+        ),
         ({"pictures": [Picture("p", GOOD.transpose(2, 0, 1), {})]}, r"expected \[H, W, 3\].*got \[3, 4, 6\]"),
         ({"pictures": [Picture("p", GOOD, {"BPKD": GOOD[..., 0]})]}, r"'BPKD': .*got \[4, 6\]"),
         ({"pictures": [Picture("p", GOOD / 255, {})]}, "uint8, got .* of float64"),
         ({"pictures": [Picture("p", GOOD, {"a": GOOD, "b": GOOD[1:]})]}, r"one size, got .*'b': \(3, 6\)"),
         ({"pictures": [Picture("p", GOOD, {"image": GOOD})]}, "a layer is called 'image'"),
         ({"pictures": [Picture("p", GOOD, {"a": GOOD})], "start": ("a", "b")}, r"two of \['image', 'a'\], got 'b'"),
-        ({"figures": [Figure("plot", Path(__file__))]}, "'plot': expected a PNG file, got .*test_page.py"),
+        (
+            {"sections": [Section("S", figures=[Figure("plot", Path(__file__))])]},
+            "'plot': expected a PNG file, got .*test_page.py",
+        ),
     ],
 )
 def test_wrong_inputs_are_refused(tmp_path: Path, arguments: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Run records, tables, verdicts and figures, from made-up runs."""
+"""Run records, tables, findings and figures, from made-up runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bpkd.analysis import plots
 from bpkd.analysis.bars import bars
 from bpkd.analysis.classes import class_rows, class_scores, edge_and_body, trimap_curves
 from bpkd.analysis.records import commit, environment, read_records, write_records
-from bpkd.analysis.report import provenance, run_rows, summarise, table, verdicts
+from bpkd.analysis.report import best_cells, findings, provenance, run_rows, summarise, table, table_rows
 from bpkd.analysis.task import task_of
 
 REPO = Path(__file__).parents[2]
@@ -82,14 +82,40 @@ def test_peak_memory_is_a_column_where_a_run_has_it() -> None:
     assert [row[-2] for row in rows] == ["", "1235"]
 
 
+def test_time_per_image_stands_beside_flops_where_a_run_has_it() -> None:
+    old, new = run("none", 0, 40.0), run("BPKD", 0, 41.0, ms_per_image=12.34)
+    header, rows = table_rows([old, new], trimap_width=3)
+    place = header.index("ms / image")
+    assert header[place - 1] == "FLOPs G"
+    assert [row[place] for row in rows] == ["", "12.3"]
+    slower = run("CWD", 0, 41.0, ms_per_image=30.0)  # the same network on a busy machine
+    assert [row[place] for row in table_rows([old, new, slower], trimap_width=3)[1]] == ["", "12.3", "12.3"]
+    assert "ms / image is the median" in provenance([old, new])
+    assert "ms / image" not in table_rows([old], trimap_width=3)[0]
+    assert "ms / image" not in provenance([old])
+
+
+def test_best_cells_are_those_of_students() -> None:
+    records = runs(none=[40.0], KD=[43.001], BPKD=[43.004], teacher=[60.0])
+    for record, seconds, ms in zip(records, (0.5, 0.7, 0.6, 0.1), (3.0, 2.0, 4.0, 1.0), strict=True):
+        record |= {"seconds_per_iteration": seconds, "ms_per_image": ms}
+    records.append(run("none-equal-time", 0, 39.0, seconds_per_iteration=0.2))
+    header, rows = table_rows(records, trimap_width=3)
+    best = {(rows[i][0], header[j]) for i, j in best_cells(records, trimap_width=3)}
+    scores = [header[j] for j in range(2, 6)]
+    level = {(method, score) for method in ("KD", "BPKD") for score in scores}  # as shown, with two decimals
+    assert best == {*level, ("student alone", "s / iteration")}  # parameters and FLOPs are level: none is best
+    assert best_cells(runs(none=[40.0], teacher=[60.0]), trimap_width=3) == set()
+
+
 def test_equal_time_runs_are_rows_of_their_own() -> None:
     records = runs(none=[40.0], KD=[41.0], BPKD=[43.0])
     records += [run("none-equal-time", 0, 40.5), run("KD-equal-time", 0, 44.0)]
     rows = list(csv.reader(io.StringIO(table(records, trimap_width=3)[1])))[1:]
     names = ["student alone", "student alone, BPKD's time", "KD", "BPKD", "KD, BPKD's time"]
     assert [row[0] for row in rows] == names
-    lines = verdicts(records)
-    assert "student alone, BPKD's time - student alone: +0.50 mIoU (one seed; by seed: +0.50)" in lines
+    lines = findings(records)
+    assert "student alone, BPKD's time over student alone: +0.50 mIoU (one seed; by seed: +0.50)" in lines
     assert "KD, BPKD's time beats BPKD here: 44.00 against 43.00 mIoU." in lines
 
 
@@ -154,25 +180,25 @@ def test_summary_uses_the_sample_deviation() -> None:
     assert row.values["mIoU"] == pytest.approx((3.0, np.std([1, 2, 3, 6], ddof=1)))
 
 
-def test_verdicts_are_honest() -> None:
-    lines = verdicts(runs(none=[40.0, 42.0], KD=[39.0, 41.0], CWD=[46.0, 45.0], BPKD=[43.0, 41.5], teacher=[60.0]))
-    assert "KD - student alone: -1.00 mIoU (worse on all 2 seeds; by seed: -1.00, -1.00)" in lines
-    assert "BPKD - student alone: +1.25 mIoU (better on 1 of 2 seeds; by seed: +3.00, -0.50)" in lines
+def test_findings_are_honest() -> None:
+    lines = findings(runs(none=[40.0, 42.0], KD=[39.0, 41.0], CWD=[46.0, 45.0], BPKD=[43.0, 41.5], teacher=[60.0]))
+    assert "KD over student alone: -1.00 mIoU (worse on all 2 seeds; by seed: -1.00, -1.00)" in lines
+    assert "BPKD over student alone: +1.25 mIoU (better on 1 of 2 seeds; by seed: +3.00, -0.50)" in lines
     beaten = [line for line in lines if "beats BPKD" in line]
     assert beaten == ["CWD beats BPKD here: 45.50 against 42.25 mIoU."]
 
 
 def test_a_student_alone_that_beats_bpkd_is_said() -> None:
-    lines = verdicts(runs(none=[40.0], BPKD=[39.0]))
+    lines = findings(runs(none=[40.0], BPKD=[39.0]))
     assert lines == [
-        "BPKD - student alone: -1.00 mIoU (one seed; by seed: -1.00)",
+        "BPKD over student alone: -1.00 mIoU (one seed; by seed: -1.00)",
         "student alone beats BPKD here: 40.00 against 39.00 mIoU.",
     ]
 
 
 def test_only_shared_seeds_are_compared() -> None:
     # CWD's second seed is a lucky one that BPKD has not run.
-    lines = verdicts(runs(CWD=[40.0, 90.0], BPKD=[41.0]))
+    lines = findings(runs(CWD=[40.0, 90.0], BPKD=[41.0]))
     assert not any("beats" in line for line in lines)
 
 

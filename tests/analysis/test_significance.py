@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from bpkd.analysis.significance import T975, interval, judge, paired_tests
+from bpkd.analysis.significance import T975, conclude, interval, paired_tests
 from bpkd.analysis.statement import report_text
 from tests.analysis.test_report import run, runs
 
@@ -44,7 +44,7 @@ def test_the_quantiles_are_student_s() -> None:
     ],
 )
 def test_words(low: float, high: float, words: str) -> None:
-    assert judge(low, high, margin=0.5) == words
+    assert conclude(low, high, margin=0.5) == words
 
 
 def test_every_method_is_tested_against_the_student_alone_and_bpkd_against_every_rival() -> None:
@@ -56,7 +56,7 @@ def test_every_method_is_tested_against_the_student_alone_and_bpkd_against_every
     # 3.0, 2.8, 3.0: mean 2.9333, deviation 0.11547, half 4.303 * 0.11547 / sqrt(3) = 0.28687
     found = tests["BPKD", "KD"]
     assert (found.mean, found.low, found.high) == pytest.approx((2.9333, 2.6465, 3.2202), abs=1e-3)
-    assert found.row() == ["BPKD - KD", "mIoU", "3", "+2.93", "+2.65 .. +3.22", "gain"]
+    assert found.row() == ["BPKD over KD", "mIoU", "3", "+2.93", "+2.65 .. +3.22", "gain"]
 
 
 def test_only_seeds_that_both_have_and_measured_count() -> None:
@@ -70,14 +70,14 @@ def test_only_seeds_that_both_have_and_measured_count() -> None:
 def test_equal_time_runs_are_rivals_too() -> None:
     records = [*runs(none=[40.0, 41.0], BPKD=[41.0, 42.5]), *(run("none-equal-time", s, 40.5) for s in (0, 1))]
     rows = [t.row()[0] for t in paired_tests(records, ["mIoU"])]
-    assert rows == ["BPKD - student alone", "student alone, BPKD's time - student alone",
-                    "BPKD - student alone, BPKD's time"]  # fmt: skip
+    assert rows == ["BPKD over student alone", "student alone, BPKD's time over student alone",
+                    "BPKD over student alone, BPKD's time"]  # fmt: skip
 
 
 def test_the_report_states_the_test_and_its_margin() -> None:
     text = report_text(runs(none=[40.0, 41.0], BPKD=[41.0, 42.5]), trimap_width=3, margin=0.7)
     assert "95 % confidence interval by Student's t" in text
     assert "ends below 0.7 points" in text
-    assert "| BPKD - student alone | mIoU | 2 | +1.25 | -1.93 .. +4.43 | inconclusive |" in text
+    assert "| BPKD over student alone | mIoU | 2 | +1.25 | -1.93 .. +4.43 | inconclusive |" in text
     assert "one seed: not tested" in report_text(runs(none=[40.0], BPKD=[41.0]), trimap_width=3)
     assert "Paired test" not in report_text(runs(none=[40.0]), trimap_width=3)

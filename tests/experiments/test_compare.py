@@ -296,7 +296,7 @@ def test_the_whole_comparison(
     whole = (report / "table.md").read_text()
     last = by_run[extra[1]]
     assert whole.splitlines()[-1].startswith(f"| {extra[1]} | 1 | {last['iterations']} | {last['commit']} | ")
-    assert "BPKD - student alone, BPKD's time" in (report / "tests.csv").read_text()
+    assert "BPKD over student alone, BPKD's time" in (report / "tests.csv").read_text()
     for name in ("curves", "trimap", "classes_iou", "classes_trimap", "edge_body", "panels"):
         assert (report / f"{name}.png").stat().st_size > 5000, name
     page = (report / "report.html").read_text()

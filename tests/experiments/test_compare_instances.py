@@ -112,7 +112,7 @@ def test_columns_tests_and_classes_of_instances() -> None:
     }
     assert classes["classes_ap"][1]["BPKD"]["tall"] == pytest.approx((25.5, 0.5))
     text = report_text(found, trimap_width=3)
-    assert "BPKD - student alone: +3.50 boundary_AP (better on all 3 seeds" in text
+    assert "BPKD over student alone: +3.50 boundary_AP (better on all 3 seeds" in text
     assert "FLOPs of one 64x64 image" in text
 
 

@@ -1,0 +1,139 @@
+"""A comparison in two sentences: the headline, and what was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+
+from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, Record, Summary, by_seed, display_name, summarise
+from bpkd.analysis.significance import OURS, paired_tests
+from bpkd.analysis.task import Task, task_of
+
+VERDICTS = {"gain": "a gain"}
+
+
+def headline(records: Sequence[Record], *, margin: float = 0.5) -> str:
+    """Sums a comparison up: share of the teacher's score, gain over the student alone, and how sure that is.
+
+    The sentence is about BPKD; without it about the distiller with the highest mean score, or the student alone. A
+    method that scores higher than BPKD on the seeds of both is named.
+
+    Args:
+        records: complete runs, all of one task.
+        margin: the smallest gain that would matter, in percentage points.
+
+    Returns:
+        A sentence, or "" where nothing was scored.
+    """
+    task = task_of(records)
+    scored = summarise(records, [task.score, "params_m"])
+    rows = {s.method: s for s in scored if s.values[task.score][0] == s.values[task.score][0]}
+    method, choice = _subject(rows, task.score)
+    if not method:
+        return ""
+    parts = [_against_teacher(rows, method, choice, task)]
+    if method not in (ALONE, TEACHER):
+        parts += _against_alone(records, method, task, margin)
+        parts += _ahead(by_seed(records, task.score), method)
+    else:
+        parts.append(f"mean of {rows[method].runs} seeds" if rows[method].runs > 1 else "one seed")
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _subject(rows: Mapping[str, Summary], score: str) -> tuple[str, str]:
+    """Returns the method that the headline is about, and words that say so where it was chosen by its score."""
+    if OURS in rows:
+        return OURS, ""
+    distilled = [m for m in rows if m not in (ALONE, TEACHER) and not m.endswith(EQUAL_TIME)]
+    if distilled:
+        best = max(distilled, key=lambda m: rows[m].values[score][0])
+        return best, f", the best of {len(distilled)} methods," if len(distilled) > 1 else ""
+    return next((m for m in (ALONE, *rows) if m in rows), ""), ""
+
+
+def _against_teacher(rows: Mapping[str, Summary], method: str, choice: str, task: Task) -> str:
+    subject = display_name(method) if method not in (ALONE, TEACHER) else f"the {display_name(method)}"
+    value, params = (rows[method].values[k][0] for k in (task.score, "params_m"))
+    teacher, teacher_params = rows[TEACHER].values.values() if TEACHER in rows else ((0.0,), (0.0,))
+    if method == TEACHER or not teacher[0]:
+        return f"{subject}{choice} reached {value:.2f} {task.title(task.score)}"
+    share = 100 * value / teacher[0]
+    verb = "reached" if share > 100 else "kept"
+    size = _size(params, teacher_params[0])
+    return f"{subject}{choice} {verb} {share:.1f} % of the teacher's {task.title(task.score)}{size}"
+
+
+def _size(own: float, teacher: float) -> str:
+    """Says a network's parameters as a part of the teacher's; "" where one is not known, or they are equal."""
+    if own != own or teacher != teacher or own == teacher or not own:
+        return ""
+    ratio = teacher / own
+    return f" at 1/{ratio:.0f} of its size" if ratio >= 3 else f" at {100 / ratio:.0f} % of its size"
+
+
+def _against_alone(records: Sequence[Record], method: str, task: Task, margin: float) -> list[str]:
+    tests = paired_tests(records, [task.score], margin=margin)
+    test = next((t for t in tests if (t.method, t.against) == (method, ALONE)), None)
+    if test is None:
+        return ["there is no student alone to compare it with"]
+    gain = f"{test.mean:+.2f} {task.title(task.score)} over the student alone"
+    if test.seeds == 1:
+        return [gain, "one seed: no verdict"]
+    verdict = VERDICTS.get(test.verdict, test.verdict)
+    return [gain, f"{test.seeds} seeds: {verdict} (95 % interval {test.low:+.2f} .. {test.high:+.2f})"]
+
+
+def _ahead(scores: Mapping[str, Mapping[int, float]], method: str) -> list[str]:
+    """Returns a part that names what scores higher than the method on the seeds of both, by how much."""
+    own, found = scores[method], []
+    for other, theirs in scores.items():
+        gains = [theirs[s] - own[s] for s in theirs if s in own]
+        if other not in (method, ALONE, TEACHER) and gains and round(mean(gains), 2) > 0:
+            found.append(f"{display_name(other)} by {mean(gains):.2f}")
+    return [f"ahead of it: {listed(found)}"] if found else []
+
+
+def compared(records: Sequence[Record]) -> str:
+    """Says what was compared: task, data set, methods, seeds and iterations.
+
+    Args:
+        records: complete runs, all of one task.
+    """
+    task = task_of(records)
+    order = [s.method for s in summarise(records, [task.score])]
+    students = [r for r in records if r["method"] != TEACHER and not r["method"].endswith(EQUAL_TIME)]
+    names = [f"{'the ' if m == ALONE else ''}{display_name(m)}" for m in order if m in {r["method"] for r in students}]
+    parts = [f"{listed(names)}{', each' if len(names) > 1 else ''}{_runs(students)}"] if students else []
+    longer = [r for r in records if r["method"].endswith(EQUAL_TIME)]
+    if longer:
+        bases = {m: display_name(m.removesuffix(EQUAL_TIME)) for m in order if m.endswith(EQUAL_TIME)}
+        parts.append(f"{listed(list(bases.values()))} also for BPKD's time{_runs(longer)}")
+    if TEACHER in order:
+        parts.append(f"the teacher{_runs([r for r in records if r['method'] == TEACHER])}")
+    return (
+        f"{'Instance' if task.instances else 'Semantic'} segmentation on {records[0]['dataset']}: {'; '.join(parts)}."
+    )
+
+
+def _runs(records: Iterable[Record]) -> str:
+    """Says seeds and iterations; those of weights from elsewhere are not known."""
+    seeds: dict[str, set[int]] = {}
+    for record in records:
+        if record["seed"] is not None:
+            seeds.setdefault(record["method"], set()).add(record["seed"])
+    own = sorted(next(iter(seeds.values()), ()))
+    if len({frozenset(other) for other in seeds.values()}) > 1:
+        counts = [len(other) for other in seeds.values()]
+        text = f" with {min(counts)} to {max(counts)} seeds, not the same ones"
+    else:
+        text = f" with seed{'s' if len(own) > 1 else ''} {listed([str(s) for s in own])}" if own else ""
+    counts = sorted({r["iterations"] for r in records if r["iterations"] is not None})
+    if not counts:
+        return text
+    return text + (f", {counts[0]} iterations" if len(counts) == 1 else f", {counts[0]} to {counts[-1]} iterations")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Joins words as a sentence does: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
