@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from benchmark_distillers import ALONE, BASE, METHODS, NoTerms, endless, runner
 
+from benchmarks.distillers import ALONE, BASE, METHODS, NoTerms, endless, runner
 from bpkd.config import read_config
 from bpkd.engine import DistillationTrainer
 from bpkd.engine.step import StepTrainer
@@ -85,8 +85,7 @@ def layouts(settings: Settings, seconds: float, *, compiled: bool) -> Row:
 
 def solov2(settings: Settings, seconds: float) -> Row:
     """Times SOLOv2 light's step: alone, with its X101 teacher, and with KD, CWD and BPKD."""
-    from benchmark_solov2 import make_instances
-
+    from benchmarks.scenes import make_instances
     from bpkd.modeling import InstanceDistiller
     from bpkd.modeling.solov2.distillation import build_instance_terms
     from bpkd.modeling.solov2.teacher import FrozenSOLOv2
@@ -126,7 +125,7 @@ def solov2(settings: Settings, seconds: float) -> Row:
 
 
 class NoInstanceTerms(NoTerms):
-    """Stands where the terms of instances would: the teacher answers, nothing is compared."""
+    """Distiller of instances without loss terms: the teacher runs, nothing is compared."""
 
     def forward(self, *_: object, **__: object) -> Any:
         """Returns no term and no level."""

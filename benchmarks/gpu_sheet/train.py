@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_distillers import ALONE
 from torch import Tensor
 
-from .device import Device, in_turns
+from benchmarks.distillers import ALONE
+from benchmarks.harness import in_turns
+
+from .device import Device
 from .items import Goal, Item, Part, Row, Settings
 from .pairs import CONFIGS, SLIM, Pair, set_tf32
 from .processes import ROOT
@@ -91,7 +93,7 @@ def plan(settings: Settings, seconds: float) -> Row:
     own = Pair(settings, "camvid teacher", (360, 360), 16)
     calls = {TEACHER: own.step(ALONE, teacher, amp), STUDENT: pair.step(ALONE, teacher, amp)}
     calls["distilled"] = pair.step("BPKD", teacher, amp)
-    times = in_turns(calls, unit.call_ms, rounds=settings.pick(12, 1), seconds=15, least=settings.pick(4, 1))
+    times = in_turns(calls, unit.call_ms, settings.pick(12, 1), seconds=15, least=settings.pick(4, 1))
     step = {name: sorted(spent)[len(spent) // 2] / 1e3 for name, spent in times.items()}
     left = seconds - (time.monotonic() - begin) - len(RUNS) * SECONDS_BESIDE
     iterations = share_out(left, step)

@@ -340,7 +340,7 @@ def checkout(tmp_path: Path) -> Path:
         "dev/gpu_bundle.sh",
         "dev/gpu_run.sh",
         "bpkd/install_detectron2.py",
-        "tools/mmseg_networks.py",
+        "benchmarks/peers/mmseg_networks.py",
         ".gitignore",
     )
     for name in names:

@@ -1,4 +1,4 @@
-"""tools/find_chromium.sh and what .ci/run makes of it, with made-up programs on PATH."""
+"""dev/find_chromium.sh and what .ci/run makes of it, with made-up programs on PATH."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-SCRIPT = REPO / "tools" / "find_chromium.sh"
+SCRIPT = REPO / "dev" / "find_chromium.sh"
 UNAVAILABLE = 69
 
 
