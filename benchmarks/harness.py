@@ -53,7 +53,7 @@ def make_parser(text: str, *, rounds: int, device: str | None = None, peers: str
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the arguments and applies the shared ones: number of threads, device."""
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # changes to a config may stand after options
     if args.rounds < 2:
         parser.error("--rounds: expected at least 2 (a spread needs two)")
     device = getattr(args, "device", "cpu")

@@ -346,6 +346,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / name, root / name)
+    (root / "tools").mkdir()
     (root / "tools" / "gpu_sheet.py").write_text("")
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
     for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "a")):
