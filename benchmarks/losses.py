@@ -32,7 +32,7 @@ Variants = dict[str, Callable[[], object]]
 
 
 def variants(args: argparse.Namespace, num_classes: int) -> Variants:
-    """The functions to time for one number of classes, on every path that is asked for.
+    """The functions to time for one number of classes, on every chosen backend.
 
     Raises:
         RuntimeError: when a fast mask is not the literal one: its time would mean nothing.
@@ -56,21 +56,21 @@ def variants(args: argparse.Namespace, num_classes: int) -> Variants:
 
     masks: Variants = {LITERAL: lambda: literal_edge_mask(labels, num_classes, k, size[0])}
     losses: Variants = {}
-    for path in args.paths:
-        with use_path(path):
+    for backend in args.backends:
+        with use_path(backend):
             edges = class_edges(labels, num_classes, k, size, ignore_index=IGNORE)
             if not torch.equal(mask(), literal):
-                raise RuntimeError(f"class_edge_mask on {path} differs from the literal form ({num_classes} classes)")
-        masks[f"edge mask, {path}"] = use_path(path)(mask)
+                raise RuntimeError(
+                    f"class_edge_mask on {backend} differs from the literal form ({num_classes} classes)"
+                )
+        masks[f"edge mask, {backend}"] = use_path(backend)(mask)
         calls = {
             "boundary_kd": lambda edges=edges: sum(boundary_kd(student, teacher, edges)),
             "channel_kd": lambda: channel_kd(student, teacher),
             "pixel_kd": lambda: pixel_kd(student, teacher),
             "upsampled_cross_entropy": lambda: upsampled_cross_entropy(student, labels, ignore_index=IGNORE),
         }
-        if path == "compiled":
-            del calls["upsampled_cross_entropy"]  # it has no such path
-        losses |= {f"{name}, {path}": use_path(path)(step(call)) for name, call in calls.items()}
+        losses |= {f"{name}, {backend}": use_path(backend)(step(call)) for name, call in calls.items()}
     return masks | dict(sorted(losses.items(), key=lambda item: item[0].split(",")[0]))
 
 
@@ -97,13 +97,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4, help="images")
     parser.add_argument("--size", type=int, default=512, help="label size; logits are an eighth")
     parser.add_argument("--kernel-size", type=int, default=7, help="edge width in label pixels")
-    parser.add_argument("--paths", nargs="+", default=["eager", "auto"], choices=PATHS, help="backends to time")
+    parser.add_argument(
+        "--backends", "--paths", nargs="+", default=["eager", "auto"], choices=PATHS, help="backends to time"
+    )
     parser.add_argument("--targets", action="store_true", help="measure the speed targets instead (2 threads)")
     args = harness.parse(parser, argv)
     if args.size < 8:
         parser.error("--size: expected at least 8")
-    if "triton" in args.paths and not torch.cuda.is_available():
-        parser.error("--paths: expected a GPU for triton, got none: another backend would be timed under its name")
+    if "triton" in args.backends and not torch.cuda.is_available():
+        parser.error("--backends: expected a GPU for triton, got none: another backend would be timed under its name")
     if args.peer_root and not (args.peer_root / "mmrazor").is_dir():
         parser.error(f"--peer-root: expected a folder with a clone of mmrazor, got {args.peer_root}")
     return args

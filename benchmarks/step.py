@@ -105,8 +105,8 @@ def table(rows: list[Row]) -> str:
         "median ms": "{median_ms:.1f}",
         "20 - 80 %": pair_of("spread_ms", ".1f"),
         "images/s": "{images_s:.1f}",
-        f"time / {against}": "{shown}",
-        "its 20 - 80 %": pair_of("ratio_spread", ".3f"),
+        f"time / {against}": "{shown:>}",  # text beside numbers: to the right as well
+        "ratio, 20 - 80 %": pair_of("ratio_spread", ".3f"),
         "peak MiB": "{peak_mib:.0f}",
     }
     return harness.table(columns, [{**row, "shown": shown_ratio(row)} for row in rows])

@@ -65,11 +65,11 @@ class Inputs:
             for key, (file, name) in losses.items():
                 self.peer[key] = getattr(load(peers, "mmrazor", f"mmrazor/models/losses/{file}"), name)()
 
-    def mask(self, labels: Tensor, kernel_size: int = 7, path: str = "cpp", form: Any = class_edge_mask) -> Call:
+    def mask(self, labels: Tensor, kernel_size: int = 7, backend: str = "cpp", form: Any = class_edge_mask) -> Call:
         """Edge masks at the logits' size."""
 
         def call() -> None:
-            with use_path(path):
+            with use_path(backend):
                 form(labels, self.shape[1], kernel_size, self.shape[2:])
 
         return call
@@ -84,7 +84,7 @@ class Inputs:
         return call
 
     def boundary(self, preset: str, rows: Any = None) -> Call:
-        """Both terms of BPKD on the extension's path; ``rows`` makes the mask in the step too."""
+        """Both terms of BPKD with the C++ functions; ``rows`` makes the mask in the step too."""
         options = PRESETS[preset]
         return self.step(
             lambda: sum(boundary_kd(self.student, self.teacher, rows() if rows else self.rows, **options))  # type: ignore
@@ -107,7 +107,6 @@ def mask_targets(x: Inputs) -> list[Target]:
     targets = [
         Target("mask, extension", x.mask(x.labels), literal, 2000 if many else 400, at_least=True),
         Target("mask as rows, extension", with_rows, literal, 2000 if many else 400, at_least=True),
-        Target("mask, no compiler", x.mask(x.labels, path="compiled"), literal, 400 if many else 80, at_least=True),
         Target("mask, k = 15 over k = 3", x.mask(x.labels, 15), x.mask(x.labels, 3), 1.5),
         Target("mask, noise over scene", x.mask(x.noise), x.mask(x.labels), 2.5),
         Target("mask + loss from labels", x.whole(), x.literal_whole(), 800 if many else 300, at_least=True),

@@ -16,14 +16,18 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu_sheet import losses, profiles, step, train
-from benchmarks.gpu_sheet.arguments import parse
-from benchmarks.gpu_sheet.cli import load
-from benchmarks.gpu_sheet.items import Goal, Item, Part, Row, Settings
-from benchmarks.gpu_sheet.records import RecordError, locked
-from benchmarks.gpu_sheet.report import report
-from benchmarks.gpu_sheet.runner import Sheet
 from tests.conftest import REPO
+
+sys.path[:0] = [p for p in (str(REPO), str(REPO / "tools")) if p not in sys.path]  # as the tool does
+
+import gpu_sheet  # noqa: E402
+
+from benchmarks.gpu_sheet import losses, profiles, step, train  # noqa: E402
+from benchmarks.gpu_sheet.cli import load  # noqa: E402
+from benchmarks.gpu_sheet.items import Goal, Item, Part, Row, Settings  # noqa: E402
+from benchmarks.gpu_sheet.records import RecordError, locked  # noqa: E402
+from benchmarks.gpu_sheet.report import report  # noqa: E402
+from benchmarks.gpu_sheet.runner import Sheet  # noqa: E402
 
 
 def passes(settings: Settings, seconds: float, *, value: float = 1.0) -> Row:
@@ -199,7 +203,7 @@ def test_goals_are_judged_but_not_in_small(tmp_path: Path) -> None:
 def test_a_signal_ends_the_item_and_keeps_the_record(number: signal.Signals, tmp_path: Path) -> None:
     code = f"""
 import sys
-sys.path[:0] = [{str(REPO)!r}]
+sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tools")!r}]
 from pathlib import Path
 from tests.benchmarks.test_gpu_sheet import Item, Trial, hangs, part, passes
 Trial(Path({str(tmp_path)!r})).run(part(Item("a", passes, 30), Item("b", hangs, 100), Item("c", passes, 30)))
@@ -220,7 +224,7 @@ Trial(Path({str(tmp_path)!r})).run(part(Item("a", passes, 30), Item("b", hangs, 
 def test_a_killed_sheet_leaves_no_item_behind(tmp_path: Path) -> None:
     code = f"""
 import sys
-sys.path[:0] = [{str(REPO)!r}]
+sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tools")!r}]
 from pathlib import Path
 from tests.benchmarks.test_gpu_sheet import Item, Trial, hangs, part
 Trial(Path({str(tmp_path)!r})).run(part(Item("b", hangs, 100)))
@@ -265,7 +269,7 @@ def test_a_wrong_command_line_ends_in_one_line(
 ) -> None:
     (tmp_path / "step.json").write_text("{}")
     with pytest.raises(SystemExit) as stop:
-        parse([str(tmp_path), *arguments], "")
+        gpu_sheet.parse([str(tmp_path), *arguments])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
 
