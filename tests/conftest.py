@@ -57,8 +57,13 @@ def write_camvid(root: Path, count: int = 6, suffix: str = ".png") -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leaves out modules that need Detectron2 where it is not installed or ``-m unit`` is given: none is imported."""
-    wanted = config.option.markexpr != "unit" and has_detectron2()
-    return True if collection_path.suffix == ".py" and not wanted and not is_unit(collection_path) else None
+    everything = has_detectron2() and config.option.markexpr != "unit"
+    return True if collection_path.suffix == ".py" and not everything and not is_unit(collection_path) else None
+
+
+def pytest_report_header() -> list[str]:
+    """Says what is left out."""
+    return [] if has_detectron2() else ["Detectron2 is not installed: the tests that need it are left out"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
