@@ -43,10 +43,10 @@ test-slow: env ## the slow tests: they train, interpret or generate code
 	@$(PYTEST) -m slow $(ARGS)
 
 test-levels: env ## losses, masks, distillers and metrics on the processor's other instruction sets
-	@$(PY) tools/test_levels.py -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(PY) dev/test_levels.py -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-browser: env ## the report's page in headless Chromium, installed where Debian's can be
-	@chromium=$$(tools/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/analysis/test_browser.py $(ARGS)
+	@chromium=$$(dev/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/analysis/test_browser.py $(ARGS)
 
 lint: env ## ruff
 	@$(PY) -m ruff check . $(ARGS)
@@ -54,17 +54,17 @@ lint: env ## ruff
 type: env ## mypy
 	@$(PY) -m mypy $(ARGS)
 
-bench: env ## time a whole training step, its teacher and the student's inference (ARGS="--json FILE --peer-path DIR ...")
-	@$(PY) tools/benchmark.py $(ARGS)
+bench: env ## time a whole training step, its teacher and the student's inference (ARGS="--json FILE --peer-root DIR ...")
+	@$(PY) -m benchmarks.step $(ARGS)
 
 bench-losses: env ## time the losses and the edge masks
-	@$(PY) tools/benchmark_losses.py $(ARGS)
+	@$(PY) -m benchmarks.losses $(ARGS)
 
 bench-distillers: env ## time a training step of each distiller
-	@$(PY) tools/benchmark_distillers.py $(ARGS)
+	@$(PY) -m benchmarks.distillers $(ARGS)
 
-bench-loader: env ## time loading and augmentation beside mmsegmentation's (ARGS="--peer-path DIR", or --no-rival)
-	@$(PY) tools/benchmark_loader.py $(ARGS)
+bench-loader: env ## time loading and augmentation beside mmsegmentation's (ARGS="--peer-root DIR", or --no-rival)
+	@$(PY) -m benchmarks.loader $(ARGS)
 
 gpu: env ## on a GPU: the sheet of what only a GPU can show, nine minutes (OUT=output/gpu ARGS="--data data")
 	@$(PY) tools/gpu_sheet.py $(OUT) $(ARGS)
@@ -80,5 +80,5 @@ env: $(STAMP) ## make the environment, where it is not there yet
 	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { echo "make: $(VENV) was made for another folder" \
 	  "($$(cat $(STAMP))). Run 'make clean', then this again."; exit 1; }
 
-$(STAMP): $(wildcard $(REQUIREMENTS)) setup.py tools/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
-	@tools/make_env.sh $(VENV)
+$(STAMP): $(wildcard $(REQUIREMENTS)) setup.py dev/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
+	@dev/make_env.sh $(VENV)

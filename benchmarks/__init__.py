@@ -1,1 +1,1 @@
-"""Measurements that need more than one tool of tools/."""
+"""Measurements: `python -m benchmarks.NAME` from the repository's folder; docs/benchmarks.md explains each."""

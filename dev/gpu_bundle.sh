@@ -151,7 +151,7 @@ else
 fi
 
 # INSTALL without "python -m pip install --no-deps --target SITE" and without what is there.
-read -ra packages <<<"$(constant tools/mmseg_networks.py INSTALL | sed 's/^.* SITE //')"
+read -ra packages <<<"$(constant benchmarks/peers/mmseg_networks.py INSTALL | sed 's/^.* SITE //')"
 peers=()
 for name in "${packages[@]}"; do
   case " $there " in *" ${name%%==*} "*) ;; *) peers+=("$name") ;; esac

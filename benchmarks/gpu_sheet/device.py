@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.harness import Call
+
 FLUSH_BYTES = 256 * 2**20  # several times the second level's cache of an H100 (50 MB) or H200 (60 MB)
-Call = Callable[[], object]
 
 
 class Device:
@@ -149,33 +149,3 @@ class Device:
         call()
         self.wait()
         return torch.cuda.max_memory_allocated(self.device) / 2**20
-
-
-def in_turns(
-    calls: Mapping[str, Call], clock: Callable[[Call], float], *, rounds: int, seconds: float, least: int = 3
-) -> dict[str, list[float]]:
-    """Times of every call, round by round, in an order that rotates and turns round, after one round thrown away.
-
-    Args:
-        calls: what to time.
-        clock: times one call.
-        rounds: at most.
-        seconds: after which no further round begins, where ``least`` rounds are there.
-        least: rounds to measure in any case.
-    """
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    names, end = list(calls), time.monotonic() + seconds
-    for index in range(-1, rounds):
-        if index >= least and time.monotonic() > end:
-            break
-        turn = index % len(names)
-        for name in (names[turn:] + names[:turn])[:: -1 if index % 2 else 1]:
-            spent = clock(calls[name])
-            if index >= 0:
-                found[name].append(spent)
-    return found
-
-
-def ratio(times: Mapping[str, Sequence[float]], name: str, other: str) -> float:
-    """Median of the rounds' own ratios of one call's time to another's."""
-    return statistics.median(a / b for a, b in zip(times[name], times[other], strict=True))

@@ -10,12 +10,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from benchmark_losses import literal_edge_mask, make_labels
-from benchmark_parts import channel_wise
-from fast_targets import PRESETS as RATED
-from fast_targets import literal_cross_entropy, literal_loss
 from torch import Tensor
 
+from benchmarks.harness import Times, in_turns
+from benchmarks.scenes import (
+    literal_boundary_kd,
+    literal_channel_kd,
+    literal_cross_entropy,
+    literal_edge_mask,
+    make_labels,
+)
+from benchmarks.targets import PRESETS as RATED
 from bpkd.functional import (
     boundary_kd,
     channel_kd,
@@ -27,7 +32,7 @@ from bpkd.functional import (
 )
 
 from .correct import as_reference
-from .device import Device, in_turns, ratio
+from .device import Device
 from .functions import IGNORE, KERNEL, STRIDE, Shape
 from .items import Goal, Item, Part, Row, Settings
 
@@ -106,13 +111,15 @@ def variants(x: Maps) -> dict[str, Step]:
         found[f"{whole}, {EAGER}"] = x.boundary(preset, partial(x.make_mask, "eager"), "eager")
         found[f"{ready}, {OURS}"] = x.boundary(preset, lambda: x.edges)
         found[f"{ready}, {EAGER}"] = x.boundary(preset, lambda: x.mask, "eager")
-    found[f"masks + BPKD literal, {LITERAL}"] = x.step(lambda: literal_loss(s.float(), t.float(), x.literal_mask()))
-    found[f"BPKD literal, {LITERAL}"] = x.step(lambda: literal_loss(s.float(), t.float(), x.mask))
+    found[f"masks + BPKD literal, {LITERAL}"] = x.step(
+        lambda: literal_boundary_kd(s.float(), t.float(), x.literal_mask())
+    )
+    found[f"BPKD literal, {LITERAL}"] = x.step(lambda: literal_boundary_kd(s.float(), t.float(), x.mask))
     for path, name in (("auto", OURS), ("eager", EAGER)):
         found[f"CWD, {name}"] = x.step(lambda: channel_kd(s, t), path)
         found[f"KD, {name}"] = x.step(lambda: pixel_kd(s, t), path)
         found[f"cross entropy, {name}"] = x.step(lambda: upsampled_cross_entropy(s, labels), path)
-    found[f"CWD, {MMRAZOR}"] = x.step(lambda: channel_wise(s, t))
+    found[f"CWD, {MMRAZOR}"] = x.step(lambda: literal_channel_kd(s, t))
     found[f"KD, {MMRAZOR}"] = x.step(lambda: mmrazor_kl(s, t))
     found[f"cross entropy, {LITERAL}"] = x.step(lambda: literal_cross_entropy(s, labels.long()))
     found[TRAFFIC] = x.traffic
@@ -124,7 +131,7 @@ def compiled_variants(x: Maps, backend: str = "inductor") -> dict[str, Step]:
     s, t, labels = x.student, x.teacher, x.labels.long()
     boundary, channel, pixel, entropy = (
         torch.compile(function, dynamic=False, backend=backend)
-        for function in (literal_loss, channel_wise, mmrazor_kl, literal_cross_entropy)
+        for function in (literal_boundary_kd, literal_channel_kd, mmrazor_kl, literal_cross_entropy)
     )
     kept = ("BPKD literal", "CWD", "KD", "cross entropy")
     found = {name: call for name, call in variants(x).items() if name in {f"{k}, {OURS}" for k in kept}}
@@ -176,26 +183,25 @@ def timed(settings: Settings, seconds: float, *, shape: Shape, dtype: str, compi
             without_graph[name] = str(error).strip().splitlines()[0][:200]
             replays[name] = call
     left = end - time.monotonic() - 2  # what was warmed up and captured has taken its time
-    on_device = in_turns(
-        replays, unit.device_ms, rounds=settings.pick(31, 2), seconds=0.6 * left, least=settings.pick(3, 2)
-    )
+    most, least = settings.pick((31, 3), (2, 2))
+    on_device = Times(in_turns(replays, unit.device_ms, most, seconds=0.6 * left, least=least))
     left = end - time.monotonic() - 2
-    whole = in_turns(calls, unit.call_ms, rounds=settings.pick(11, 2), seconds=0.7 * left, least=2)
+    whole = in_turns(calls, unit.call_ms, settings.pick(11, 2), seconds=0.7 * left, least=2)
     moved, copied = 3 * x.out.numel() * x.out.element_size(), unit.copy_gb_s(settings.pick(2**28, 2**12), 5)
     rows = {}
     for name in calls:
-        median = statistics.median(on_device[name])
+        median = statistics.median(on_device.ms[name])
         rows[name] = {
             "device_ms": median,
             "call_ms": statistics.median(whole[name]),
-            "rounds": len(on_device[name]),
-            "times_ms": on_device[name],
+            "rounds": len(on_device.ms[name]),
+            "times_ms": on_device.ms[name],
             "extra_mib": memory[name],
             "gb_s": moved / median / 1e6,
             "share_of_copy": moved / median / 1e6 / copied,
-            "over_traffic": ratio(on_device, name, TRAFFIC),
+            "over_traffic": on_device.ratio(name, TRAFFIC),
         }
-    ratios = {f"{a} over {b}": ratio(on_device, a, b) for a, b in pairs(calls)}
+    ratios = {f"{a} over {b}": on_device.ratio(a, b) for a, b in pairs(calls)}
     row: Row = {"shape": list(shape), "label_size": list(x.labels.shape[1:]), "seed": 0, "dtype": dtype}
     row |= {"rows": rows, "ratios": ratios, "without_graph": without_graph}
     return {**row, "line": summary(rows)}

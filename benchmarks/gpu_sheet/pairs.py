@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_distillers import freeze, step
-from benchmark_losses import make_labels
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.distillers import freeze, step
+from benchmarks.harness import Times, in_turns
+from benchmarks.scenes import make_batch
 from bpkd.config import read_config
 from bpkd.modeling import build_student
 from bpkd.modeling.teachers.frozen import FrozenTeacher
 
-from .device import Call, Device, in_turns, ratio
+from .device import Call, Device
 from .items import Row, Settings
 
 CONFIGS = Path(__file__).resolve().parents[2] / "projects" / "BPKD" / "configs"
@@ -59,11 +60,11 @@ class Pair:
         if self.cfg.TEACHER.CONFIG_FILE:
             self.network = build_student(read_config(self.cfg.TEACHER.CONFIG_FILE, [*self.cfg.TEACHER.OPTS, *opts]))
             self.network.drop_auxiliary()
-        self.batch = draw_batch(batch, self.size, self.student.num_classes)
+        self.batch = make_batch(batch, self.size, self.student.num_classes)
         self.device = settings.device
 
     def teacher(self, fast: str, amp: str) -> FrozenTeacher:
-        """The teacher as TEACHER.FAST and TEACHER.AMP would run it."""
+        """The teacher as TEACHER.OPTIMIZE and TEACHER.AMP would run it."""
         arguments = Namespace(device=self.device, size=max(self.size))
         return freeze(copy.deepcopy(self.network), fast, amp, arguments)
 
@@ -72,33 +73,24 @@ class Pair:
         return step(method, self.cfg, self.student, teacher, self.batch, amp=amp)
 
 
-def draw_batch(count: int, size: Size, classes: int) -> list[dict[str, Tensor]]:
-    """Seeded noise and scene-like labels, as the loader would deliver them."""
-    labels = make_labels(count, max(size), classes)[:, : size[0], : size[1]].contiguous()
-    generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8) for _ in labels]
-    return [{"image": image, "sem_seg": label} for image, label in zip(images, labels, strict=True)]
-
-
 def timed(settings: Settings, seconds: float, calls: dict[str, Call], images: int, against: str) -> Row:
     """Times the calls in turns: milliseconds, images per second, ratio to one of them, peak memory."""
     unit, end = Device(settings.device), time.monotonic() + seconds
     memory = {name: unit.peak_mib(call) for name, call in calls.items()}  # the first calls: they take their time
     begin = time.monotonic()
-    times = in_turns(
-        calls, unit.call_ms, rounds=settings.pick(21, 2), seconds=end - begin - 2, least=settings.pick(3, 2)
-    )
+    most, least = settings.pick((21, 3), (2, 2))
+    times = Times(in_turns(calls, unit.call_ms, most, seconds=end - begin - 2, least=least))
     rows = {}
-    for name, spent in times.items():
+    for name, spent in times.ms.items():
         median = statistics.median(spent)
         rows[name] = {
             "ms": median,
             "times_ms": spent,
             "images_s": 1e3 * images / median,
-            "ratio": ratio(times, name, against),
+            "ratio": times.ratio(name, against),
             "peak_mib": memory[name],
         }
-    found: Row = {"rows": rows, "against": against, "rounds": len(times[against]), "images_per_step": images}
+    found: Row = {"rows": rows, "against": against, "rounds": len(times.ms[against]), "images_per_step": images}
     found["inputs"] = "weights random (seed 0), images noise; two calls before the first round"
     found["measured_seconds"] = time.monotonic() - begin
     return {**found, "line": "; ".join(f"{name} {row['ms']:.1f} ms" for name, row in list(rows.items())[:4])}

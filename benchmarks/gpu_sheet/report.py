@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.harness import table
+
 from .items import Part, Row
 from .records import read_record
+
+ITEMS = {"item": "{item}", "outcome": "{outcome}", "s": "{s:.1f}", "": "{text}"}
+GOALS = {"goal": "{goal}", "figure": "{value:.3g}", "aimed at": "{limit}", "": "{verdict}"}
 
 
 def report(folder: Path, parts: Sequence[Part]) -> str:
@@ -31,57 +36,57 @@ def chapter(part: Part, record: Row) -> str:
     head = f"{where['hardware']}; torch {torches}; commit {commits}; {seconds:.0f} s, until {date}"
     if where["tiny"]:
         head += "; a walk through the code in small: sizes are not those of the names, no figure means anything"
-    lines = [f"## {part.title}", "", head + ".", "", "| item | outcome | s | |", "|---|---|---:|---|"]
-    for name, state in record["items"].items():
-        text = state.get("error") or state.get("result", {}).get("line", "")
-        text = text.replace("|", "/").replace("\n", " ")
-        lines.append(f"| {name} | {state['status']} | {state.get('seconds', 0):.1f} | {text} |")
+    items = table(ITEMS, [item_row(*item) for item in record["items"].items()])
+    lines = [f"## {part.title}", "", head + ".", "", items]
     if record["goals"]:
-        lines += ["", "| goal | figure | aimed at | |", "|---|---:|---|---|"]
-        lines += [
-            f"| {g['goal']} | {g['value']:.3g} | {g['limit']} | {'met' if g['met'] else '**missed**'} |"
-            for g in record["goals"]
-        ]
+        lines += ["", table(GOALS, [{**g, "verdict": "met" if g["met"] else "**missed**"} for g in record["goals"]])]
     for name, state in record["items"].items():
         if state["status"] == "passed" and part.name in TABLES:
             lines += TABLES[part.name](name, state["result"])
     return "\n".join(lines)
 
 
+def item_row(name: str, state: Row) -> Row:
+    """Returns an item as a row: its outcome, how long it took, and the line that it printed or its error."""
+    text = state.get("error") or state.get("result", {}).get("line", "")
+    text = text.replace("|", "/").replace("\n", " ")
+    return {"item": name, "outcome": state["status"], "s": state.get("seconds", 0), "text": text}
+
+
 def loss_table(name: str, result: Row) -> list[str]:
     """Returns the times of one shape."""
-    lines = [
-        "",
-        f"**{name}**",
-        "",
-        "| what | on the device, ms | one call, ms | over traffic | share of a copy's rate | extra MiB |",
+    rows = [
+        {**row, "what": f"{what} (not captured)" if what in result["without_graph"] else what}
+        for what, row in result["rows"].items()
     ]
-    lines.append("|---|---:|---:|---:|---:|---:|")
-    for what, row in result["rows"].items():
-        extra = "" if row["extra_mib"] is None else f"{row['extra_mib']:.1f}"
-        shown = f"{what} (not captured)" if what in result["without_graph"] else what
-        cells = [shown, f"{row['device_ms']:.3f}", f"{row['call_ms']:.3f}", f"{row['over_traffic']:.2f}"]
-        cells += [f"{100 * row['share_of_copy']:.0f} %", extra]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    columns = {
+        "what": "{what}",
+        "on the device, ms": "{device_ms:.3f}",
+        "one call, ms": "{call_ms:.3f}",
+        "over traffic": "{over_traffic:.2f}",
+        "share of a copy's rate": "{share_of_copy:.0%}",
+        "extra MiB": "{extra_mib:.1f}",
+    }
+    return ["", f"**{name}**", "", table(columns, rows)]
 
 
 def step_table(name: str, result: Row) -> list[str]:
     """Returns the steps of one item, or the longest kernels of the profile."""
     if "kernels" in result:
-        lines = ["", "**longest kernels of BPKD's step**", "", "| kernel | share | calls |", "|---|---:|---:|"]
-        lines += [f"| `{k['kernel']}` | {100 * k['share']:.1f} % | {k['calls']} |" for k in result["kernels"]]
-        lines += ["", "| gap ms | after | before |", "|---:|---|---|"]
-        return lines + [f"| {g['ms']:.3f} | `{g['after']}` | `{g['before']}` |" for g in result["gaps"]]
+        kernels = {"kernel": "`{kernel}`", "share": "{share:.1%}", "calls": "{calls:d}"}
+        gaps = {"gap ms": "{ms:.3f}", "after": "`{after}`", "before": "`{before}`"}
+        lines = ["", "**longest kernels of BPKD's step**", "", table(kernels, result["kernels"])]
+        return [*lines, "", table(gaps, result["gaps"])]
     if "rows" not in result:
         return []
-    lines = ["", f"**{name}**", "", f"| step | ms | images/s | time / {result['against']} | peak MiB |"]
-    lines.append("|---|---:|---:|---:|---:|")
-    for what, row in result["rows"].items():
-        peak = "" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"
-        cells = [what, f"{row['ms']:.1f}", f"{row['images_s']:.1f}", f"{row['ratio']:.3f}", peak]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    columns = {
+        "step": "{step}",
+        "ms": "{ms:.1f}",
+        "images/s": "{images_s:.1f}",
+        f"time / {result['against']}": "{ratio:.3f}",
+        "peak MiB": "{peak_mib:.0f}",
+    }
+    return ["", f"**{name}**", "", table(columns, [{"step": step, **row} for step, row in result["rows"].items()])]
 
 
 def run_table(name: str, result: Row) -> list[str]:
@@ -89,12 +94,14 @@ def run_table(name: str, result: Row) -> list[str]:
     if "run" not in result:
         return []
     run = result["run"]
-    lines = ["", f"**{name}**: {run['iterations']} iterations, {run['seconds_per_iteration']:.3f} s each", ""]
-    lines += ["| iteration | mIoU | trimap mIoU (w = 3) | Boundary IoU |", "|---:|---:|---:|---:|"]
-    for row in result["evaluations"]:
-        scores = (f"{row[key]:.2f}" for key in ("mIoU", "trimap_w3", "boundary_IoU"))
-        lines.append(f"| {row['iteration']} | " + " | ".join(scores) + " |")
-    return lines
+    head = f"**{name}**: {run['iterations']} iterations, {run['seconds_per_iteration']:.3f} s each"
+    columns = {
+        "iteration": "{iteration:d}",
+        "mIoU": "{mIoU:.2f}",
+        "trimap mIoU (w = 3)": "{trimap_w3:.2f}",
+        "Boundary IoU": "{boundary_IoU:.2f}",
+    }
+    return ["", head, "", table(columns, result["evaluations"])]
 
 
 TABLES: dict[str, Callable[[str, Row], list[str]]] = {"losses": loss_table, "step": step_table, "train": run_table}

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from benchmark_distillers import ALONE, BASE, METHODS, NoTerms, endless, runner
 
+from benchmarks.distillers import ALONE, BASE, METHODS, NoTerms, endless, runner
 from bpkd.config import read_config
 from bpkd.engine import DistillationTrainer
 from bpkd.engine.step import StepTrainer
@@ -48,7 +48,7 @@ def steps(
 
 
 def teachers(settings: Settings, seconds: float, *, ways: tuple[tuple[str, str], ...]) -> Row:
-    """Times BPKD's step with every way to run the teacher: (TEACHER.FAST, TEACHER.AMP)."""
+    """Times BPKD's step with every way to run the teacher: (TEACHER.OPTIMIZE, TEACHER.AMP)."""
     begin = time.monotonic()
     set_tf32(True)
     pair = Pair(settings, "pspnet", (512, 512), 8)
@@ -85,8 +85,7 @@ def layouts(settings: Settings, seconds: float, *, compiled: bool) -> Row:
 
 def solov2(settings: Settings, seconds: float) -> Row:
     """Times SOLOv2 light's step: alone, with its X101 teacher, and with KD, CWD and BPKD."""
-    from benchmark_solov2 import make_instances
-
+    from benchmarks.scenes import make_instances
     from bpkd.modeling import InstanceDistiller
     from bpkd.modeling.solov2.distillation import build_instance_terms
     from bpkd.modeling.solov2.teacher import FrozenSOLOv2
@@ -126,7 +125,7 @@ def solov2(settings: Settings, seconds: float) -> Row:
 
 
 class NoInstanceTerms(NoTerms):
-    """Stands where the terms of instances would: the teacher answers, nothing is compared."""
+    """Distiller of instances without loss terms: the teacher runs, nothing is compared."""
 
     def forward(self, *_: object, **__: object) -> Any:
         """Returns no term and no level."""

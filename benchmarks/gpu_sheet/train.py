@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_distillers import ALONE
 from torch import Tensor
 
-from .device import Device, in_turns
+from benchmarks.distillers import ALONE
+from benchmarks.harness import in_turns
+
+from .device import Device
 from .items import Goal, Item, Part, Row, Settings
 from .pairs import CONFIGS, SLIM, Pair, set_tf32
 from .processes import ROOT
@@ -91,7 +93,7 @@ def plan(settings: Settings, seconds: float) -> Row:
     own = Pair(settings, "camvid teacher", (360, 360), 16)
     calls = {TEACHER: own.step(ALONE, teacher, amp), STUDENT: pair.step(ALONE, teacher, amp)}
     calls["distilled"] = pair.step("BPKD", teacher, amp)
-    times = in_turns(calls, unit.call_ms, rounds=settings.pick(12, 1), seconds=15, least=settings.pick(4, 1))
+    times = in_turns(calls, unit.call_ms, settings.pick(12, 1), seconds=15, least=settings.pick(4, 1))
     step = {name: sorted(spent)[len(spent) // 2] / 1e3 for name, spent in times.items()}
     left = seconds - (time.monotonic() - begin) - len(RUNS) * SECONDS_BESIDE
     iterations = share_out(left, step)
@@ -138,7 +140,7 @@ def train(settings: Settings, seconds: float, *, name: str) -> Row:
         weights = str(folder_of(settings, TEACHER) / "model_final.pth")
         if not Path(weights).is_file():
             raise FileNotFoundError(f"{weights}: the teacher's weights are gone. Train it again: --again {PART.name}.")
-        opts += ["TEACHER.WEIGHTS", weights, "TEACHER.FAST", "auto", "TEACHER.OPTS", settings.pick([], list(SLIM))]
+        opts += ["TEACHER.WEIGHTS", weights, "TEACHER.OPTIMIZE", "auto", "TEACHER.OPTS", settings.pick([], list(SLIM))]
     opts += ["TEST.EVAL_PERIOD", max(1, count // 2), "SOLVER.CHECKPOINT_PERIOD", max(1, count // 4), *RUNS[name]]
     run_engine(config, opts)
     record = json.loads((folder / "run.json").read_text())

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-TOOLS = str(Path(__file__).resolve().parents[2] / "tools")
-if TOOLS not in sys.path:
-    sys.path.append(TOOLS)
-
-from mmseg_networks import (  # noqa: E402
+from benchmarks.peers.mmseg_networks import (
     NETWORKS,
     build_mmseg,
     build_ours,
     import_mmseg,
-    lively_state,
     mmseg_logits,
     our_logits,
+    random_state_dict,
 )
 
 pytestmark = pytest.mark.slow
@@ -37,7 +30,7 @@ def both(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Double precision: a difference is then a difference of definition."""
     ours, theirs = build_ours(name, CLASSES, dropout=0.0).double(), build_mmseg(name, CLASSES, dropout=0.0).double()
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    state = lively_state(theirs)
+    state = random_state_dict(theirs)
     ours.load_state_dict(state)
     theirs.load_state_dict(state)
     return ours, theirs

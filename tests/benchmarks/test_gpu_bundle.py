@@ -340,12 +340,13 @@ def checkout(tmp_path: Path) -> Path:
         "dev/gpu_bundle.sh",
         "dev/gpu_run.sh",
         "bpkd/install_detectron2.py",
-        "tools/mmseg_networks.py",
+        "benchmarks/peers/mmseg_networks.py",
         ".gitignore",
     )
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPO / name, root / name)
+    (root / "tools").mkdir()
     (root / "tools" / "gpu_sheet.py").write_text("")
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@b")
     for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "a")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.gpu_sheet import correct, device, functions, losses, pairs
+from benchmarks.gpu_sheet.device import Device
+from benchmarks.gpu_sheet.items import Settings
 from bpkd.functional import use_path
-from tests.conftest import REPO
-
-sys.path[:0] = [p for p in (str(REPO), str(REPO / "tools")) if p not in sys.path]  # as the tool does
-
-from benchmarks.gpu_sheet import correct, device, functions, losses, pairs  # noqa: E402
-from benchmarks.gpu_sheet.device import Device  # noqa: E402
-from benchmarks.gpu_sheet.items import Settings  # noqa: E402
 
 MIB = 2**20
 

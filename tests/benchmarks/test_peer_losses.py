@@ -1,4 +1,4 @@
-"""tools/peer_losses.py against stand-ins of two peers: unchanged import, equal gradients or no time, paired ratios."""
+"""benchmarks/peer_losses.py and stand-ins of two peers: unchanged import, equal gradients or no time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-import peer_losses as tool  # noqa: E402
-import peer_projects  # noqa: E402
+from benchmarks import peer_losses as tool
+from benchmarks.harness import Times
+from benchmarks.peers import projects
 
 # As the peers' files are: they import what is not installed, and each other; their sums are not ours.
 CHANNEL = """
@@ -72,7 +71,7 @@ def test_record_holds_every_peer_at_every_shape(peers: Path, tmp_path: Path, cap
         assert row["rounds"] == 2
         assert row["gradient_apart"] < 1e-5
     assert record["peers"]["mmrazor"]["licence"] == "Apache-2.0"
-    assert record["peers"].keys() == peer_projects.PEERS.keys()
+    assert record["peers"].keys() == projects.PEERS.keys()
     assert "peer_root" not in record["setting"]
     assert record["environment"].keys() == {"commit", "versions", "hardware"}
     assert capsys.readouterr().out.count("channel") == 6
@@ -104,12 +103,7 @@ def test_every_term_of_ours_has_a_step_that_gives_a_gradient() -> None:
 
 
 def test_ratios_are_paired() -> None:
-    times = {
-        tool.OURS: [(5.0, None), (60.0, None)],
-        "a": [(10.0, None), (120.0, None)],
-        "b": [(5.0, None), (30.0, None)],
-    }
-    a, b = tool.summarise(times)
+    a, b = tool.summarise(Times({tool.OURS: [5.0, 60.0], "a": [10.0, 120.0], "b": [5.0, 30.0]}))
     assert (a["peer"], a["ratio"], a["ratio_quartiles"]) == ("a", 0.5, [0.5, 0.5])
     assert (b["peer"], b["ratio"], b["ratio_quartiles"]) == ("b", 1.5, [1.25, 1.75])
     assert (b["ours_median_ms"], b["peer_median_ms"], b["rounds"]) == (32.5, 17.5, 2)

@@ -1,4 +1,4 @@
-"""tools/visualize.py and tools/draw_metrics.py: pictures of edges, predictions and errors, or a plain error."""
+"""tools/visualize.py and dev/draw_metrics.py: pictures of edges, predictions and errors, or a plain error."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_levels_are_the_losss_own_masks() -> None:
 
 
 def test_the_metrics_picture_is_made_by_its_tool(tmp_path: Path) -> None:
-    tool = runpy.run_path(str(REPO / "tools" / "draw_metrics.py"))
+    tool = runpy.run_path(str(REPO / "dev" / "draw_metrics.py"))
     assert tool["main"]([str(tmp_path / "metrics.png")]) == 0
     drawn, kept = (cv2.imread(str(p)) for p in (tmp_path / "metrics.png", REPO / "docs/images/metrics.png"))
     assert drawn.shape == kept.shape

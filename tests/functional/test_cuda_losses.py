@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-REPO = Path(__file__).parents[2]
-if str(REPO / "tools") not in sys.path:
-    sys.path.append(str(REPO / "tools"))  # the sheet uses the benchmarks' functions
-
-from benchmarks.gpu_sheet import correct  # noqa: E402
-from benchmarks.gpu_sheet.items import Item, Settings  # noqa: E402
+from benchmarks.gpu_sheet import correct
+from benchmarks.gpu_sheet.items import Item, Settings
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 ON_GPU = Settings("cuda", tiny=False, out=Path(), work=Path())

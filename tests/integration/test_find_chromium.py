@@ -1,8 +1,9 @@
-"""tools/find_chromium.sh and what .ci/run makes of it, with made-up programs on PATH."""
+"""dev/find_chromium.sh and what .ci/run makes of it, with made-up programs on PATH."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
-SCRIPT = REPO / "tools" / "find_chromium.sh"
+SCRIPT = REPO / "dev" / "find_chromium.sh"
 UNAVAILABLE = 69
 
 
@@ -77,26 +78,35 @@ def test_without_any_it_says_what_to_install(programs: Path, installer: str | No
 
 
 MAKE = """echo "make $1 ${CHROMIUM:-}"
-case $1 in test) exit $TESTS ;; test-browser) exit $BROWSER ;; test-slow) exit $CONFIGS ;; esac"""
+case $1 in
+  lint) exit $LINT ;; test) exit $TESTS ;; test-browser) exit $BROWSER ;; test-slow) exit $CONFIGS ;;
+esac"""
 
 
 @pytest.mark.parametrize(
-    ("there", "tests", "browser", "configs", "status"),
+    ("there", "lint", "tests", "browser", "configs", "status"),
     [
-        (True, 0, 0, 0, 0), (True, 0, 2, 0, 2), (True, 2, 0, 0, 2), (True, 0, 0, 2, 2),
-        (False, 0, 0, 0, 0), (False, 2, 0, 0, 2), (False, 0, 0, 2, 2),
+        (True, 0, 0, 0, 0, 0), (True, 0, 0, 2, 0, 2), (True, 0, 2, 0, 0, 2), (True, 0, 0, 0, 2, 2),
+        (True, 3, 0, 2, 0, 3), (False, 0, 0, 0, 0, 0), (False, 0, 2, 0, 0, 2), (False, 0, 0, 0, 2, 2),
     ],
 )  # fmt: skip
 def test_ci_fails_with_any_and_goes_on_without_a_browser(
-    programs: Path, there: bool, tests: int, browser: int, configs: int, status: int
+    programs: Path, there: bool, lint: int, tests: int, browser: int, configs: int, status: int
 ) -> None:
     program(programs, "make", MAKE)
     if there:
         program(programs, "chromium", "echo 1")
-    done = run(REPO / ".ci" / "run", programs, TESTS=str(tests), BROWSER=str(browser), CONFIGS=str(configs))
+    codes = {"LINT": lint, "TESTS": tests, "BROWSER": browser, "CONFIGS": configs}
+    done = run(REPO / ".ci" / "run", programs, **{name: str(code) for name, code in codes.items()})
     assert done.returncode == status
     assert "make test \n" in done.stdout  # whatever the browser test said
     assert (f"make test-browser {programs}/chromium\n" in done.stdout) == there
     assert ("ATTENTION: the browser test could not run" in done.stdout) == (not there)
     assert ("FAILED: the browser test" in done.stdout) == bool(browser)
     assert ("FAILED: a config of the paper" in done.stdout) == bool(configs)
+    assert ("FAILED: ruff" in done.stdout) == bool(lint)
+    steps = ["lint", "types", *(["browser"] if there else []), "slow", "sheet", "levels"]
+    assert re.findall(r"^ci: (\w+): \d+ s$", done.stdout, re.MULTILINE) == steps
+    assert done.stdout.index("make test \n") > done.stdout.index("ci: levels")  # the tests' closing line is the last
+    if status == 0 and there:
+        assert done.stdout.endswith("make test \n")

@@ -1,4 +1,4 @@
-"""tools/make_env.sh: which interpreter is taken, and what is said where none fits, with made-up programs on PATH."""
+"""dev/make_env.sh: which interpreter is taken, and what is said where none fits, with made-up programs on PATH."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def python(folder: Path, name: str, version: str, *, venv: bool = True) -> Path:
 def find(programs: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     rest = {k: v for k, v in os.environ.items() if k not in ("PATH", "PYTHON", "REQUIREMENTS")}
     return subprocess.run(
-        ["bash", "tools/make_env.sh", "--python"],
+        ["bash", "dev/make_env.sh", "--python"],
         env={**rest, "PATH": str(programs), **variables}, capture_output=True, text=True, cwd=REPO,
     )  # fmt: skip
 

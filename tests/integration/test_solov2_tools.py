@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import solov2
 from tests.helpers.golden_solov2 import REPO, network
 
 
@@ -52,22 +53,19 @@ def test_deformable_convolutions_are_counted_as_plain_ones() -> None:
 def test_assignment_is_timed_beside_a_loop_that_gives_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = tool("benchmark_solov2", monkeypatch)
     sizes = ["--instances", "6", "--height", "70", "--width", "100", "--rounds", "2", "--batch", "1", "--cpu-time"]
     path = tmp_path / "bench.json"
-    assert bench["main"]([*sizes, "--what", "assign", "inference", "--json", str(path)]) == 0
+    assert solov2.main([*sizes, "--what", "assign", "inference", "--json", str(path)]) == 0
     record = json.loads(path.read_text())
     assert [(row["what"], row["other"]) for row in record["rows"]] == [("assign", "loop"), ("inference", "ours again")]
     assert all(row["ours_ms"] > 0 and row["other_ms"] > 0 for row in record["rows"])
     assert record["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
     assert capsys.readouterr().out.count("\n") == 4
-    monkeypatch.setitem(bench["assignment"].__globals__, "loop_assign", lambda *a: [(torch.zeros(1), [], [], [])] * 5)
+    monkeypatch.setattr(solov2, "loop_assign", lambda *a: [(torch.zeros(1), [], [], [])] * 5)
     with pytest.raises(RuntimeError, match="the loop assigns otherwise"):
-        bench["main"]([*sizes, "--what", "assign"])
+        solov2.main([*sizes, "--what", "assign"])
 
 
-def test_a_peer_that_is_not_there_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert tool("benchmark_solov2", monkeypatch)["main"](["--peer-path", str(tmp_path)]) == 1
-    assert f"--peer-path {tmp_path}: No module named" in capsys.readouterr().err
+def test_a_peer_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert solov2.main(["--peer-root", str(tmp_path)]) == 1
+    assert f"--peer-root {tmp_path}: No module named" in capsys.readouterr().err

@@ -32,11 +32,12 @@ PACKAGING = (
     "requirements-oldest.txt",
 )
 HELD = {
+    "benchmarks": ("*.py",),
     "bpkd": ("*.py", "*.cpp", "*.h"),
     "configs": ("*.yaml",),
-    "dev": ("*.sh",),
+    "dev": ("*.py", "*.sh"),
     "tests": ("*.py",),
-    "tools": ("*.py", "*.sh"),
+    "tools": ("*.py",),
 }
 UNBUILT = shutil.ignore_patterns("*.so", "*.pyd", "*.dylib", "__pycache__", "results", "golden")
 LIBRARIES = re.compile(r"bpkd/functional/native/_\w+\..*(so|pyd|dylib)$")

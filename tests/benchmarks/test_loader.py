@@ -1,10 +1,9 @@
-"""tools/benchmark_loader.py at a tiny size: real samples of ours, a stand-in for mmsegmentation, a whole record."""
+"""benchmarks/loader.py at a tiny size: real samples of ours, a stand-in for mmsegmentation, a whole record."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,13 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import loader as tool
+from benchmarks.peers import mmseg_pipeline as peer
 from bpkd.data.augment import TrainAugmentation
 from bpkd.data.mapper import TrainMapper
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-import benchmark_loader as tool  # noqa: E402
-import mmseg_pipeline as peer  # noqa: E402
 
 REDUCED = [255, *range(9), *[-1] * 245, 255]
 PLAIN = [*range(9), *[-1] * 246, 255]
@@ -51,8 +47,9 @@ def test_record_without_a_rival(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [r["crop"] for r in record["rows"]] == [[512, 512], [512, 1024], [480, 480]]
     assert all(r["ours_images_s"] > 0 and "ratio" not in r and len(r["seconds"]["ours"]) == 2 for r in record["rows"])
     assert record["rows"][0]["files"].startswith("2 drawn, 64 x 48 jpg, ")
-    assert record["setting"] == {"no_rival": True, "files": 2, "rounds": 2, "cpu_time": True, "opts": []}
-    assert "rival" not in record
+    setting = {"no_rival": True, "files": 2, "rounds": 2, "cpu_time": True, "threads": 1, "opts": []}
+    assert record["setting"] == setting
+    assert record["rival"] == {}
     assert capsys.readouterr().out.count("\n") == 5
 
 
@@ -109,13 +106,13 @@ def test_options_that_cannot_be_measured_are_refused(options: list[str]) -> None
 def test_without_mmsegmentation_it_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def absent() -> None:
+    def absent(_: object) -> None:
         raise ImportError("mmsegmentation cannot be imported. Install it: python -m pip install ...")
 
     monkeypatch.setattr(tool, "import_mmseg", absent)
     with pytest.raises(SystemExit):
         tool.parse([])
-    assert "pip install ... Give that folder as --peer-path" in capsys.readouterr().err
+    assert "pip install ... Give that folder as --peer-root" in capsys.readouterr().err
 
 
 def test_own_files_and_settings_that_it_cannot_use_are_named(tmp_path: Path) -> None:

@@ -1,19 +1,17 @@
-"""tools/benchmark_distillers.py at a tiny size: real steps of every variant, paired costs, a whole record."""
+"""benchmarks/distillers.py at a tiny size: real steps of every variant, paired costs, a whole record."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-import benchmark_distillers as tool  # noqa: E402
+from benchmarks import distillers as tool
+from benchmarks.harness import Times
 
-TINY = ["--size", "32", "--batch", "2", "--repeats", "2", "--device", "cpu"]
+TINY = ["--size", "32", "--batch", "2", "--rounds", "2", "--device", "cpu"]
 
 
 def test_record_holds_every_variant_and_what_the_numbers_depend_on(tmp_path: Path, capsys) -> None:  # noqa: ANN001
@@ -59,11 +57,7 @@ def test_all_start_from_one_student_and_each_moves_its_own(monkeypatch: pytest.M
 
 def test_costs_are_differences_within_a_round() -> None:
     """The machine is ten times slower in the second and third round: the paired cost is 1 and 2 all the same."""
-    times = {
-        tool.ALONE: [(1.0, None), (8.0, None), (9.0, None)],
-        tool.BASE: [(2.0, None), (20.0, None), (20.0, None)],
-        "KD": [(3.0, 5.0), (21.0, 7.0), (22.0, 6.0)],
-    }
+    times = Times({tool.ALONE: [1.0, 8.0, 9.0], tool.BASE: [2.0, 20.0, 20.0], "KD": [3.0, 21.0, 22.0]}, {"KD": 7.0})
     alone, base, kd = tool.summarise(times)
     assert alone["extra_ms"] == -11.0
     assert (base["extra_ms"], base["extra_percent"]) == (0.0, 0.0)
@@ -71,12 +65,11 @@ def test_costs_are_differences_within_a_round() -> None:
     assert kd["extra_percent"] == pytest.approx(10.0)
     assert kd["median_ms"] == 21.0
     assert kd["peak_mib"] == 7.0
-    assert tool.spread([0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == [1.0, 4.0]
 
 
 @pytest.mark.parametrize(
     "options",
-    [["--repeats", "1"], ["--batch", "1"], ["--cpu-time", "--device", "auto"], ["--cpu-time", "--device", "cuda"]],
+    [["--rounds", "1"], ["--batch", "1"], ["--cpu-time", "--device", "auto"], ["--cpu-time", "--device", "cuda"]],
 )
 def test_options_that_cannot_be_measured_are_refused(options: list[str]) -> None:
     with pytest.raises(SystemExit):

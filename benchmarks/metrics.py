@@ -1,45 +1,40 @@
 """Time the boundary metrics of one image beside loops over the classes with OpenCV, after comparing their counts.
 
-`python tools/benchmark_metrics.py --classes 19 150 --rounds 9 --threads 1 --cpu-time --json bench.json`. The loop for
-Boundary IoU is boundary-iou-api's definition: per class pad, erode d times with 3x3, subtract. Rounds are interleaved;
-the ratio is the median of the rounds' own.
+`python -m benchmarks.metrics --classes 19 150 --rounds 9 --cpu-time --json bench.json`. The loop for Boundary IoU is
+boundary-iou-api's definition: per class pad, erode d times with 3x3, subtract. The ratio is the median of the rounds'
+own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from bpkd.analysis.records import environment
+from benchmarks import harness
+from benchmarks.harness import Call, Row, pair_of, quartiles
+from benchmarks.scenes import IGNORE, make_pair
 from bpkd.functional.edges import mixed_windows
 from bpkd.metrics import SegmentationMetrics
 from bpkd.metrics.boundary import boundary_counts, boundary_width, contour_counts
 from bpkd.metrics.confusion import nested_counts
 
-IGNORE, WIDTHS, TOLERANCE, RATIO = 255, (1, 3, 5, 9, 15), 3, 0.02
-CPU_TIME = "count the processor time of this process: for a machine on which other programs take turns"
+WIDTHS, TOLERANCE, RATIO = (1, 3, 5, 9, 15), 3, 0.02
+OURS, LOOP = "ours", "loop"
+COLUMNS = {
+    "what": "{what}",
+    "classes": "{classes:d}",
+    "ours ms": "{ours_ms:.1f}",
+    "loop ms": "{loop_ms:.1f}",
+    "loop / ours": "{times_faster:.1f}",
+    "quartiles": pair_of("quartiles", ".1f"),
+}
 Counter = Callable[[], Any]
-
-
-def make_pair(height: int, width: int, num_classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Scene-like prediction and label [H, W]: sixty overlapping discs, the prediction moved; some ignored."""
-    rng = np.random.default_rng(seed)
-    label = np.zeros((height, width), np.uint8)
-    for _ in range(60):
-        centre = (int(rng.integers(width)), int(rng.integers(height)))
-        cv2.circle(label, centre, int(rng.integers(height // 50, height // 5)), int(rng.integers(num_classes)), -1)
-    pred = np.roll(label, 3, axis=1)
-    label[: height // 4, : width // 40] = IGNORE
-    return pred, label
 
 
 def square(distance: int) -> np.ndarray:
@@ -131,63 +126,34 @@ def variants(args: argparse.Namespace, num_classes: int) -> dict[str, tuple[Coun
     return pairs
 
 
-def measure(pairs: dict[str, tuple[Counter, Counter]], rounds: int, clock: Callable[[], float]) -> list[dict[str, Any]]:
-    """Rows: median milliseconds of both and the median of the rounds' ratios; a first round is thrown away."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in pairs}
-    for index in range(-1, rounds):
-        for name, both in pairs.items():
-            spent = [0.0, 0.0]
-            for side in (0, 1) if index % 2 else (1, 0):
-                start = clock()
-                both[side]()
-                spent[side] = 1e3 * (clock() - start)
-            if index >= 0:
-                times[name].append((spent[0], spent[1]))
-    rows = []
-    for name, values in times.items():
-        ratios = [loop / ours for ours, loop in values]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        medians = [statistics.median(column) for column in zip(*values, strict=True)]
-        rows.append({"what": name, "ours_ms": medians[0], "loop_ms": medians[1], "rounds": rounds,
-                     "times_faster": statistics.median(ratios), "quartiles": [low, high]})  # fmt: skip
-    return rows
+def benchmark(what: str, ours: Call, loop: Call, args: argparse.Namespace) -> Row:
+    """One row: median milliseconds of both sides, median and quartiles of the rounds' own ratios."""
+    times = harness.measure({OURS: ours, LOOP: loop}, args.rounds, clock=harness.clock_of(args))
+    row = {"what": what, **{f"{side}_ms": statistics.median(times.ms[side]) for side in (OURS, LOOP)}}
+    row |= {"rounds": args.rounds, "times_faster": times.ratio(LOOP, OURS)}
+    return {**row, "quartiles": quartiles(times.ratios(LOOP, OURS))}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| what | classes | ours ms | loop ms | loop / ours | quartiles |", "|---|---:|---:|---:|---:|---|"]
-    for row in rows:
-        low, high = row["quartiles"]
-        cells = [row["what"], str(row["classes"]), f"{row['ours_ms']:.1f}", f"{row['loop_ms']:.1f}"]
-        cells += [f"{row['times_faster']:.1f}", f"{low:.1f} - {high:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the arguments."""
+    parser = harness.make_parser(__doc__, rounds=9)
+    parser.set_defaults(threads=1)
+    parser.add_argument("--classes", type=int, nargs="+", default=[19, 150], help="numbers of classes")
+    parser.add_argument("--height", type=int, default=1024, help="of the image")
+    parser.add_argument("--width", type=int, default=2048, help="of the image")
+    return harness.parse(parser, argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=int, nargs="+", default=[19, 150])
-    parser.add_argument("--height", type=int, default=1024)
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1, help="of torch and of OpenCV")
-    parser.add_argument("--cpu-time", action="store_true", help=CPU_TIME)
-    parser.add_argument("--json", type=Path, help="also write environment, setting and rows to this file")
-    args = parser.parse_args(argv)
-    if args.rounds < 2:
-        parser.error("--rounds must be at least 2: a spread needs two")
-    torch.set_num_threads(args.threads)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes."""
+    args = parse(argv)
     cv2.setNumThreads(args.threads)
-    setting = {k: v for k, v in vars(args).items() if k != "json"}
-    record: dict[str, Any] = {"environment": environment(), "setting": setting, "rows": []}
-    clock = time.process_time if args.cpu_time else time.perf_counter
+    record = harness.new_record(args)
     for num_classes in args.classes:
-        found = measure(variants(args, num_classes), args.rounds, clock)
-        record["rows"] += [{"classes": num_classes, **row} for row in found]
-    print(table(record["rows"]))
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        for name, (ours, loop) in variants(args, num_classes).items():
+            record["rows"].append({"classes": num_classes, **benchmark(name, ours, loop, args)})
+    print(harness.table(COLUMNS, record["rows"]))
+    harness.write_record(args.json, record)
     return 0
 
 

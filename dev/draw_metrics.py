@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw what the boundary metrics count, on a disc that is predicted wrong: docs/images/metrics.png.
 
-python tools/draw_metrics.py docs/images/metrics.png
+python dev/draw_metrics.py docs/images/metrics.png
 """
 
 from __future__ import annotations

@@ -1,57 +1,42 @@
 """Time SOLOv2: target assignment beside a loop over the instances, training step and inference of the light R-18.
 
-`python tools/benchmark_solov2.py --what assign --rounds 9 --threads 1 --cpu-time --json bench.json`. With
-`--peer-path FOLDER` (holds an importable mmdet with its mmcv and mmengine), training step and inference stand beside
-mmdetection's own light R-18, with the same weights and images. Rounds are interleaved; the ratio is the median of the
-rounds' own.
+`python -m benchmarks.solov2 --what assign --rounds 9 --cpu-time --json bench.json`. With `--peer-root FOLDER` (holds an
+importable mmdet with its mmcv and mmengine), training step and inference stand beside mmdetection's own light R-18,
+with the same weights and images. The ratio is the median of the rounds' own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
 from torch.nn import functional as F
 
-try:  # as a script, and as a module of the tests
-    from benchmark_metrics import CPU_TIME, measure
-    from peer_solov2 import PeerSOLOv2
-except ImportError:
-    from .benchmark_metrics import CPU_TIME, measure
-    from .peer_solov2 import PeerSOLOv2
-
-from bpkd.analysis.records import environment
+from benchmarks import harness
+from benchmarks.harness import ROOT, Call, pair_of
+from benchmarks.metrics import benchmark
+from benchmarks.peers.solov2 import PeerSOLOv2
+from benchmarks.scenes import make_instances
 from bpkd.config import read_config
 from bpkd.modeling import build_student
 from bpkd.modeling.solov2 import GridAssigner, ImageInstances, SOLOv2, image_instances
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "coco" / "solov2_light_r18.yaml"
+CONFIG = ROOT / "configs" / "coco" / "solov2_light_r18.yaml"
 WHAT = ("assign", "train", "inference")
-Pair = tuple[Callable[[], Any], Callable[[], Any]]
-
-
-def make_instances(count: int, size: tuple[int, int], seed: int = 0) -> Instances:
-    """Ellipses of all sizes on an image, some cut by its border."""
-    rng = np.random.default_rng(seed)
-    masks = np.zeros((count, *size), np.uint8)
-    for mask in masks:
-        axes = np.exp(rng.uniform(np.log(4), np.log(min(size) / 2), 2)).astype(int)
-        centre = int(rng.integers(size[1])), int(rng.integers(size[0]))
-        cv2.ellipse(mask, centre, (int(axes[0]), int(axes[1])), float(rng.uniform(0, 180)), 0, 360, 1, -1)
-    out = Instances(size)
-    out.gt_masks = BitMasks(torch.from_numpy(masks))
-    out.gt_boxes = Boxes(out.gt_masks.get_bounding_boxes().tensor)
-    out.gt_classes = torch.from_numpy(rng.integers(0, 80, count))
-    return out
+COLUMNS = {
+    "what": "{what}",
+    "beside": "{other}",
+    "ours ms": "{ours_ms:.1f}",
+    "other ms": "{other_ms:.1f}",
+    "other / ours": "{times_faster:.2f}",
+    "quartiles": pair_of("quartiles", ".2f"),
+}
+Pair = tuple[Call, Call]
 
 
 def loop_assign(one: ImageInstances, canvas: tuple[int, int], assigner: GridAssigner) -> list[Any]:
@@ -151,55 +136,39 @@ def pairs(what: str, args: argparse.Namespace, model: SOLOv2, peer: PeerSOLOv2 |
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
-    parser.add_argument("--instances", type=int, default=100, help="on the image of --what assign")
-    parser.add_argument("--height", type=int, default=448)
-    parser.add_argument("--width", type=int, default=672)
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the arguments."""
+    parser = harness.make_parser(__doc__, rounds=9, peers="folder that holds mmdet, mmengine and mmcv")
+    parser.set_defaults(threads=1)
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT), help="what to time")
+    parser.add_argument("--instances", type=int, default=100, help="instances on the image of --what assign")
+    parser.add_argument("--height", type=int, default=448, help="of the images")
+    parser.add_argument("--width", type=int, default=672, help="of the images")
     parser.add_argument("--batch", type=int, default=2, help="images of a training step or inference")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cpu-time", action="store_true", help=CPU_TIME)
-    parser.add_argument("--peer-path", type=Path, help="folder that holds mmdet, mmengine and mmcv")
-    parser.add_argument("--json", type=Path, help="also write environment, setting and rows to this file")
-    args = parser.parse_args(argv)
-    if args.rounds < 2:
-        parser.error("--rounds must be at least 2: a spread needs two")
-    torch.set_num_threads(args.threads)
+    return harness.parse(parser, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes."""
+    args = parse(argv)
     cv2.setNumThreads(args.threads)
     torch.manual_seed(0)
     model = build_student(read_config(str(CONFIG), ["MODEL.DEVICE", "cpu"]))
     assert isinstance(model, SOLOv2)
     torch.nn.init.normal_(model.ins_head.cate_pred.weight, std=0.022)  # hundreds of cells find something
     try:
-        peer = PeerSOLOv2(args.peer_path, model) if args.peer_path else None
+        peer = PeerSOLOv2(args.peer_root, model) if args.peer_root else None
     except (ImportError, ValueError) as error:
-        print(f"error: --peer-path {args.peer_path}: {error}", file=sys.stderr)
+        print(f"error: --peer-root {args.peer_root}: {error}", file=sys.stderr)
         return 1
-    clock = time.process_time if args.cpu_time else time.perf_counter
-    rows = []
+    record = harness.new_record(args)
     for what in args.what:
-        for other, pair in pairs(what, args, model, peer).items():
-            rows += [{**row, "other": other} for row in measure({what: pair}, args.rounds, clock)]
-    for row in rows:
-        row["other_ms"] = row.pop("loop_ms")
-    print(table(rows))
-    setting = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "json"}
-    if args.json:
-        args.json.write_text(json.dumps({"environment": environment(), "setting": setting, "rows": rows}, indent=1))
+        for other, (ours, theirs) in pairs(what, args, model, peer).items():
+            row = benchmark(what, ours, theirs, args)
+            record["rows"].append({**row, "other_ms": row.pop("loop_ms"), "other": other})
+    print(harness.table(COLUMNS, record["rows"]))
+    harness.write_record(args.json, record)
     return 0
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| what | beside | ours ms | other ms | other / ours | quartiles |", "|---|---|---:|---:|---:|---|"]
-    for row in rows:
-        low, high = row["quartiles"]
-        times = f"{row['ours_ms']:.1f} | {row['other_ms']:.1f} | {row['times_faster']:.2f}"
-        lines.append(f"| {row['what']} | {row['other']} | {times} | {low:.2f} - {high:.2f} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

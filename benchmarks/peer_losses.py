@@ -1,41 +1,45 @@
-"""Time our losses against other projects' own, on the same tensors: one process, interleaved, forward and backward.
+"""Time our losses against other projects' own, on the same tensors: one process, in turns, forward and backward.
 
 The peers' files are imported unchanged from clones in one folder (docs/benchmarks.md says which):
-`python tools/peer_losses.py --peer-root ../peers --threads 1 --json peers.json`. A peer whose gradient is not ours
+`python -m benchmarks.peer_losses --peer-root ../peers --threads 1 --json peers.json`. A peer whose gradient is not ours
 times the known factor between the two normalisers is an error: its time would mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
-from benchmark_distillers import CPU_TIME
-from benchmark_losses import make_labels
-from benchmark_networks import measure
-from peer_projects import load, sources
 from torch import Tensor
 
-from bpkd.analysis.records import environment
+from benchmarks import harness
+from benchmarks.harness import Row, Times, pair_of, quartiles
+from benchmarks.peers.projects import load, sources
+from benchmarks.scenes import make_labels
 from bpkd.distillers.discriminator import Adversary
 from bpkd.functional import channel_kd, intra_class_variation, pairwise_affinity, pixel_kd
 
+COLUMNS = {
+    "term": "{term}",
+    "maps": "{maps}",
+    "peer": "{peer}",
+    "ours ms": "{ours_median_ms:.2f}",
+    "peer ms": "{peer_median_ms:.2f}",
+    "ours / peer": "{ratio:.3f}",
+    "quartiles": pair_of("ratio_quartiles", ".3f"),
+}
 CHANNELS, STRIDE = (128, 512), 8  # of the student's and the teacher's features; label size over map size
 ADV_WEIGHT = 0.1
 OURS = "ours"
 Step = Callable[[], None]
 # Peer -> factor of its gradient over ours (None: both draw random numbers), and the step.
 Others = dict[str, tuple[float | None, Step]]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -192,69 +196,48 @@ def check_gradients(term: str, own: tuple[Tensor, Step], others: Others) -> Row:
 def benchmark(shape: Sequence[int], args: argparse.Namespace) -> list[Row]:
     """All rows of one shape."""
     x = Inputs.draw(shape, args.device)
-    own = ours(x)
-    clock = time.process_time if args.cpu_time else time.perf_counter
-    rows = []
+    own, rows = ours(x), []
     for term in args.terms:
         others = THEIRS[term](args.peer_root, x)
         apart = check_gradients(term, own[term], others)
         calls = {OURS: own[term][1], **{peer: call for peer, (_, call) in others.items()}}
-        times = measure(calls, args.rounds, torch.device(args.device).type == "cuda", clock=clock)
+        times = harness.measure(calls, args.rounds, harness.is_cuda(args), clock=harness.clock_of(args))
         for row in summarise(times):
             rows.append({"term": term, "shape": list(shape), **row, "gradient_apart": apart[row["peer"]]})
     return rows
 
 
-def summarise(times: dict[str, list[Any]]) -> list[Row]:
+def summarise(times: Times) -> list[Row]:
     """One row per peer: both medians, and median and quartiles of the rounds' own ratios ours / theirs."""
-    mine = [t for t, _ in times[OURS]]
     rows = []
-    for peer, results in times.items():
+    for peer in times.ms:
         if peer == OURS:
             continue
-        other = [t for t, _ in results]
-        ratios = [a / b for a, b in zip(mine, other, strict=True)]
-        low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        medians = {"ours_median_ms": statistics.median(mine), "peer_median_ms": statistics.median(other)}
-        rows.append({"peer": peer, **medians, "ratio": ratio, "ratio_quartiles": [low, high], "rounds": len(mine)})
+        ratios = times.ratios(OURS, peer)
+        medians = {f"{key}_median_ms": statistics.median(times.ms[k]) for key, k in (("ours", OURS), ("peer", peer))}
+        ratio = {"ratio": times.ratio(OURS, peer), "ratio_quartiles": quartiles(ratios), "rounds": len(ratios)}
+        rows.append({"peer": peer, **medians, **ratio})
     return rows
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as Markdown."""
-    lines = ["| term | maps | peer | ours ms | peer ms | ours / peer | quartiles |", "|---|---|---|---:|---:|---:|---|"]
-    for row in rows:
-        low, high = row["ratio_quartiles"]
-        cells = [row["term"], " x ".join(map(str, row["shape"])), row["peer"], f"{row['ours_median_ms']:.2f}"]
-        cells += [f"{row['peer_median_ms']:.2f}", f"{row['ratio']:.3f}", f"{low:.3f} - {high:.3f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer-root", type=Path, required=True, help="folder of the clones")
-    parser.add_argument("--shapes", nargs="+", default=["4,19,64,64", "4,150,64,64", "2,19,128,128"], metavar="N,K,H,W")
-    parser.add_argument("--terms", nargs="+", default=list(THEIRS), choices=list(THEIRS))
-    parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0: torch's choice")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cpu-time", action="store_true", help=CPU_TIME)
-    parser.add_argument("--json", type=Path, help="also write environment, setting and rows to this file")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    shapes = [[int(v) for v in text.split(",")] for text in args.shapes]
-    setting = {key: value for key, value in vars(args).items() if key not in ("json", "peer_root")}
-    record: Row = {"environment": environment(), "peers": sources(args.peer_root), "setting": setting, "rows": []}
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes."""
+    parser = harness.make_parser(__doc__, rounds=21, device="cpu", peers="folder of the clones (required)")
+    parser.add_argument("--shapes", nargs="+", default=["4,19,64,64", "4,150,64,64", "2,19,128,128"], metavar="N,K,H,W",
+                        help="shapes of the logits")  # fmt: skip
+    parser.add_argument("--terms", nargs="+", default=list(THEIRS), choices=list(THEIRS), help="losses to time")
+    args = harness.parse(parser, argv)
+    if args.peer_root is None:
+        parser.error("--peer-root: expected the folder of the clones, got none")
+    record = harness.new_record(args, peers=sources(args.peer_root))
     stay = mock.patch.object(torch.Tensor, "cuda", lambda self, *_, **__: self)  # a peer sends its maps to a GPU
-    with warnings.catch_warnings(), stay if torch.device(args.device).type == "cpu" else warnings.catch_warnings():
+    with warnings.catch_warnings(), warnings.catch_warnings() if harness.is_cuda(args) else stay:
         warnings.simplefilter("ignore")  # of the peers' old calls
-        for shape in shapes:
+        for shape in ([int(v) for v in text.split(",")] for text in args.shapes):
             record["rows"] += benchmark(shape, args)
-            if args.json:
-                args.json.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record["rows"]))
+            harness.write_record(args.json, record)
+    shown = [{**row, "maps": " x ".join(map(str, row["shape"]))} for row in record["rows"]]
+    print(harness.table(COLUMNS, shown))
     return 0
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmseg_networks import import_mmseg
 from torch import Tensor
 
+from benchmarks.peers.mmseg_networks import import_mmseg
 from bpkd.data.augment import TrainAugmentation
 from bpkd.data.mapper import TrainMapper
 

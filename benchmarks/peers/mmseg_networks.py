@@ -7,20 +7,18 @@ docs/benchmarks.md says how to install it beside the project's environment.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import sys
-import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peers.projects import replace_operators
 from bpkd.config import read_config
 from bpkd.modeling import build_student
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "networks"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "networks"
 
 # The environment's torch and numpy stay as they are: nothing is installed with its dependencies.
 INSTALL = (
@@ -98,31 +96,22 @@ NETWORKS: dict[str, tuple[Spec, Spec, Spec | None]] = {
 }
 
 
-class _NoOperators(types.ModuleType):
-    """Stands for mmcv's compiled operators, which mmcv-lite lacks: they can be named, not called."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def absent(*_: object, **__: object) -> None:
-            raise NotImplementedError(f"mmcv-lite has no compiled operator {name!r}; install mmcv for it.")
-
-        return absent
-
-
-def import_mmseg() -> Any:
+def import_mmseg(folder: Path | None = None) -> Any:
     """Imports mmsegmentation's models and returns the package.
 
-    It asks for the compiled operators of mmcv on import, though none of these networks uses one; where mmcv-lite
+    It imports the compiled operators of mmcv on import, though none of these networks uses one; where mmcv-lite
     stands in for mmcv they are replaced by names.
+
+    Args:
+        folder: where mmsegmentation was installed; None: it is importable already.
 
     Raises:
         ImportError: it, or something that it imports, is not there; the message says how to install it.
     """
+    if folder is not None:
+        sys.path.append(str(folder))  # last: the environment's own packages stay what they are
     try:
-        if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
-            sys.modules["mmcv._ext"] = _NoOperators("mmcv._ext")
+        replace_operators()
         import mmseg.models
     except ImportError as error:
         raise ImportError(
@@ -175,7 +164,7 @@ def our_logits(model: Any, images: Tensor) -> tuple[Tensor, Tensor | None]:
     return output.logits, output.aux
 
 
-def lively_state(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
+def random_state_dict(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
     """Returns a state dict in which no residual branch is zero and no running statistic is trivial."""
     generator = torch.Generator().manual_seed(seed)
     state = copy.deepcopy(model.state_dict())

@@ -1,19 +1,16 @@
 """Time our training mapper beside mmsegmentation's pipeline on the same files: images per second of one core.
 
-`python tools/benchmark_loader.py --peer-path SITE --cpu-time --json bench.json`; SITE is where mmsegmentation was
-installed (docs/benchmarks.md). Files are drawn scenes of each set's size and format, or with `--root` the user's own.
-Both read every file in every round, one after the other in turns; the ratio is the median of the rounds' own.
+`python -m benchmarks.loader --peer-root SITE --cpu-time --json bench.json`; SITE is where mmsegmentation was installed
+(docs/benchmarks.md). Files are drawn scenes of each set's size and format, or with `--root` the user's own. Both read
+every file in every round, one after the other in turns; the ratio is the median of the rounds' own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,28 +18,34 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from mmseg_networks import import_mmseg
-from mmseg_pipeline import check_agreement, reduces_zero, their_item, their_pipeline
 
-from bpkd.analysis.records import environment
+from benchmarks import harness
+from benchmarks.harness import ROOT, Row, pair_of, quartiles
+from benchmarks.peers.mmseg_networks import import_mmseg
+from benchmarks.peers.mmseg_pipeline import check_agreement, reduces_zero, their_item, their_pipeline
 from bpkd.config import read_config
 from bpkd.data import register_datasets
 from bpkd.data.files import label_table
 from bpkd.data.mapper import TrainMapper
 from bpkd.data.procedural import make_scene
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-BASES = [str(CONFIGS / p) for p in ("ade20k/Base-ADE20K.yaml", "cityscapes/Base-Cityscapes.yaml",
-                                    "pascal_context59/Base-PascalContext59.yaml")]  # fmt: skip
+BASES = [str(ROOT / "configs" / p) for p in ("ade20k/Base-ADE20K.yaml", "cityscapes/Base-Cityscapes.yaml",
+                                             "pascal_context59/Base-PascalContext59.yaml")]  # fmt: skip
 # Beginning of a data set's name -> (height, width) and format of its usual image.
 LIKE = {"ade20k": ((512, 683), ".jpg"), "cityscapes": ((1024, 2048), ".png"), "pascal": ((375, 500), ".jpg")}
-CPU_TIME = "count the processor time of this process: for a machine on which other programs take turns"
 OURS, THEIRS = "ours", "mmsegmentation"
+COLUMNS = {
+    "set": "{set}",
+    "files": "{files}",
+    "crop": "{crop[0]} x {crop[1]}",
+    "ours images/s": "{ours_images_s:.1f}",
+    "mmsegmentation images/s": "{mmsegmentation_images_s:.1f}",
+    "ours / theirs": "{ratio:.2f}",
+    "quartiles": pair_of("quartiles", ".2f"),
+}
 Item = dict[str, Any]
-Row = dict[str, Any]
 
 
 def draw_files(folder: Path, name: str, count: int, table: Sequence[int]) -> list[Item]:
@@ -132,24 +135,8 @@ def summarise(spent: dict[str, list[float]], files: int) -> Row:
     row: Row = {f"{name}_images_s": files / statistics.median(times) for name, times in spent.items()}
     if THEIRS in spent:
         ratios = [b / a for a, b in zip(spent[OURS], spent[THEIRS], strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        row |= {"ratio": median, "quartiles": [low, high]}
+        row |= {"ratio": statistics.median(ratios), "quartiles": quartiles(ratios)}
     return {**row, "seconds": spent}
-
-
-def table_of(rows: list[Row]) -> str:
-    """The rows as Markdown."""
-    lines = ["| set | files | crop | ours images/s | mmsegmentation images/s | ours / theirs | quartiles |"]
-    lines.append("|---|---|---|---:|---:|---:|---|")
-    for row in rows:
-        cells = [row["set"], row["files"], "{} x {}".format(*row["crop"]), f"{row[f'{OURS}_images_s']:.1f}"]
-        if "ratio" in row:
-            cells += [f"{row[f'{THEIRS}_images_s']:.1f}", f"{row['ratio']:.2f}"]
-            cells.append("{:.2f} - {:.2f}".format(*row["quartiles"]))
-        else:
-            cells += [""] * 3
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def describe(items: Sequence[Item], drawn: bool) -> str:
@@ -163,55 +150,45 @@ def describe(items: Sequence[Item], drawn: bool) -> str:
 def benchmark(path: str, args: argparse.Namespace) -> Row:
     """The row of one config."""
     cfg = read_config(path, [*(["DATASETS.ROOT", str(args.root)] if args.root else []), *args.opts])
-    clock = time.process_time if args.cpu_time else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
         items, mapper = prepare(cfg, args, Path(folder))
-        spent = measure(sides(items, mapper, not args.no_rival), len(items), args.rounds, clock)
+        spent = measure(sides(items, mapper, not args.no_rival), len(items), args.rounds, harness.clock_of(args))
         what = describe(items, not args.root)
     crop = list(mapper.augmentation.crop_size)
     return {"set": cfg.DATASETS.TRAIN[0], "files": what, "crop": crop, **summarise(spent, len(items))}
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads and checks the arguments."""
+    parser = harness.make_parser(__doc__, rounds=15, peers="folder in which mmsegmentation was installed")
+    parser.set_defaults(threads=1)
     parser.add_argument("--config-file", nargs="+", default=BASES, help="whose training set and INPUT are taken")
     parser.add_argument("--root", type=Path, help="DATASETS.ROOT with your own files; else scenes are drawn")
-    parser.add_argument("--peer-path", type=Path, help="folder in which mmsegmentation was installed")
     parser.add_argument("--no-rival", action="store_true", help="ours alone, without mmsegmentation")
-    parser.add_argument("--files", type=int, default=12, help="of each set")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--cpu-time", action="store_true", help=CPU_TIME)
-    parser.add_argument("--json", type=Path, help="also write environment, setting and rows to this file")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs that override the configs")
-    args = parser.parse_args(argv)
-    if args.rounds < 2 or args.files < 1:
-        parser.error("--rounds must be at least 2, since a spread needs two, and --files at least 1")
-    if args.peer_path:
-        sys.path.append(str(args.peer_path))  # last: the environment's own packages stay what they are
+    parser.add_argument("--files", type=int, default=12, help="files of each set")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configs")
+    args = harness.parse(parser, argv)
+    if args.files < 1:
+        parser.error("--files: expected at least 1")
     if not args.no_rival:
         try:
-            import_mmseg()
+            import_mmseg(args.peer_root)
         except ImportError as error:
-            parser.error(f"{error} Give that folder as --peer-path, or measure ours alone with --no-rival.")
+            parser.error(f"{error} Give that folder as --peer-root, or measure ours alone with --no-rival.")
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measures and prints."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes."""
     args = parse(argv)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    cv2.setNumThreads(args.threads)
     np.random.seed(0)  # theirs
-    left_out = ("json", "peer_path", "root", "config_file")  # places; the rows name the sets
-    record: Row = {"environment": environment()}
-    if not args.no_rival:
-        record["rival"] = {name: version(name) for name in ("mmsegmentation", "mmengine", "mmcv-lite")}
-    record["setting"] = {key: value for key, value in vars(args).items() if key not in left_out}
+    names = () if args.no_rival else ("mmsegmentation", "mmengine", "mmcv-lite")
+    record = harness.new_record(args, rival={name: version(name) for name in names})
+    record["setting"]["opts"] = args.opts
     record["rows"] = [benchmark(path, args) for path in args.config_file]
-    print(table_of(record["rows"]))
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    print(harness.table(COLUMNS, record["rows"]))
+    harness.write_record(args.json, record)
     return 0
 
 

@@ -1,9 +1,8 @@
-"""tools/benchmark.py at a tiny size: real steps and forward passes, paired ratios, whole records, tables from them."""
+"""benchmarks/step.py at a tiny size: real steps and forward passes, paired ratios, whole records, tables from them."""
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import parts
+from benchmarks import step as tool
+from benchmarks.distillers import ALONE, BASE
+from benchmarks.harness import Times
+from benchmarks.scenes import IGNORE, literal_channel_kd, literal_cross_entropy
 from bpkd.functional import channel_kd, upsampled_cross_entropy
-
-ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT / "tools") not in sys.path:
-    sys.path.append(str(ROOT / "tools"))
-import benchmark as tool  # noqa: E402
-import benchmark_parts as parts  # noqa: E402
-from benchmark_distillers import ALONE, BASE  # noqa: E402
+from tests.conftest import REPO
 
 TINY = [
     "--size",
@@ -41,7 +39,7 @@ DATA = ["--json", "unused.json", "DATASETS.TRAIN", "('procedural_train',)"]  # a
 
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)  # TEACHER.CONFIG_FILE is relative to it
+    monkeypatch.chdir(REPO)  # TEACHER.CONFIG_FILE is relative to it
 
 
 def run(tmp_path: Path, *argv: str) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def test_step_has_every_variant_and_the_share_of_loading(tmp_path: Path, capsys:
     assert 0 < rows[parts.LOADING]["ratio"] < 1
     assert rows["KD"]["images_s"] == pytest.approx(2e3 / rows["KD"]["median_ms"])
     assert {"environment", "rival", "load", "setting", "shapes"} <= record.keys()
-    assert not {"json", "peer_path", "config_file", "opts"} & record["setting"].keys()
+    assert not {"json", "peer_root", "config_file", "opts"} & record["setting"].keys()
     printed = capsys.readouterr().out
     assert tool.main(["--tables", str(tmp_path / "bench.json")]) == 0
     again = capsys.readouterr().out
@@ -104,52 +102,28 @@ def test_scores_that_differ_are_not_timed() -> None:
 
 def test_ratios_are_paired_and_loading_is_a_share() -> None:
     """The machine is ten times slower in the second round: the ratios are the same all the same."""
-    times = {
-        "base": [(2.0, None), (20.0, None)],
-        "a": [(3.0, 4.0), (30.0, 5.0)],
-        parts.LOADING: [(2.0, None), (20.0, None)],
-    }
+    times = Times({"base": [2.0, 20.0], "a": [3.0, 30.0], parts.LOADING: [2.0, 20.0]}, {"a": 5.0})
     base, a, loading = tool.summarise(times, "base", 4)
     assert (base["ratio"], a["ratio"], loading["ratio"]) == (1.0, 1.5, 0.5)
     assert a["ratio_spread"] == [1.5, 1.5]
     assert a["peak_mib"] == 5.0
     assert base["images_s"] == pytest.approx(4000 / 11)
-    alone = tool.summarise({"a": times["a"]}, "base", 4)
+    alone = tool.summarise(Times({"a": times.ms["a"]}), "base", 4)
     assert (alone[0]["ratio"], alone[0]["against"]) == (None, None)
-    assert "share 50.0 %" in "\n".join(tool.table([base, a, loading]))
-
-
-PEAKS = """
-import sys, torch
-sys.path.append(sys.argv[1])
-import benchmark as tool
-calls = {"64 MiB": lambda: torch.ones(2**24).sum(), "nothing": lambda: None}
-tool.PARTS["teacher"] = (lambda _: calls, "", False, "batch")
-print(*(tool.own_peak("teacher", name, None) for name in calls))
-"""
-
-
-def test_peak_counts_what_a_call_allocates() -> None:
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("needs Linux")
-    # A process of its own, as the tool has it: here other tests' threads and memory would be counted.
-    command = [sys.executable, "-c", PEAKS, str(ROOT / "tools")]
-    full, nothing = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-    assert 50 < full < 110
-    assert abs(nothing) < 20
+    assert "share 50.0 %" in tool.table([base, a, loading])
 
 
 def test_the_rivals_losses_are_those_that_they_are_said_to_be() -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 2, 5, 8, 8)
-    torch.testing.assert_close(parts.channel_wise(student, teacher), channel_kd(student, teacher))
+    torch.testing.assert_close(literal_channel_kd(student, teacher), channel_kd(student, teacher))
     labels = torch.randint(0, 5, (2, 32, 32))
-    labels[:, :4] = 255
-    torch.testing.assert_close(parts.cross_entropy(student, labels), upsampled_cross_entropy(student, labels))
+    labels[:, :4] = IGNORE
+    torch.testing.assert_close(literal_cross_entropy(student, labels), upsampled_cross_entropy(student, labels))
 
 
 @pytest.mark.parametrize(
-    "options", [["--rounds", "1"], ["--batch", "1"], ["--memory", "--device", "cuda"], ["--peer-path", "."]]
+    "options", [["--rounds", "1"], ["--batch", "1"], ["--memory", "--device", "cuda"], ["--peer-root", "."]]
 )
 def test_options_that_cannot_be_measured_are_refused(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mmcv", "mmseg", "mmseg.models"):

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.peers.projects import replace_operators
 from bpkd.convert.instances import MMDET_SOLOV2
 from bpkd.convert.rules import RuleSet, rename
 from bpkd.modeling.solov2 import SOLOv2, image_instances
-
-
-class _NoExtension(types.ModuleType):
-    """Stands in for mmcv's compiled operators, which mmdetection imports and the light R-18 does not call."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
 
 
 def _config(model: SOLOv2) -> dict[str, Any]:
@@ -66,7 +57,7 @@ class PeerSOLOv2:
             ValueError: the weights do not fit.
         """
         sys.path.insert(0, str(folder))
-        sys.modules.setdefault("mmcv._ext", _NoExtension("mmcv._ext"))
+        replace_operators()
         import mmdet.models  # noqa: F401 - registers the parts
         from mmdet.registry import MODELS
         from mmdet.structures import DetDataSample

@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,6 +38,25 @@ class _Name:
 
     def __call__(self, *args: object, **_: object) -> object:
         return args[0] if len(args) == 1 and isinstance(args[0], type) else _Name()
+
+
+class _Operators(types.ModuleType):
+    """Stands for mmcv's compiled operators, which mmcv-lite lacks: they can be named, not called."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def absent(*_: object, **__: object) -> None:
+            raise NotImplementedError(f"mmcv-lite has no compiled operator {name!r}; install mmcv for it.")
+
+        return absent
+
+
+def replace_operators() -> None:
+    """Lets a package be imported that imports mmcv's compiled operators, where mmcv-lite stands in for mmcv."""
+    if "mmcv._ext" not in sys.modules and importlib.util.find_spec("mmcv._ext") is None:
+        sys.modules["mmcv._ext"] = _Operators("mmcv._ext")
 
 
 class _StandIn(types.ModuleType):

@@ -1,6 +1,6 @@
 """The speed targets of masks, losses and cross entropy: each is a ratio of two calls, timed in turns in one process.
 
-`python tools/benchmark_losses.py --targets --peer-root peers --json fast.json`; docs/benchmarks.md explains the table.
+`python -m benchmarks.losses --targets --peer-root peers --json fast.json`; docs/benchmarks.md explains the table.
 """
 
 from __future__ import annotations
@@ -8,32 +8,30 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from peer_projects import load
 from torch import Tensor
 
+from benchmarks import harness
+from benchmarks.harness import Call, Row, Times, in_turns, pair_of, quartiles, timed
+from benchmarks.peers.projects import load, sources
+from benchmarks.scenes import literal_boundary_kd, literal_cross_entropy, literal_edge_mask, make_labels
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, class_edges, pixel_kd, use_path
 from bpkd.functional import upsampled_cross_entropy as fast_cross_entropy
 
-STRIDE, IGNORE = 8, 255
-MOST_SECONDS = 20.0  # per target; three rounds are always kept
+STRIDE = 8
+MOST_SECONDS, CALLS = 20.0, 20  # of a target; calls to a round
 LOSS_SHAPES = ((4, 19, 64, 64), (2, 19, 128, 256), (4, 150, 64, 64), (2, 150, 128, 256))
 # Presets of bpkd.distillers.bpkd: the paper's sums, and the default.
 PRESETS: dict[str, dict[str, Any]] = {
     "literal": {"pre_mask": "soft", "normalizer": "cells", "weights": (50.0, 20.0)},
     "safe": {"pre_mask": "none", "normalizer": "classes", "weights": (1.0, 2.0)},
 }
-Call = Callable[[], object]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,29 +46,11 @@ class Target:
     memory: bool = False
 
 
-def literal_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """50 edge + 20 body as the formulas are written, the positions' KL repeated over the classes."""
-    n, k, h, w = student.shape
-    p, q = (F.log_softmax(x * mask, 1) for x in (teacher, student))
-    repeated = (p.exp() * (p - q)).sum(1, keepdim=True).repeat(1, k, 1, 1) * mask
-    edge = (2.0 * repeated.sum((2, 3)) / (mask > 0).sum((2, 3)).clamp(min=1)).sum(1).mean()
-    p, q = (F.log_softmax((x * (1 - mask)).reshape(n * k, h * w), 1) for x in (teacher, student))
-    return 50 * edge + 20 / (n * k) * (p.exp() * (p - q)).sum()
-
-
-def literal_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Resize, then torch's cross entropy."""
-    big = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(big, labels, ignore_index=IGNORE, reduction="sum") / labels.numel()
-
-
 class Inputs:
     """Labels, both maps and their calls at one shape."""
 
     def __init__(self, shape: Sequence[int], peers: Path | None) -> None:
         """Draws seeded tensors."""
-        from benchmark_losses import literal_edge_mask, make_labels
-
         n, k, h, w = self.shape = tuple(shape)
         g = torch.Generator().manual_seed(0)
         self.labels = make_labels(n, STRIDE * max(h, w), k)[:, : STRIDE * h, : STRIDE * w].contiguous()
@@ -85,11 +65,11 @@ class Inputs:
             for key, (file, name) in losses.items():
                 self.peer[key] = getattr(load(peers, "mmrazor", f"mmrazor/models/losses/{file}"), name)()
 
-    def mask(self, labels: Tensor, kernel_size: int = 7, path: str = "cpp", form: Any = class_edge_mask) -> Call:
+    def mask(self, labels: Tensor, kernel_size: int = 7, backend: str = "cpp", form: Any = class_edge_mask) -> Call:
         """Edge masks at the logits' size."""
 
         def call() -> None:
-            with use_path(path):
+            with use_path(backend):
                 form(labels, self.shape[1], kernel_size, self.shape[2:])
 
         return call
@@ -104,7 +84,7 @@ class Inputs:
         return call
 
     def boundary(self, preset: str, rows: Any = None) -> Call:
-        """Both terms of BPKD on the extension's path; ``rows`` makes the mask in the step too."""
+        """Both terms of BPKD with the C++ functions; ``rows`` makes the mask in the step too."""
         options = PRESETS[preset]
         return self.step(
             lambda: sum(boundary_kd(self.student, self.teacher, rows() if rows else self.rows, **options))  # type: ignore
@@ -116,7 +96,7 @@ class Inputs:
 
     def literal_whole(self) -> Call:
         """The same as the formulas are written."""
-        return self.step(lambda: literal_loss(self.student, self.teacher, self.literal_mask()))
+        return self.step(lambda: literal_boundary_kd(self.student, self.teacher, self.literal_mask()))
 
 
 def mask_targets(x: Inputs) -> list[Target]:
@@ -127,7 +107,6 @@ def mask_targets(x: Inputs) -> list[Target]:
     targets = [
         Target("mask, extension", x.mask(x.labels), literal, 2000 if many else 400, at_least=True),
         Target("mask as rows, extension", with_rows, literal, 2000 if many else 400, at_least=True),
-        Target("mask, no compiler", x.mask(x.labels, path="compiled"), literal, 400 if many else 80, at_least=True),
         Target("mask, k = 15 over k = 3", x.mask(x.labels, 15), x.mask(x.labels, 3), 1.5),
         Target("mask, noise over scene", x.mask(x.noise), x.mask(x.labels), 2.5),
         Target("mask + loss from labels", x.whole(), x.literal_whole(), 800 if many else 300, at_least=True),
@@ -171,71 +150,29 @@ def targets_of(shape: Sequence[int], peers: Path | None) -> list[Target]:
     return [*(mask_targets(x) if square else []), *loss_targets(x), *(entropy_targets(x) if square else [])]
 
 
-def timed(calls: Sequence[Call], seconds: float) -> list[float]:
-    """Median milliseconds of each call. They alternate call by call, so that none finds its data in the cache.
-
-    As many turns as the time allows, 20 at most.
-    """
-    times: list[list[float]] = []
-    end = time.perf_counter() + seconds
-    while not times or (len(times) < 20 and time.perf_counter() < end):
-        times.append([])
-        for call in calls:
-            start = time.perf_counter()
-            call()
-            times[-1].append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(column) for column in zip(*times, strict=True)]
-
-
 def time_row(target: Target, rounds: int) -> Row:
-    """Both calls in turns; the ratio is the median of the rounds' own ratios."""
-    pairs: list[tuple[float, float]] = []
-    end = time.perf_counter() + MOST_SECONDS
-    for index in range(-1, rounds):
-        if len(pairs) >= 3 and time.perf_counter() > end:
-            break
-        if index % 2:
-            ours, other = timed((target.ours, target.other), 0.1)
-        else:
-            other, ours = timed((target.other, target.ours), 0.1)
-        if index >= 0:
-            pairs.append((ours, other))
-    ratios = [b / a if target.at_least else a / b for a, b in pairs]
-    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    ours, other = zip(*pairs, strict=True)
-    best = min(other) / min(ours) if target.at_least else min(ours) / min(other)
-    return {
-        "ratio": ratio, "quartiles": [low, high], "ratio_of_minima": best, "ours": statistics.median(ours),
-        "other": statistics.median(other), "unit": "ms", "rounds": len(pairs),
-    }  # fmt: skip
+    """Both calls in turns, call by call, so that neither finds its data in the cache.
 
-
-def peak_mib(call: Call) -> float:
-    """Peak memory of the process during a call over what it had before (Linux); freed blocks must be given back.
-
-    The call frees the last call's gradient before it makes its own, so the gradient itself is not counted.
+    The ratio is the median of the rounds' own ratios. There are 20 calls to a round, fewer where they take long.
     """
-    call()
-
-    def read(field: str) -> float:
-        line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(field))
-        return int(line.split()[1]) / 1024
-
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size
-    before = read("VmRSS")
-    call()
-    return max(0.0, read("VmHWM") - before)
+    calls = {"ours": target.ours, "other": target.other}
+    times = Times(in_turns(calls, lambda call: timed(call)[0], CALLS * rounds, seconds=MOST_SECONDS))
+    above, below = ("other", "ours") if target.at_least else ("ours", "other")
+    row = {"ratio": times.ratio(above, below), "quartiles": quartiles(times.ratios(above, below))}
+    row |= {"ratio_of_minima": min(times.ms[above]) / min(times.ms[below])}
+    medians = {name: statistics.median(spent) for name, spent in times.ms.items()}
+    return {**row, **medians, "unit": "ms", "rounds": len(times.ms["ours"])}
 
 
 def memory_row(shape: Sequence[int], index: int, peers: Path | None) -> Row:
-    """Each call's peak in a process of its own, whose allocator gives freed blocks back at once."""
-    peaks = []
-    for side in ("ours", "other"):
-        command = [sys.executable, __file__, json.dumps([list(shape), index, side, str(peers or "")])]
-        settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **settings})
-        peaks.append(float(done.stdout.split()[-1]))
-    return {"ratio": peaks[0] / peaks[1], "ours": peaks[0], "other": peaks[1], "unit": "MiB"}
+    """Each call's peak in a process of its own, whose allocator gives freed blocks back at once.
+
+    The call frees the last call's gradient before it makes its own, so the gradient itself is not counted.
+    """
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    sides = [json.dumps([list(shape), index, side, str(peers or "")]) for side in ("ours", "other")]
+    ours, other = (harness.peak_in_child("benchmarks.targets", [side], **settings) for side in sides)
+    return {"ratio": ours / other, "ours": ours, "other": other, "unit": "MiB"}
 
 
 def child(text: str) -> None:
@@ -243,11 +180,11 @@ def child(text: str) -> None:
     shape, index, side, peers = json.loads(text)
     torch.set_num_threads(2)
     target = targets_of(tuple(shape), Path(peers) if peers else None)[index]
-    print(peak_mib(getattr(target, side)))
+    print(harness.peak_mib(getattr(target, side), warm_up=True))
 
 
-def run(peers: Path | None, rounds: int, say: Callable[[str], None]) -> list[Row]:
-    """All rows; ``say`` gets each as it is measured."""
+def run(peers: Path | None, rounds: int, progress: Callable[[Row], None] = lambda row: None) -> list[Row]:
+    """All rows; ``progress`` gets each as it is measured."""
     rows = []
     for shape in LOSS_SHAPES:
         for index, target in enumerate(targets_of(shape, peers)):
@@ -255,30 +192,43 @@ def run(peers: Path | None, rounds: int, say: Callable[[str], None]) -> list[Row
             met = found["ratio"] >= target.limit if target.at_least else found["ratio"] <= target.limit
             head = {"what": target.name, "shape": list(shape), "limit": target.limit, "at_least": target.at_least}
             rows.append({**head, **found, "met": bool(met), "load": os.getloadavg()[0]})
-            say(line(rows[-1]))
+            progress(rows[-1])
     return rows
 
 
-def head(extension: str) -> str:
-    """The table's first two rows."""
-    names = f"| what, C++ on {extension} | logits | unit | ours | other | ratio | quartiles | of minima | target | |"
-    return f"{names}\n|---|---|---|---:|---:|---:|---|---:|---:|---|"
+def table(rows: list[Row], extension: str) -> str:
+    """The rows as Markdown; ``extension`` names the instruction set of the C++ functions."""
+    columns = {
+        f"what, C++ on {extension}": "{what}",
+        "logits": "{logits}",
+        "unit": "{unit}",
+        "ours": "{ours:.3g}",
+        "other": "{other:.4g}",
+        "ratio": "{ratio:.3g}",
+        "quartiles": pair_of("quartiles", ".3g"),
+        "of minima": "{ratio_of_minima:.3g}",
+        "target": "{sign} {limit:g}",
+        "": "{verdict}",
+    }
+    words = {"sign": ("<=", ">="), "verdict": ("**missed**", "met")}
+    shown = [
+        {**row, "logits": " x ".join(map(str, row["shape"])), "sign": words["sign"][row["at_least"]],
+         "verdict": words["verdict"][row["met"]]}
+        for row in rows
+    ]  # fmt: skip
+    return harness.table(columns, shown)
 
 
-def line(row: Row) -> str:
-    """One row of the table."""
-    ends = row.get("quartiles")
-    spread = f"{ends[0]:.3g} - {ends[1]:.3g}" if ends else ""
-    best = f"{row['ratio_of_minima']:.3g}" if ends else ""
-    sign = ">=" if row["at_least"] else "<="
-    cells = [row["what"], " x ".join(map(str, row["shape"])), row["unit"], f"{row['ours']:.3g}", f"{row['other']:.4g}"]
-    cells += [f"{row['ratio']:.3g}", spread, best, f"{sign} {row['limit']:g}", "met" if row["met"] else "**missed**"]
-    return "| " + " | ".join(cells) + " |"
-
-
-def versions() -> Row:
-    """What was measured."""
-    return {"wait": os.environ.get("OMP_WAIT_POLICY", "")}
+def main(peers: Path | None, rounds: int, threads: int, json_file: Path | None, extension: str) -> int:
+    """Measures the targets, prints which are met, writes the record."""
+    torch.set_num_threads(threads)
+    facts = {"peers": {"mmrazor": sources(peers)["mmrazor"]} if peers else {}, "extension": extension}
+    facts |= {"wait": os.environ.get("OMP_WAIT_POLICY", "")}
+    record = {"environment": harness.environment(), **facts}
+    rows = run(peers, rounds, lambda row: print(f"{row['what']}: {row['ratio']:.3g}", file=sys.stderr, flush=True))
+    print(table(rows, extension))
+    harness.write_record(json_file, {**record, "rows": rows})
+    return 0
 
 
 if __name__ == "__main__":

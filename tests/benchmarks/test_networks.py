@@ -1,20 +1,16 @@
-"""tools/benchmark_networks.py at a tiny size: it runs, compares the variants and writes its record."""
+"""benchmarks/networks.py at a tiny size: it runs, compares the variants and writes its record."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-TOOLS = str(Path(__file__).resolve().parents[2] / "tools")
-if TOOLS not in sys.path:
-    sys.path.append(TOOLS)  # the tool imports its neighbour, as it does when it is run
-
-import benchmark_networks as tool  # noqa: E402
-import mmseg_networks  # noqa: E402
+from benchmarks import networks as tool
+from benchmarks.harness import Times
+from benchmarks.peers import mmseg_networks
 
 TINY = ["--no-rival", "--networks", "hrnet_w18s", "--size", "32", "48", "--rounds", "2"]
 
@@ -51,17 +47,9 @@ def test_absent_rival_is_a_plain_error(monkeypatch, capsys):
     assert "--no-rival" in error
 
 
-def test_order_rotates_and_turns_round():
-    calls = []
-    times = tool.measure({name: lambda name=name: calls.append(name) for name in "abc"}, 5)
-    assert [len(values) for values in times.values()] == [5, 5, 5]
-    rounds = ["".join(calls[i : i + 3]) for i in range(0, len(calls), 3)]
-    assert rounds[1:] == ["abc", "acb", "cab", "cba", "bca"]
-
-
 def test_ratio_is_paired():
-    found = {("forward", tool.RIVAL): [(10.0, None), (40.0, None)], ("forward", tool.OURS): [(5.0, 1.0), (30.0, 3.0)]}
-    rival, ours = tool.summarise(found)
+    found = {("forward", tool.RIVAL): [10.0, 40.0], ("forward", tool.OURS): [5.0, 30.0]}
+    rival, ours = tool.summarise(Times(found, {("forward", tool.OURS): 3.0}))
     assert ours["ratio"] == pytest.approx((0.5 + 0.75) / 2)
     assert rival["ratio"] is None
     assert (rival["peak_mib"], ours["peak_mib"]) == (None, 3.0)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Run the tests of losses, masks, distillers and metrics once per instruction set, and once without the C++ functions.
 
-    tools/test_levels.py [options of pytest]
+    dev/test_levels.py [options of pytest]
 
 The instruction set that this processor takes by default is left out: the other tests run on it. PyTorch's own functions
 are held to the same instruction set.

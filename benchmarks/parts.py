@@ -1,4 +1,4 @@
-"""What `tools/benchmark.py` times: each part is a dict of calls that are compared with the first named `against`."""
+"""What `benchmarks.step` times: each part is a dict of calls that are compared with the first named `against`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from benchmark_distillers import BASE, freeze, make_batch, pair, step, steps
 from detectron2.data import DatasetCatalog
-from mmseg_networks import build_mmseg, build_ours, lively_state, mmseg_logits
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from benchmarks.distillers import BASE, freeze, pair, step, steps
+from benchmarks.harness import ROOT, Call
+from benchmarks.peers.mmseg_networks import build_mmseg, build_ours, mmseg_logits, random_state_dict
+from benchmarks.scenes import literal_channel_kd, literal_cross_entropy, make_batch
 from bpkd.config import read_config
 from bpkd.data import build_train_loader, register_datasets
 from bpkd.engine.edges import loader_edges
@@ -24,16 +24,16 @@ from bpkd.export.student import Scores
 from bpkd.modeling import SemanticDistiller
 from bpkd.modeling.build_distiller import build_distiller
 from bpkd.modeling.inference import predict_logits
+from bpkd.modeling.precision import AMP_DTYPES
 from bpkd.modeling.teachers.acceleration import Optimizations, optimize_for_inference
 from bpkd.modeling.teachers.cached import LOGITS, CachedTeacher, CacheFolder, rows_of
 from bpkd.modeling.teachers.frozen import FrozenTeacher
 
-ROOT = Path(__file__).resolve().parents[1]
 LOADING, RIVAL, RECORDED = "data loading", "mmsegmentation", "BPKD, recorded teacher"
 PREPARED = "BPKD, masks in the workers"
 GRAPH, PLAIN = "graph recorded", "no_grad, float32"
 WHOLE, SLIDE = "whole image", "sliding window"
-Calls = dict[str, Callable[[], object]]
+Calls = dict[str, Call]
 # The pair whose networks mmsegmentation has too, under its names.
 NETWORK_PAIR = ROOT / "projects" / "BPKD" / "configs" / "cityscapes" / "pspnet_r18__pspnet_r101.yaml"
 NETWORKS = ("pspnet_r18", "pspnet_r101")
@@ -46,7 +46,7 @@ def step_calls(args: argparse.Namespace) -> Calls:
     """
     calls: Calls = dict(steps(args))
     cfg, student, teacher = pair(args)
-    batch = make_batch(args, student.num_classes)
+    batch = make_batch(args.batch, (args.size, args.size), student.num_classes)
     calls[PREPARED] = step("BPKD", cfg, student, teacher, with_rows(batch, cfg, student, teacher))
     with tempfile.TemporaryDirectory() as folder:  # stays mapped after it is gone
         calls[RECORDED] = step("BPKD", cfg, student, recorded(teacher, batch, folder), batch)
@@ -93,8 +93,8 @@ def teacher_calls(args: argparse.Namespace) -> Calls:
     """The teacher's forward pass, from plain to fast; `FrozenTeacher` runs in inference mode."""
     cfg, _, first = plain_pair(args)
     network, size, device = first.model, (args.size, args.size), torch.device(args.device)
-    network.load_state_dict(lively_state(network))
-    batch = make_batch(args, network.num_classes)
+    network.load_state_dict(random_state_dict(network))
+    batch = make_batch(args.batch, size, network.num_classes)
     plain = unchanged_layout(network)
     recording = copy.deepcopy(plain).requires_grad_(True)
     calls: Calls = {
@@ -129,35 +129,45 @@ def rival_calls(args: argparse.Namespace) -> Calls:
     """Our whole step beside mmsegmentation's modules in a plain loop in mmrazor's form."""
     args = argparse.Namespace(**{**vars(args), "config_file": str(NETWORK_PAIR)})
     cfg, student, plain = plain_pair(args)
-    batch = make_batch(args, student.num_classes)
+    batch = make_batch(args.batch, (args.size, args.size), student.num_classes)
     quick = freeze(copy.deepcopy(plain.model), "auto", "off", args)
-    calls: Calls = {RIVAL: plain_loop(args, batch, student.num_classes)} if args.rival else {}
+    calls: Calls = {}
+    if args.rival:
+        networks = [build_mmseg(name, student.num_classes) for name in NETWORKS]
+        calls[RIVAL] = plain_loop(*networks, mmseg_logits, batch, torch.device(args.device))
     variants: list[tuple[str, FrozenTeacher]] = [("TEACHER.OPTIMIZE off", plain), ("TEACHER.OPTIMIZE auto", quick)]
     for name, teacher in variants:
         calls[f"BPKD, {name}"] = step("BPKD", cfg, student, teacher, batch)
     return calls
 
 
-def plain_loop(args: argparse.Namespace, batch: list[dict[str, Tensor]], classes: int) -> Callable[[], None]:
-    """A float32 teacher's logits without gradient, cross entropy of both heads, channel-wise distillation, SGD.
+def plain_loop(
+    student: nn.Module,
+    teacher: nn.Module,
+    logits: Callable[..., Any],
+    batch: list[dict[str, Tensor]],
+    device: torch.device,
+    amp: str = "off",
+) -> Call:
+    """One training step in mmrazor's form, in plain PyTorch.
 
-    Images are normalised beforehand, and the teacher's own losses, which mmrazor computes too, are left out.
+    The teacher's logits without gradient in the student's autocast, cross entropy of both heads at label size,
+    channel-wise distillation, SGD. The teacher's own losses, which mmrazor computes too, are left out.
     """
-    student, teacher = (build_mmseg(name, classes).to(args.device) for name in NETWORKS)
-    student.train()
-    teacher.eval().requires_grad_(False)
-    images = torch.stack([item["image"] for item in batch]).to(args.device).sub(120.0).div(57.0)
-    labels = torch.stack([item["sem_seg"] for item in batch]).to(args.device).long()
+    student, teacher = student.to(device).train(), teacher.to(device).eval().requires_grad_(False)
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-2, momentum=0.9, weight_decay=5e-4)
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)
-        decode, aux = mmseg_logits(student, images)
-        with torch.no_grad():
-            target, _ = mmseg_logits(teacher, images)
-        loss = cross_entropy(decode, labels) + 3.0 * channel_wise(decode, target)
+        images = torch.stack([item["image"] for item in batch]).to(device).sub(120.0).div(57.0)
+        labels = torch.stack([item["sem_seg"] for item in batch]).to(device).long()
+        with torch.autocast(device.type, AMP_DTYPES[amp], enabled=amp != "off"):
+            decode, aux = logits(student, images)
+            with torch.no_grad():
+                target, _ = logits(teacher, images)
+        loss = literal_cross_entropy(decode.float(), labels) + 3.0 * literal_channel_kd(decode.float(), target.float())
         if aux is not None:
-            loss = loss + 0.4 * cross_entropy(aux, labels)
+            loss = loss + 0.4 * literal_cross_entropy(aux.float(), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -165,25 +175,9 @@ def plain_loop(args: argparse.Namespace, batch: list[dict[str, Tensor]], classes
     return run
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """At label size, the mean over all pixels, ignored ones too: mmsegmentation's default, in PyTorch's own words."""
-    up = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(up, labels, ignore_index=255, reduction="none").mean()
-
-
-def channel_wise(student: Tensor, teacher: Tensor) -> Tensor:
-    """The ChannelWiseDivergence of mmrazor at temperature 1, step by step as its docstring defines it."""
-    n, c = student.shape[:2]
-    target, log_target = (f(teacher.flatten(2), 2) for f in (F.softmax, F.log_softmax))
-    return (target * log_target - target * F.log_softmax(student.flatten(2), 2)).sum() / (n * c)
-
-
 def inference_calls(args: argparse.Namespace) -> Calls:
     """The student's logits: eager, compiled, exported, as fast as a teacher; and mmsegmentation's same network."""
-    ours = build_ours(NETWORKS[0], args.classes, device=args.device).eval().requires_grad_(False)
-    ours.drop_auxiliary()
-    state = lively_state(ours)
-    ours.load_state_dict(state)
+    ours, state = student_of(args)
     images = torch.randn(args.images, 3, *args.image_size, generator=torch.Generator().manual_seed(0)).to(args.device)
     calls: Calls = {}
     if args.rival:
@@ -218,10 +212,7 @@ def quick_call(model: Any, plan: Optimizations, images: Tensor) -> Callable[[], 
 
 def slide_calls(args: argparse.Namespace) -> Calls:
     """Sliding windows over one image, one and several at a time, at the image's size."""
-    ours = build_ours(NETWORKS[0], args.classes, device=args.device).eval().requires_grad_(False)
-    ours.drop_auxiliary()
-    state = lively_state(ours)
-    ours.load_state_dict(state)
+    ours, state = student_of(args)
     size, (crop, stride) = tuple(args.image_size), windows(args)
     image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(args.device)
     calls: Calls = {}
@@ -241,6 +232,15 @@ def windows(args: argparse.Namespace) -> tuple[tuple[int, int], tuple[int, int]]
     """Windows of half the image's sides, a third of a side apart."""
     height, width = args.image_size
     return (height // 2, width // 2), (height // 3, width // 3)
+
+
+def student_of(args: argparse.Namespace) -> tuple[Any, dict[str, Tensor]]:
+    """The student as it is deployed, and its weights."""
+    ours = build_ours(NETWORKS[0], args.classes, device=args.device).eval().requires_grad_(False)
+    ours.drop_auxiliary()
+    state = random_state_dict(ours)
+    ours.load_state_dict(state)
+    return ours, state
 
 
 def rival_network(state: dict[str, Tensor], args: argparse.Namespace) -> Any:

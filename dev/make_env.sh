@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Make the environment that the Makefile's verbs run in: tools/make_env.sh FOLDER
+# Make the environment that the Makefile's verbs run in: dev/make_env.sh FOLDER
 # Settings by environment: PYTHON (interpreter), REQUIREMENTS (the set: requirements.txt or another), PIP_ARGS (extra
 # pip options), D2_ARGS (options of tools/install_detectron2.py). An interrupted call is simply repeated: what is there
-# is kept. `tools/make_env.sh --python` prints the interpreter that it would take.
+# is kept. `dev/make_env.sh --python` prints the interpreter that it would take.
 set -euo pipefail
 
 case ${1:-} in
-  "" | -*) [ "${1:-}" = --python ] || { echo "usage: tools/make_env.sh FOLDER, or --python" >&2; exit 2; } ;;
+  "" | -*) [ "${1:-}" = --python ] || { echo "usage: dev/make_env.sh FOLDER, or --python" >&2; exit 2; } ;;
 esac
 venv=$1
 py=$venv/bin/python

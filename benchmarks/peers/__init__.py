@@ -1,0 +1,1 @@
+"""Loaders of other projects' networks, losses and pipelines: for comparisons only."""
