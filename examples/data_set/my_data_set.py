@@ -10,16 +10,17 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from bpkd.data.files import label_table
+from bpkd.data.sets.base import pair
 
 ROOT = Path(os.environ.get("MY_DATA", "data/my_data"))
 CLASSES = ["background", "road", "car"]
 
 
 def items(split: str) -> list[dict[str, Any]]:
-    """Lists the images of a split with their masks: ``ROOT/<split>/*.jpg`` and ``*.png`` of the same name."""
+    """Lists the images ``ROOT/<split>/*.jpg`` with their masks, ``*.png`` of the same names."""
     return [
-        {"file_name": str(image), "sem_seg_file_name": str(image.with_suffix(".png")), "image_id": image.stem}
-        for image in sorted((ROOT / split).glob("*.jpg"))
+        pair(path, path.with_suffix(".png"), path.stem)
+        for path in sorted((ROOT / split).glob("*.jpg"))
     ]
 
 
@@ -29,6 +30,6 @@ for split in ("train", "val"):
         stuff_classes=CLASSES,
         stuff_colors=[(0, 0, 0), (128, 64, 128), (0, 0, 142)],
         ignore_label=255,  # in the trained label maps
-        label_table=label_table({1: 0, 2: 1, 3: 2, 0: 255}, len(CLASSES)),  # mask value -> trained id, 255: ignored
+        label_table=label_table({1: 0, 2: 1, 3: 2, 0: 255}, 3),  # mask value -> trained id
         evaluator_type="bpkd_sem_seg",
     )

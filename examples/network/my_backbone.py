@@ -21,7 +21,9 @@ class MyBackbone(Backbone):
         super().__init__()
         self.channels = tuple(channels)
         self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()
+            )
             for before, after in zip((3, *channels[:-1]), channels, strict=True)
         )
 
@@ -34,7 +36,10 @@ class MyBackbone(Backbone):
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Returns channels and stride of each stage: heads and distillers size themselves by them."""
-        return {f"stage{i}": ShapeSpec(channels=c, stride=2**i) for i, c in enumerate(self.channels, start=1)}
+        return {
+            f"stage{i}": ShapeSpec(channels=c, stride=2**i)
+            for i, c in enumerate(self.channels, start=1)
+        }
 
 
 @BACKBONE_REGISTRY.register()
