@@ -10,7 +10,6 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from bpkd.data.files import label_table
-from bpkd.data.sets.base import pair
 
 ROOT = Path(os.environ.get("MY_DATA", "data/my_data"))
 CLASSES = ["background", "road", "car"]
@@ -19,7 +18,11 @@ CLASSES = ["background", "road", "car"]
 def items(split: str) -> list[dict[str, Any]]:
     """Lists the images ``ROOT/<split>/*.jpg`` with their masks, ``*.png`` of the same names."""
     return [
-        pair(path, path.with_suffix(".png"), path.stem)
+        {
+            "file_name": str(path),
+            "sem_seg_file_name": str(path.with_suffix(".png")),
+            "image_id": path.stem,
+        }
         for path in sorted((ROOT / split).glob("*.jpg"))
     ]
 
