@@ -1,4 +1,4 @@
-"""A data set with label maps that a config of another project names: ``my_data_train`` and ``my_data_val``."""
+"""A data set that a config of another project names: ``my_data_train`` and ``my_data_val``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from bpkd.data.files import label_table
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 ROOT = Path(os.environ.get("MY_DATA", "data/my_data"))
 CLASSES = ["background", "road", "car"]

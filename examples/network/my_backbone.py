@@ -35,7 +35,7 @@ class MyBackbone(Backbone):
         return maps
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Returns channels and stride of each stage: heads and distillers size themselves by them."""
+        """Returns channels and stride of each stage, which heads and distillers need."""
         return {
             f"stage{i}": ShapeSpec(channels=c, stride=2**i)
             for i, c in enumerate(self.channels, start=1)

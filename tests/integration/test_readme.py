@@ -96,7 +96,7 @@ def test_own_data_yaml_builds(tmp_path: Path) -> None:
 def test_own_data_commands_run(tmp_path: Path) -> None:
     own_data(tmp_path)
     (text,) = (b for b in blocks("bash") if "mine.yaml" in b)
-    short = "MODEL.DEVICE cpu SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0".split()
+    short = ("MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0")
     for line in text.replace("\\\n", " ").splitlines():
         program, verb, *arguments = shlex.split(line)
         assert (program, verb) == ("bpkd", "train")
