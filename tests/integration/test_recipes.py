@@ -23,8 +23,8 @@ imports = pytest.mark.skipif("IMPORTS" not in get_bpkd_cfg(), reason="configs wi
 
 
 def train(example: str, output: Path, *opts: str, **environment: str) -> dict:
-    """Trains two iterations of an example's student.yaml in a process of its own; returns the run's record."""
-    command = [sys.executable, "-m", "bpkd.engine", "--config-file", str(EXAMPLES / example / "student.yaml")]
+    """Trains two iterations of an example's config.yaml in a process of its own; returns the run's record."""
+    command = [sys.executable, "-m", "bpkd.engine", "--config-file", str(EXAMPLES / example / "config.yaml")]
     paths = os.pathsep.join((str(EXAMPLES / example), str(ROOT)))
     run = subprocess.run(
         [*command, *SHORT.split(), "OUTPUT_DIR", str(output), *opts],
@@ -40,7 +40,7 @@ def train(example: str, output: Path, *opts: str, **environment: str) -> dict:
 
 @imports
 def test_network(tmp_path: Path) -> None:
-    record = train("network", tmp_path / "out", *SCENES.split())
+    record = train("my_network", tmp_path / "out", *SCENES.split())
     assert 0 <= record["metrics"]["mIoU"] <= 100
 
 
@@ -53,15 +53,14 @@ def test_data_set(tmp_path: Path) -> None:
             mask[:, 48:] = 1 + i % 3
             cv2.imwrite(str(folder / f"{i}.jpg"), np.repeat(60 * mask[..., None], 3, axis=2))
             cv2.imwrite(str(folder / f"{i}.png"), mask)
-    record = train("data_set", tmp_path / "out", "INPUT.CROP_SIZE", "[64,64]", MY_DATA=str(tmp_path / "data"))
+    record = train("my_data_set", tmp_path / "out", "INPUT.CROP_SIZE", "[64,64]", MY_DATA=str(tmp_path / "data"))
     assert record["metrics"]["IoU-road"] >= 0
 
 
-@pytest.mark.parametrize("page", ["add_network", "add_data_set"])
-def test_pages_show_the_files(page: str) -> None:
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how_to").glob("add_*.md")), ids=lambda page: page.stem)
+def test_pages_show_the_files(page: Path) -> None:
     """Every code block that begins with "# examples/..." is part of that file, as it stands."""
-    text = (ROOT / "docs" / "how_to" / f"{page}.md").read_text()
-    shown = [block.split("```")[0] for block in text.split("# examples/")[1:]]
+    shown = [block.split("```")[0] for block in page.read_text().split("\n# examples/")[1:]]
     assert shown
     for block in shown:
         name, _, code = block.partition("\n")
