@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,21 @@ def anchors(path: Path) -> set[str]:
             text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", match[1])
             found.add(re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-"))
     return found
+
+
+def commands(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of the last line, words after ``bpkd``) of every command line in a fence."""
+    joined = ""
+    for number, line, fence in lines(path):
+        if fence in ("bash", "plain"):
+            joined += line.removesuffix("\\") + " "
+            if not line.endswith("\\"):
+                words = shlex.split(joined, comments=True)
+                joined = ""
+                while words and re.match(r"\w+=", words[0]):  # variables of the environment
+                    words = words[1:]
+                if words[:1] == ["bpkd"]:
+                    yield number, words[1:]
 
 
 def ids(path: Path) -> str:
@@ -80,6 +97,20 @@ def test_files_that_it_names_exist(path: Path) -> None:
         if re.search(r"\.(py|md|yaml|sh|json|png)$", match[0]) and "*" not in line[match.end() : match.end() + 1]
     }
     assert not sorted((number, name) for number, name in named if not (ROOT / name).exists())
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_commands_parse(path: Path) -> None:
+    """Every command line is understood by the command's own parser; every command in prose exists."""
+    known = pytest.importorskip("bpkd.cli.main").COMMANDS
+    named = {verb for _, line, fence in lines(path) if not fence for verb in re.findall(r"`bpkd ([a-z][\w-]*)", line)}
+    assert named <= known.keys()
+    for number, (verb, *words) in commands(path):
+        parser = import_module(f"bpkd.cli.{verb.replace('-', '_')}").parser(f"bpkd {verb}")
+        try:
+            parser.parse_args(words)
+        except SystemExit as stop:
+            pytest.fail(f"{path.name}, line {number}: bpkd {shlex.join([verb, *words])} ends with {stop.code}")
 
 
 def test_every_page_is_in_the_index() -> None:
