@@ -113,6 +113,18 @@ def test_commands_parse(path: Path) -> None:
             pytest.fail(f"{path.name}, line {number}: bpkd {shlex.join([verb, *words])} ends with {stop.code}")
 
 
+def test_pages_that_code_names_exist() -> None:
+    """In messages, comments and configs."""
+    wrong = []
+    for suffix in ("py", "sh", "yaml", "cpp", "h", "toml"):
+        for folder in (".", "bpkd", "benchmarks", "configs", "dev", "examples", "projects", "tests", "tools"):
+            for path in (ROOT / folder).glob(f"*.{suffix}") if folder == "." else (ROOT / folder).rglob(f"*.{suffix}"):
+                for page in re.findall(r"(?<![\w/])docs/[\w/]+\.md", path.read_text()):
+                    if not (ROOT / page).is_file():
+                        wrong.append((ids(path), page))
+    assert not sorted(set(wrong))
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = {f.relative_to(ROOT / "docs").as_posix() for f in (ROOT / "docs").rglob("*.md")} - {"README.md"}
