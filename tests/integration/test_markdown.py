@@ -44,10 +44,10 @@ def commands(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of the last line, words after ``bpkd``) of every command line in a fence."""
     joined = ""
     for number, line, fence in lines(path):
-        if fence in ("bash", "plain"):
+        if fence == "bash":
             joined += line.removesuffix("\\") + " "
             if not line.endswith("\\"):
-                words = shlex.split(joined, comments=True)
+                words = shlex.split(joined, comments=True) if "bpkd " in joined else []
                 joined = ""
                 while words and re.match(r"\w+=", words[0]):  # variables of the environment
                     words = words[1:]
