@@ -175,7 +175,7 @@ setup(
     ],
     python_requires=">=3.10,<3.15",
     packages=find_packages(include=["bpkd", "bpkd.*"]),
-    package_data={"bpkd.analysis": ["page.html", "page.css", "page.js"]},
+    package_data={"bpkd": ["py.typed"], "bpkd.analysis": ["page.html", "page.css", "page.js"]},
     entry_points={"console_scripts": ["bpkd=bpkd.cli:main"]},
     ext_modules=EXTENSIONS,
     cmdclass={"build_ext": BuildLibraries, "bdist_wheel": Wheel},

@@ -23,7 +23,7 @@ def add_bpkd_config(cfg: CN) -> None:
 
 
 def _add_data(cfg: CN) -> None:
-    # Folder that holds the published data sets (camvid/, cityscapes/, ...; docs/datasets.md). Empty:
+    # Folder that holds the published data sets (camvid/, cityscapes/, ...; docs/reference/datasets.md). Empty:
     # $DETECTRON2_DATASETS, else ./datasets.
     cfg.DATASETS.ROOT = ""
 
@@ -80,7 +80,7 @@ def _add_data(cfg: CN) -> None:
     # After so many training samples the same ones, with the same augmentation, come again; 0: every epoch draws anew.
     cfg.DATALOADER.REPEAT = 0
     # Where the edge masks of label maps are made (DISTILL.METHOD BPKD): in the training "step", or by the "workers"
-    # that load the samples, so that no step waits for them (docs/methods.md). The masks have the same bits.
+    # that load the samples, so that no step waits for them (docs/reference/methods.md). The masks have the same bits.
     cfg.DATALOADER.EDGE_MASKS = "step"
 
     # The paper's augmentation. Resize: the image is fitted into RESIZE_BOX (width, height) times a factor drawn
@@ -102,8 +102,9 @@ def _add_data(cfg: CN) -> None:
 def _add_model(cfg: CN) -> None:
     cfg.MODEL.META_ARCHITECTURE = "BPKDSemanticSegmentor"
     cfg.MODEL.BACKBONE.NAME = "build_resnet_v1c_backbone"
-    # ImageNet weights of the backbone, where a run starts without MODEL.WEIGHTS (docs/checkpoints.md): a converted file
-    # or one as OpenMMLab, torchvision, timm or HRNet publish it. Empty: from scratch (the supplement's Table 1).
+    # ImageNet weights of the backbone, where a run starts without MODEL.WEIGHTS (docs/how_to/checkpoints.md): a
+    # converted file or one as OpenMMLab, torchvision, timm or HRNet publish it. Empty: from scratch (the supplement's
+    # Table 1).
     cfg.MODEL.BACKBONE.WEIGHTS = ""
     # Memory layout with the channels of a pixel side by side: faster on GPUs with mixed precision, and on CPUs.
     cfg.MODEL.CHANNELS_LAST = False

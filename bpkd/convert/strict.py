@@ -146,7 +146,7 @@ def refuse_backbone(checkpoint: Checkpoint, expected: Mapping[str, Tensor], wher
     if rules.part == "backbone" and any(key.startswith("classifier.") for key in checkpoint.state):
         raise CheckpointError(
             f"{where} holds a whole segmentation network of torchvision, which ours cannot load. Use it as it is: "
-            "META_ARCHITECTURE ModuleSegmentor with MODEL.MODULE.FACTORY (README, Your networks)."
+            "META_ARCHITECTURE ModuleSegmentor with MODEL.MODULE.FACTORY (docs/how_to/add_network.md)."
         )
     if rules.part == "backbone":
         raise CheckpointError(

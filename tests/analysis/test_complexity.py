@@ -93,7 +93,7 @@ def test_the_docs_table_is_the_tools() -> None:
     for config in TABLE2:
         golden = GOLDEN[names[config]]["150"]
         costs[config] = (golden["params_total"] / 1e6, golden["flops_512x512_fvcore"] / 1e9)
-    assert cost_table(table2_rows(costs)) in (ROOT / "docs" / "networks.md").read_text()
+    assert cost_table(table2_rows(costs)) in (ROOT / "docs" / "reference" / "networks.md").read_text()
 
 
 def test_table2_prints_what_was_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

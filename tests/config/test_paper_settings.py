@@ -154,7 +154,7 @@ def test_weights_are_named_in_the_documentation(name: str) -> None:
     cfg = config(name)
     named = [w for w in (cfg.MODEL.BACKBONE.WEIGHTS, cfg.TEACHER.WEIGHTS) if w]
     assert ("_scratch_" in name) == (cfg.MODEL.BACKBONE.WEIGHTS == "")
-    texts = [(ROOT / "docs" / f"{d}.md").read_text() for d in ("checkpoints", "paper_settings")]
+    texts = [(ROOT / "docs" / f"{d}.md").read_text() for d in ("how_to/checkpoints", "reference/paper_settings")]
     for weights in named:
         assert Path(weights).parent == Path("checkpoints")
         assert any(f"`{Path(weights).stem}" in text for text in texts), weights

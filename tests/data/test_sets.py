@@ -578,7 +578,7 @@ def test_a_set_of_objects_does_not_train_a_semantic_network(tmp_path: Path) -> N
 
 
 def test_cocostuff_of_the_documentation(tmp_path: Path) -> None:
-    text = (REPO / "docs/datasets.md").read_text()
+    text = (REPO / "docs/reference/datasets.md").read_text()
     block = next(b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "coco_stuff164k" in b)
     text = block.replace("/data/", f"{tmp_path}/").replace("_BASE_: ", f"_BASE_: {REPO}/")
     (tmp_path / "stuff.yaml").write_text(text)

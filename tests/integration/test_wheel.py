@@ -20,13 +20,15 @@ import torch
 from tests.conftest import REPO, TOLERANCE
 
 COMPILER = shutil.which("c++") or shutil.which("g++")
-SOURCES = ("benchmarks", "bpkd", "configs", "dev", "docs", "projects", "tests", "tools")
+SOURCES = ("benchmarks", "bpkd", "configs", "dev", "docs", "examples", "projects", "tests", "tools")
 PACKAGING = (
     "setup.py",
     "pyproject.toml",
     "MANIFEST.in",
     "README.md",
     "LICENSE",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
     "Makefile",
     "requirements.txt",
     "requirements-oldest.txt",
@@ -139,6 +141,7 @@ def test_wheel_holds_the_package_and_one_library_per_instruction_set(wheel: Path
         text = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
     modules = {p.relative_to(REPO).as_posix() for p in (REPO / "bpkd").rglob("*.py")}
     assert modules <= names
+    assert "bpkd/py.typed" in names
     assert {f"bpkd/analysis/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"bpkd"}
     levels = ("base", "avx2", "avx512") if LINUX else ("base",)
