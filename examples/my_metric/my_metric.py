@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from bpkd.metrics import Metric, class_iou, confusion_counts, register_metric
+from torch import Tensor
 
 
 @register_metric

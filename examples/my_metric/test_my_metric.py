@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from my_metric import FrequencyWeightedIoU
 
 LABEL = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 255]])
