@@ -113,6 +113,12 @@ def test_commands_parse(path: Path) -> None:
             pytest.fail(f"{path.name}, line {number}: bpkd {shlex.join([verb, *words])} ends with {stop.code}")
 
 
+def test_the_reference_lists_every_command() -> None:
+    known = pytest.importorskip("bpkd.cli.main").COMMANDS
+    page = (ROOT / "docs/reference/command_line.md").read_text()
+    assert re.findall(r"^\| `bpkd ([\w-]+)` \|", page, re.MULTILINE) == list(known)
+
+
 def test_pages_that_code_names_exist() -> None:
     """In messages, comments and configs."""
     wrong = []
