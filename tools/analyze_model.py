@@ -24,7 +24,7 @@ import torch
 from bpkd.analysis.complexity import cost_table, count, latency
 from bpkd.analysis.paper import TABLE2, TABLE4, table2_rows
 from bpkd.config import read_config
-from bpkd.modeling import build_student, task_of
+from bpkd.modeling import build_student, predicts_instances
 from bpkd.modeling.solov2 import count_parameters
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -63,7 +63,8 @@ def analyse(path: str, args: argparse.Namespace) -> dict[str, Any]:
     cfg = read_config(path, ["MODEL.DEVICE", "cpu", *args.opts])
     model = build_student(cfg)
     size = (args.size[0], args.size[1])
-    row = {"config": path, "classes": task_of(cfg).num_classes(cfg), **count(model, size, activations=True).row()}
+    head = cfg.MODEL.SOLOV2 if predicts_instances(cfg) else cfg.MODEL.SEM_SEG_HEAD
+    row = {"config": path, "classes": head.NUM_CLASSES, **count(model, size, activations=True).row()}
     row["latency"] = {device: latency(model, size, device=device, batch=args.batch) for device in args.latency}
     return row
 

@@ -30,7 +30,7 @@ from bpkd.engine import DistillationTrainer
 from bpkd.engine.step import StepTrainer
 from bpkd.modeling import DenseModel, SemanticDistiller, build_student
 from bpkd.modeling.distillation import build_distiller
-from bpkd.modeling.teachers.acceleration import Optimizations, optimize_for_inference
+from bpkd.modeling.teachers.acceleration import Plan, make_fast
 from bpkd.modeling.teachers.combined import OneTeacher
 from bpkd.modeling.teachers.frozen import FrozenTeacher
 
@@ -72,14 +72,14 @@ def pair(args: argparse.Namespace) -> tuple[CfgNode, nn.Module, FrozenTeacher]:
     student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST)
     teacher.drop_auxiliary()
     teacher.accelerate(channels_last=teacher_cfg.MODEL.CHANNELS_LAST)
-    return cfg, student, freeze(teacher, cfg.TEACHER.OPTIMIZE, cfg.TEACHER.AMP, args)
+    return cfg, student, freeze(teacher, cfg.TEACHER.FAST, cfg.TEACHER.AMP, args)
 
 
 def freeze(model: DenseModel, fast: str, amp: str, args: argparse.Namespace) -> FrozenTeacher:
-    """The teacher as TEACHER.OPTIMIZE and AMP would run it."""
-    plan = Optimizations.choose(fast, amp, torch.device(args.device))
-    optimize_for_inference(model.eval(), plan, lambda: torch.randn(1, 3, args.size, args.size, device=args.device))
-    return FrozenTeacher(model, amp=plan.amp, stream="stream" in plan.names)
+    """The teacher as TEACHER.FAST and AMP would run it."""
+    plan = Plan.choose(fast, amp, torch.device(args.device))
+    make_fast(model.eval(), plan, lambda: torch.randn(1, 3, args.size, args.size, device=args.device))
+    return FrozenTeacher(model, amp=plan.amp, stream="stream" in plan.ways)
 
 
 def steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:

@@ -24,7 +24,7 @@ from mmseg_networks import NETWORKS, build_mmseg, build_ours, import_mmseg, live
 from torch import Tensor
 
 from bpkd.analysis.records import environment
-from bpkd.functional import upsampled_cross_entropy
+from bpkd.modeling import segmentation_loss
 
 RIVAL, OURS, LAST, RIVAL_LAST = "mmsegmentation", "ours", "ours, channels-last", "mmsegmentation, channels-last"
 FORWARD, STEP = "forward", "training step"
@@ -58,9 +58,9 @@ class Contender:
     def step(self) -> None:
         """Forward, decode and auxiliary cross entropy at label size, backward, SGD."""
         decode, aux = self.scores(self.model.train(), self.images)
-        loss = upsampled_cross_entropy(decode, self.labels)
+        loss = segmentation_loss(decode, self.labels)
         if aux is not None:
-            loss = loss + 0.4 * upsampled_cross_entropy(aux, self.labels)
+            loss = loss + 0.4 * segmentation_loss(aux, self.labels)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # here, so that no other variant runs beside these gradients

@@ -24,7 +24,7 @@ from bpkd.export.student import Scores
 from bpkd.modeling import SemanticDistiller
 from bpkd.modeling.distillation import build_distiller
 from bpkd.modeling.inference import predict_logits
-from bpkd.modeling.teachers.acceleration import Optimizations, optimize_for_inference
+from bpkd.modeling.teachers.acceleration import Plan, make_fast
 from bpkd.modeling.teachers.cached import LOGITS, CachedTeacher, CacheFolder, rows_of
 from bpkd.modeling.teachers.frozen import FrozenTeacher
 
@@ -114,7 +114,7 @@ def teacher_calls(args: argparse.Namespace) -> Calls:
 
 def plain_pair(args: argparse.Namespace) -> tuple[Any, nn.Module, FrozenTeacher]:
     """The pair with a teacher in float32, whatever the config says."""
-    opts = [*args.opts, "TEACHER.OPTIMIZE", "off", "TEACHER.AMP", "off"]
+    opts = [*args.opts, "TEACHER.FAST", "off", "TEACHER.AMP", "off"]
     return pair(argparse.Namespace(**{**vars(args), "opts": opts}))
 
 
@@ -132,7 +132,7 @@ def rival_calls(args: argparse.Namespace) -> Calls:
     batch = make_batch(args, student.num_classes)
     quick = freeze(copy.deepcopy(plain.model), "auto", "off", args)
     calls: Calls = {RIVAL: plain_loop(args, batch, student.num_classes)} if args.rival else {}
-    variants: list[tuple[str, FrozenTeacher]] = [("TEACHER.OPTIMIZE off", plain), ("TEACHER.OPTIMIZE auto", quick)]
+    variants: list[tuple[str, FrozenTeacher]] = [("TEACHER.FAST off", plain), ("TEACHER.FAST auto", quick)]
     for name, teacher in variants:
         calls[f"BPKD, {name}"] = step("BPKD", cfg, student, teacher, batch)
     return calls
@@ -196,16 +196,16 @@ def inference_calls(args: argparse.Namespace) -> Calls:
         compiled = torch.compile(Scores(ours))
         calls["compiled"] = _quiet(lambda: compiled(images))
     for way in ("fold", "auto"):
-        plan = Optimizations.choose(way, "off", torch.device(args.device))
+        plan = Plan.choose(way, "off", torch.device(args.device))
         calls[str(plan)] = _quiet(quick_call(ours, plan, images))
     return calls
 
 
-def quick_call(model: Any, plan: Optimizations, images: Tensor) -> Callable[[], Tensor]:
+def quick_call(model: Any, plan: Plan, images: Tensor) -> Callable[[], Tensor]:
     """The logits of a copy of the network that is made as fast as a teacher may be."""
     quick = copy.deepcopy(model)
-    optimize_for_inference(quick, plan, lambda: images[:1])
-    if "channels_last" in plan.names:
+    make_fast(quick, plan, lambda: images[:1])
+    if "channels_last" in plan.ways:
         images = images.contiguous(memory_format=torch.channels_last)
 
     def call() -> Tensor:
