@@ -66,6 +66,11 @@ class Optimizations:
         _refuse(names, device, exported, key)
         return cls(names, amp)
 
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The old name of ``names``."""
+        return self.names
+
     def __str__(self) -> str:
         """Names the optimisations and the autocast type."""
         return "+".join(self.names + ((self.amp,) if self.amp != "off" else ())) or "as it is"
