@@ -264,7 +264,8 @@ class DistillerSuite:
             total = torch.stack(list(terms.values())).sum()
             with torch.no_grad():
                 for p, g in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
-                    p -= 0.01 * (0 if g is None else g)
+                    if g is not None:
+                        p.sub_(0.01 * g)
         return {name: float(term) for name, term in terms.items()}
 
 

@@ -58,6 +58,6 @@ def test_several_processes_and_workers_know_it(folder: Path) -> None:
     if not (folder / "output/teacher/model_final.pth").is_file():
         train(folder, "teacher.yaml")
     meeting = f"file://{folder}/meeting"
-    opts = ("DATALOADER.NUM_WORKERS", "1", "OUTPUT_DIR", "output/two")
+    opts = ("DATALOADER.NUM_WORKERS", "1", "SOLVER.IMS_PER_BATCH", "4", "OUTPUT_DIR", "output/two")
     train(folder, "hints.yaml", *opts, flags=("--num-gpus", "2", "--dist-url", meeting))
     assert (folder / "output/two/model_final.pth").is_file()
