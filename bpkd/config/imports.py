@@ -32,13 +32,15 @@ def import_modules(cfg: CfgNode, loaded: Mapping[str, Any], opts: Sequence[Any])
 
 
 def _names(loaded: Mapping[str, Any], opts: Sequence[Any]) -> list[str]:
-    given = loaded.get("IMPORTS") or []
+    names = loaded.get("IMPORTS") or []
     for key, value in zip(opts[::2], opts[1::2], strict=False):
         if key == "IMPORTS":
-            given = _decoded(value)
-    names = [given] if isinstance(given, str) else given
+            names = _decoded(value)
     if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
-        raise ValueError(f"IMPORTS: expected a list of modules, [package.module, ...], got {given!r}.")
+        raise ValueError(
+            f"IMPORTS: expected a list of modules, [package.module, ...] in a file or \"['package.module']\" on the "
+            f"command line, got {names!r}."
+        )
     for name in names:
         if name.endswith(".py") or not all(part.isidentifier() for part in name.split(".")):
             raise ValueError(f"IMPORTS: expected a name as after `import`, package.module, got {name!r}.")
@@ -46,13 +48,10 @@ def _names(loaded: Mapping[str, Any], opts: Sequence[Any]) -> list[str]:
 
 
 def _decoded(value: Any) -> Any:
-    """Returns a value of the command line as a list: "['a.b']", "[a.b, c.d]" and "a.b" are accepted."""
-    if not isinstance(value, str):
-        return value
     try:
-        return ast.literal_eval(value)
+        return ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError):
-        return [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",") if part.strip()]
+        return value
 
 
 def _import(name: str) -> Any:
@@ -61,9 +60,7 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or name
         if not f"{name}.".startswith(f"{missing}."):
-            raise ValueError(
-                f"IMPORTS: {name} cannot be imported: it needs {missing!r}, which is not found."
-            ) from error
+            raise ValueError(f"IMPORTS: {name} needs {missing!r}, which is not found. Install it.") from error
         raise ValueError(_not_found(name, missing)) from error
     except Exception as error:  # whatever a module outside of bpkd does
         message = " ".join(f"{type(error).__name__}: {error}".split())

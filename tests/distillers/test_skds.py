@@ -118,7 +118,7 @@ def test_wrong_arguments_say_what_to_change() -> None:
         pairwise_affinity(student, teacher[..., 1:])
     with pytest.raises(ValueError, match="pool_scale > 0"):
         pairwise_affinity(student, teacher, pool_scale=0.0)
-    with pytest.raises(ValueError, match=r"preset .*: expected one of \['author', 'default'\]"):
+    with pytest.raises(ValueError, match=r"preset .*: expected one of \['author_code', 'recommended'\]"):
         SKDS(preset="paper", num_classes=5)
 
 

@@ -1,0 +1,279 @@
+"""What every distiller has to pass: a subclass names it, writes the formula down again and inherits the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing import start_processes
+
+from bpkd.distillers import Distiller, arguments
+from bpkd.structures import DISTILLATION_PREFIX, SegOutput
+
+Batch = tuple[SegOutput, SegOutput, Tensor]
+
+
+def example_batch(
+    *, images: int = 2, classes: int = 5, channels: tuple[int, int] = (6, 8), size: tuple[int, int] = (8, 8)
+) -> Batch:
+    """Returns random outputs of a student and a teacher with a feature ``decode``, and labels with ignored pixels.
+
+    Args:
+        images: number of images N.
+        classes: number of classes K.
+        channels: channels of the student's and of the teacher's feature.
+        size: (h, w) of the student's maps; the teacher's are 8 x 8, the labels 32 x 32.
+    """
+    g = torch.Generator().manual_seed(0)
+    outputs = []
+    for count, (h, w) in zip(channels, (size, (8, 8)), strict=True):
+        logits = torch.randn(images, classes, h, w, generator=g) * 3
+        outputs.append(SegOutput(logits, None, {"decode": torch.randn(images, count, h, w, generator=g)}))
+    coarse = torch.randint(0, classes, (images, 8, 8), generator=g)
+    labels = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    labels[:, :5] = 255
+    return outputs[0], outputs[1], labels
+
+
+def mapped(output: SegOutput, function: Any) -> SegOutput:
+    """Returns an output with a function applied to its logits and features."""
+    features = {name: function(x) for name, x in output.features.items()}
+    return SegOutput(function(output.logits), None, features, output.independent)
+
+
+def leaves(output: SegOutput, dtype: torch.dtype = torch.float32) -> SegOutput:
+    """Returns an output whose maps are copies of another type that gradients can be taken of."""
+    return mapped(output, lambda x: x.detach().to(dtype, copy=True).requires_grad_())
+
+
+def maps(output: SegOutput) -> list[Tensor]:
+    """Returns the logits and the features."""
+    return [output.logits, *output.features.values()]
+
+
+def gradients(terms: Mapping[str, Tensor], output: SegOutput) -> list[Tensor]:
+    """Returns the gradients of the sum of some terms with respect to the maps of an output, zeros where it has none."""
+    total = torch.stack([term.double() for term in terms.values()]).sum()
+    found = torch.autograd.grad(total, maps(output), allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, maps(output), strict=True)]
+
+
+class DistillerSuite:
+    """Tests of one distiller; inherit as ``class TestMine(DistillerSuite)``.
+
+    Attributes:
+        distiller: class under test.
+        options: its arguments in these tests; the class's own defaults elsewhere.
+        channels: channels of the student's and the teacher's feature ``decode``.
+        no_oracle: terms that ``oracle`` leaves out because another test compares them.
+        nonzero_at_teacher: terms that are not 0 where the student equals the teacher.
+        averages_over_images: the loss of a batch is the mean of its images' losses: then accumulated gradients and
+            several processes give what one large batch gives.
+    """
+
+    distiller: ClassVar[type[Distiller]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    channels: ClassVar[tuple[int, int]] = (6, 8)
+    no_oracle: ClassVar[frozenset[str]] = frozenset()
+    nonzero_at_teacher: ClassVar[frozenset[str]] = frozenset()
+    averages_over_images: ClassVar[bool] = True
+
+    def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Returns the terms by the paper's formula, weights applied, written independently of the distiller.
+
+        Args:
+            distiller: the distiller, for parameters of its own (in float32).
+            student: the student's output in float64.
+            teacher: the teacher's output in float64.
+            labels: [N, 32, 32].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement oracle().")
+
+    def build(self, **common: Any) -> Distiller:
+        """Returns a new distiller in training mode; always the same one."""
+        torch.manual_seed(0)
+        names = ("student_channels", "teacher_channels")
+        channels = {name: {"decode": count} for name, count in zip(names, self.channels, strict=True)}
+        built: Distiller = self.distiller(**{"num_classes": 5, **self.options, **channels, **common}).train()
+        return built
+
+    def batch(self, **options: Any) -> Batch:
+        """Returns `example_batch` with this distiller's channels."""
+        return example_batch(channels=options.pop("channels", self.channels), **options)
+
+    def run(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Returns the terms without prefix; what is drawn at random is always the same."""
+        torch.manual_seed(1)
+        found = distiller(student, teacher, labels, 0)
+        return {name.removeprefix(DISTILLATION_PREFIX): term for name, term in found.items()}
+
+    def teaching(self, distiller: Distiller, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the terms that teach the student."""
+        return {name: term for name, term in terms.items() if name not in distiller.critic_terms}
+
+    def test_arguments_make_a_config_node(self) -> None:
+        """Every argument can be a config key and has a line in Args."""
+        found = arguments(type(self.build()))
+        assert all(argument.meaning for argument in found.values()), "every argument has a line in Args"
+        assert set(self.options) <= set(found)
+
+    def test_terms_are_scalars_with_a_gradient(self) -> None:
+        """``taps`` names the terms; each teaches the student, or is declared in ``critic_terms``."""
+        student, teacher, labels = self.batch()
+        student, distiller = leaves(student), self.build()
+        terms = self.run(distiller, student, teacher, labels)
+        assert set(terms) == set(distiller.taps), "taps names the terms"
+        for name, term in terms.items():
+            assert term.ndim == 0
+            assert term.dtype == torch.float32
+            assert term.isfinite()
+            reached = any(float(g.abs().sum()) > 0 for g in gradients({name: term}, student))
+            assert reached != (name in distiller.critic_terms), name
+
+    def test_values_and_gradients_equal_the_oracle(self) -> None:
+        """Values and gradients in float32 are those of the formula in float64."""
+        student, teacher, labels = self.batch()
+        ours, theirs, distiller = leaves(student), leaves(student, torch.float64), self.build()
+        got = self.run(distiller, ours, teacher, labels)
+        want = self.oracle(distiller, theirs, leaves(teacher, torch.float64), labels)
+        assert set(want) | self.no_oracle == set(got)
+        for name, value in want.items():
+            assert float(got[name]) == pytest.approx(float(value.detach()), rel=1e-4, abs=1e-7), name
+            pairs = zip(gradients({name: got[name]}, ours), gradients({name: value}, theirs), strict=True)
+            for a, b in pairs:
+                assert float((a - b).abs().max()) <= 1e-3 * float(b.abs().max()) + 1e-9, name
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision(self, dtype: torch.dtype) -> None:
+        """Under autocast, with maps in half precision, the terms are finite float32."""
+        student, teacher, labels = self.batch()
+        student, teacher = (mapped(x, lambda x: x.to(dtype).float()) for x in (student, teacher))
+        full = self.run(self.build(), student, teacher, labels)
+        half = leaves(student, dtype)
+        with torch.autocast("cpu", dtype):
+            terms = self.run(self.build(), half, leaves(teacher, dtype), labels)
+        for name, term in terms.items():
+            assert term.dtype == torch.float32, name
+            assert float(term) == pytest.approx(float(full[name]), rel=0.05, abs=1e-3), name
+        assert all(g.isfinite().all() for g in gradients(terms, half))
+
+    def test_the_number_that_means_ignore_does_not_matter(self) -> None:
+        """``ignore_index`` is read from the argument."""
+        student, teacher, labels = self.batch()
+        other = torch.where(labels == 255, 77, labels)
+        first = self.run(self.build(), student, teacher, labels)
+        second = self.run(self.build(ignore_index=77), student, teacher, other)
+        assert {k: float(v) for k, v in first.items()} == {k: float(v) for k, v in second.items()}
+
+    def test_all_pixels_ignored(self) -> None:
+        """Without a valid pixel the terms are finite and keep the graph."""
+        student, teacher, labels = self.batch()
+        student, distiller = leaves(student), self.build()
+        terms = self.run(distiller, student, teacher, torch.full_like(labels, 255))
+        assert all(term.isfinite() and term.requires_grad for term in terms.values())
+        assert all(g.isfinite().all() for g in gradients(terms, student))
+
+    def test_other_sizes_are_resized_to_the_teachers(self) -> None:
+        """A student with maps of another size is compared at the size of the teacher."""
+        student, teacher, labels = self.batch(size=(5, 7))
+        resized = mapped(student, lambda x: F.interpolate(x, size=(8, 8), mode="bilinear", align_corners=False))
+        got, want = (self.run(self.build(), x, teacher, labels) for x in (student, resized))
+        for name, term in got.items():
+            assert float(term) == pytest.approx(float(want[name]), rel=1e-5, abs=1e-7), name
+
+    def test_the_teacher_gets_no_gradient(self) -> None:
+        """The maps of the teacher are detached."""
+        student, teacher, labels = self.batch()
+        teacher = leaves(teacher)
+        terms = self.run(self.build(), leaves(student), teacher, labels)
+        assert not any(float(g.abs().sum()) for g in gradients(terms, teacher))
+
+    def test_equal_networks_have_nothing_to_learn(self) -> None:
+        """Terms and gradients are 0 where the student equals the teacher."""
+        _, teacher, labels = self.batch(channels=(self.channels[1], self.channels[1]))
+        same = leaves(teacher)
+        distiller = self.build(student_channels={"decode": self.channels[1]})
+        for name, term in self.teaching(distiller, self.run(distiller, same, teacher, labels)).items():
+            if name not in self.nonzero_at_teacher:
+                assert abs(float(term)) < 1e-6, name
+                assert all(float(g.abs().max()) < 1e-6 for g in gradients({name: term}, same)), name
+
+    def _halves(self, batch: Batch) -> Iterator[Batch]:
+        for i in range(2):
+            outputs = [mapped(x, lambda x, i=i: x[i : i + 1]) for x in batch[:2]]
+            yield outputs[0], outputs[1], batch[2][i : i + 1]
+
+    def test_accumulated_gradients_are_those_of_the_joint_batch(self) -> None:
+        """The mean over single images is the loss of their batch."""
+        if not self.averages_over_images:
+            pytest.skip("a batch is more than the mean of its images here")
+        student, teacher, labels = self.batch()
+        student = leaves(student)
+        whole = self.run(self.build(), student, teacher, labels)
+        parts = [self.run(self.build(), *half) for half in self._halves((student, teacher, labels))]
+        mean = {name: torch.stack([part[name] for part in parts]).mean() for name in whole}
+        for name in whole:
+            assert float(mean[name]) == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-7), name
+        for a, b in zip(gradients(mean, student), gradients(whole, student), strict=True):
+            assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9
+
+    @pytest.mark.slow
+    def test_two_processes_are_one(self, tmp_path: Path) -> None:
+        """Two processes with an image each have the mean loss of one process with both."""
+        if not self.averages_over_images:
+            pytest.skip("a batch is more than the mean of its images here")
+        start_processes(_replica, (type(self), str(tmp_path)), 2, start_method="spawn")
+        student, teacher, labels = self.batch()
+        whole = self.run(self.build(), student, teacher, labels)
+        ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+        for name, term in whole.items():
+            assert sum(r[name] for r in ranks) / 2 == pytest.approx(float(term), rel=1e-4, abs=1e-7), name
+
+    def test_a_resumed_run_goes_on_as_if_uninterrupted(self) -> None:
+        """``state_dict`` holds all that the next step depends on."""
+        student, teacher, labels = self.batch()
+        distiller = self.build()
+        for _ in range(2):
+            self._step(distiller, student, teacher, labels)
+        torch.manual_seed(5)
+        other = self.distiller_like(distiller)
+        other.load_state_dict(copy.deepcopy(distiller.state_dict()))
+        first, second = (self._step(one, student, teacher, labels) for one in (distiller, other))
+        assert first == second
+        for (name, a), b in zip(distiller.state_dict().items(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+
+    def distiller_like(self, distiller: Distiller) -> Distiller:
+        """Returns a new distiller whose parameters and buffers are not those of another one yet."""
+        other = self.build()
+        with torch.no_grad():
+            for x in (*other.parameters(), *other.buffers()):
+                x.zero_()
+        return other
+
+    def _step(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, float]:
+        terms = self.run(distiller, student, teacher, labels)
+        parameters = [p for p in distiller.parameters() if p.requires_grad]
+        if parameters:
+            total = torch.stack(list(terms.values())).sum()
+            with torch.no_grad():
+                for p, g in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
+                    if g is not None:
+                        p.sub_(0.01 * g)
+        return {name: float(term) for name, term in terms.items()}
+
+
+def _replica(rank: int, suite: type[DistillerSuite], folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    tests = suite()
+    half = list(tests._halves(tests.batch()))[rank]
+    terms = tests.run(tests.build(), *half)
+    torch.save({name: float(term) for name, term in terms.items()}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
