@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor
-
 from bpkd.distillers import DISTILLERS, Distiller, Target
 from bpkd.distillers.adapters import ChannelAdapter
 from bpkd.structures import SegOutput
+from torch import Tensor
 
 
 @DISTILLERS.register()
@@ -25,7 +24,9 @@ class Hints(Distiller):
         self.weight, self.tap, self.taps = weight, tap, {"hint": tap}
         self.adapter = ChannelAdapter(*self.channels(tap))
 
-    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
+    def terms(
+        self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int
+    ) -> dict[str, Tensor]:
         """Returns {"hint"}."""
         s, t = self.pair(student, teacher, self.tap)  # at one size, the teacher's detached
         error = self.adapter(s).float() - t.float()

@@ -1,7 +1,6 @@
 import torch
-from my_hints import Hints
-
 from bpkd.testing.distillers import DistillerSuite
+from my_hints import Hints
 
 
 class TestHints(DistillerSuite):
