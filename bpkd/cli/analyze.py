@@ -38,6 +38,20 @@ def parser(prog: str = "bpkd analyze") -> Parser:
     return out
 
 
+def mistake(args: Any) -> str:
+    """Returns what is wrong with the arguments together; "" where they are right.
+
+    Args:
+        args: parsed arguments.
+    """
+    paper = args.table2 or args.table4
+    if paper and (args.size or args.latency or args.opts):
+        return "--table2 or --table4 is the paper's setting: it goes with --json alone."
+    if paper and not CONFIGS.is_dir():
+        return "--table2, --table4: expected a checkout with configs/, got the installed package alone."
+    return ""
+
+
 def run(args: Any) -> int:
     """Counts each config's network (the student, where the config distils).
 
@@ -48,11 +62,6 @@ def run(args: Any) -> int:
 
     from bpkd.analysis.complexity import cost_table
 
-    paper = args.table2 or args.table4
-    if paper and (args.size or args.latency or args.opts):
-        raise ValueError("--table2 or --table4 is the paper's setting: it goes with --json alone.")
-    if paper and not CONFIGS.is_dir():
-        raise ValueError("--table2, --table4: expected a checkout with configs/, got the installed package alone.")
     if "cuda" in args.latency and not torch.cuda.is_available():
         raise ValueError("--latency cuda: there is no GPU that torch can use.")
     args.size = args.size or [512, 512]

@@ -51,20 +51,28 @@ def parser(prog: str = "bpkd export") -> Parser:
     return out
 
 
+def mistake(args: Any) -> str:
+    """Returns what is wrong with the arguments together; "" where they are right.
+
+    Args:
+        args: parsed arguments.
+    """
+    kind = Path(args.output).suffix
+    if kind in KINDS:
+        return ""
+    return f"FILE: expected a name that ends in .onnx, .pt2, .ts or .pt, got {args.output}.{did_you_mean(kind, KINDS)}"
+
+
 def run(args: Any) -> int:
     """Exports.
 
     Args:
         args: parsed arguments.
     """
-    kind = Path(args.output).suffix
-    if kind not in KINDS:
-        hint = did_you_mean(kind, KINDS)
-        raise ValueError(f"FILE: expected a name that ends in .onnx, .pt2, .ts or .pt, got {args.output}.{hint}")
     from bpkd.config import read_config
 
     cfg = read_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
-    error = write(args, cfg, kind, (args.size[0], args.size[1]))
+    error = write(args, cfg, Path(args.output).suffix, (args.size[0], args.size[1]))
     node = cfg.MODEL
     print(f"wrote {args.output}; its scores differ from the network's by at most {error:.1g} of their deviation")
     print(f"images: {cfg.INPUT.FORMAT}, minus {list(node.PIXEL_MEAN)}, over {list(node.PIXEL_STD)}, of values 0..255")

@@ -70,6 +70,8 @@ def mistake(args: Any) -> str:
     Args:
         args: parsed arguments.
     """
+    if not (CHECKOUT / "benchmarks" / "gpu_sheet").is_dir():
+        return "gpu-sheet: expected a checkout with benchmarks/, got the installed package alone."
     if args.minutes is not None and not 0 < args.minutes < 1e6:
         return f"--minutes: expected a number above 0, got {args.minutes:g}."
     if args.again and not args.resume:
@@ -91,11 +93,6 @@ def run(args: Any) -> int:
     Args:
         args: parsed arguments.
     """
-    if not (CHECKOUT / "benchmarks" / "gpu_sheet").is_dir():
-        raise ValueError("gpu-sheet: expected a checkout with benchmarks/, got the installed package alone.")
-    fault = mistake(args)
-    if fault:
-        raise ValueError(fault)
     if args.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     if args.tiny:

@@ -78,7 +78,11 @@ def run(name: str, argv: list[str] | None = None, *, prog: str | None = None) ->
         prog: name for help and messages; None: that of the running file.
     """
     module: Any = import_module(f"bpkd.cli.{name.replace('-', '_')}")
-    args = module.parser(prog or os.path.basename(sys.argv[0])).parse_args(argv)
+    parser = module.parser(prog or os.path.basename(sys.argv[0]))
+    args = parser.parse_args(argv)
+    fault = module.mistake(args) if hasattr(module, "mistake") else ""
+    if fault:
+        parser.error(fault)
     silence_libraries()
     return guarded(module.run, args)
 

@@ -66,6 +66,17 @@ def parser(prog: str = "bpkd metrics") -> Parser:
     return out
 
 
+def mistake(args: Any) -> str:
+    """Returns what is wrong with the arguments together; "" where they are right.
+
+    Args:
+        args: parsed arguments.
+    """
+    if args.classes and len(args.classes) != args.num_classes:
+        return f"--classes: expected {args.num_classes} names, got {len(args.classes)}."
+    return ""
+
+
 def run(args: Any) -> int:
     """Measures two folders.
 
@@ -74,8 +85,6 @@ def run(args: Any) -> int:
     """
     from bpkd.metrics.folders import describe
 
-    if args.classes and len(args.classes) != args.num_classes:
-        raise ValueError(f"--classes: expected {args.num_classes} names, got {len(args.classes)}.")
     result, images = measure(args)
     if args.json:
         both = {**result, "images": images} if args.per_image else result

@@ -82,16 +82,25 @@ def parser(prog: str = "bpkd visualize") -> Parser:
     return out
 
 
+def mistake(args: Any) -> str:
+    """Returns what is wrong with the arguments together; "" where they are right.
+
+    Args:
+        args: parsed arguments.
+    """
+    if not args.labels and not args.weights:
+        return "expected --labels (edges), --weights (predictions) or both, got neither."
+    if len(args.config_file) not in (0, 1, len(args.weights)):
+        return f"--config-file: expected one, or one for each of {len(args.weights)} --weights."
+    return ""
+
+
 def run(args: Any) -> int:
     """Draws every image.
 
     Args:
         args: parsed arguments.
     """
-    if not args.labels and not args.weights:
-        raise ValueError("expected --labels (edges), --weights (predictions) or both, got neither.")
-    if len(args.config_file) not in (0, 1, len(args.weights)):
-        raise ValueError(f"--config-file: expected one, or one for each of {len(args.weights)} --weights.")
     if not args.images.exists():
         raise FileNotFoundError(f"--images: expected an image or a folder, got {args.images}, which does not exist.")
     from .drawing import draw_all

@@ -102,7 +102,7 @@ def setup(cfg: CfgNode, *, traceback: bool = False) -> None:
     for name in ("fvcore", "detectron2", "bpkd"):
         log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name, abbrev_name=name)
         for handler in log.handlers:
-            if type(handler) is logging.StreamHandler and not traceback:
+            if getattr(handler, "stream", None) is sys.stdout and not traceback:  # not the log file's
                 handler.addFilter(_without_traceback)
     facts = environment()
     logger.info("Commit %s, %s, %s", facts["commit"], facts["versions"], facts["hardware"])

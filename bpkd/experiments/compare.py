@@ -18,7 +18,7 @@ from .jobs import Job
 REFERENCE = "BPKD"
 # The methods that get the iterations which BPKD's time would buy.
 CHEAP = (ALONE, "KD")
-# Keys of --opts that describe the student and its distillation; the teacher has TEACHER.OPTS.
+# Keys that describe the student and its distillation; the teacher has TEACHER.OPTS.
 STUDENT_ONLY = ("MODEL.", "DISTILL.", "TEACHER.")
 
 

@@ -105,5 +105,5 @@ def collect_pictures(jobs: Mapping[str, Job], indices: Sequence[int]) -> list[di
                 pictures.append({**row, "predictions": {}})
             pictures[i]["predictions"][method] = row["prediction"]
     if not pictures:
-        raise ValueError(f"--images: expected positions in the test set, got {list(indices)}: it has fewer images.")
+        raise ValueError(f"--positions: expected positions in the test set, got {list(indices)}: it has fewer images.")
     return pictures

@@ -258,9 +258,9 @@ def test_a_device_that_does_not_compute_is_named_before_anything_runs(tmp_path: 
         (["--minutes", "nan"], "--minutes: expected a number above 0, got nan."),
         (["--again", "step"], "--again: expected --resume with it"),
         (["--data", "."], "--data: expected a folder that holds camvid/train.txt, got ."),
-        (["--peers", "."], "--peers: expected a folder that holds mmseg/, got ."),
+        (["--peers", "."], "--peer-root: expected a folder that holds mmseg/, got ."),
         ([], "--data: expected the folder that holds camvid/, got none."),
-        (["--only", "lossses"], "invalid choice: 'lossses'"),
+        (["--only", "lossses"], "got 'lossses'. Did you mean losses?"),
         (["--only", "step"], "already holds records. Go on with --resume"),
     ],
 )
