@@ -19,7 +19,7 @@ from bpkd.modeling import build_instance_teacher_model, build_student, build_tea
 
 from .jobs import Job
 
-# Category scores of instances that are drawn.
+# Score from which an instance is drawn.
 SHOWN_SCORE = 0.3
 
 
@@ -32,7 +32,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
 
     Returns:
         One dict per image: its ``name``, ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers; of
-        instances ``truth``, ``prediction`` bool [n, H, W], those that score ``SHOWN_SCORE``, the best first.
+        instances ``truth`` and ``prediction`` bool [n, H, W], predictions by falling score down to ``SHOWN_SCORE``.
     """
     cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
     objects = predicts_instances(cfg)
@@ -49,6 +49,8 @@ def _label_maps(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, An
     rows = []
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, batch in enumerate(loader):
+        if len(rows) == len(wanted):
+            break
         if i not in wanted:
             continue
         with torch.inference_mode():
@@ -68,6 +70,8 @@ def _instances(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any
     rows, items = [], DatasetCatalog.get(cfg.DATASETS.TEST[0])
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, (item, batch) in enumerate(zip(items, loader, strict=True)):
+        if len(rows) == len(wanted):
+            break
         if i not in wanted:
             continue
         with torch.inference_mode():
