@@ -46,7 +46,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
 
 
 def _label_maps(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, batch in enumerate(loader):
         if len(rows) == len(wanted):
@@ -67,7 +67,8 @@ def _label_maps(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, An
 
 
 def _instances(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
-    rows, items = [], DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    rows: list[dict[str, Any]] = []
+    items = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, (item, batch) in enumerate(zip(items, loader, strict=True)):
         if len(rows) == len(wanted):
