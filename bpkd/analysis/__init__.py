@@ -1,1 +1,1 @@
-"""What a run cost and what it reached: complexity, run records, tables, figures."""
+"""From run records to tables, tests, figures and the report page; the cost of a network."""

@@ -23,8 +23,8 @@ def bars(scores: Mapping[str, Mapping[str, Spread]], path: Path, *, title: str, 
     Args:
         scores: {method: {group (a class): (mean, deviation)}}; a nan mean leaves a gap, a nan deviation no line.
         path: PNG to write.
-        title: above the figure.
-        unit: of the height.
+        title: text above the figure.
+        unit: label of the vertical axis.
     """
     groups = list(dict.fromkeys(name for of in scores.values() for name in of))
     rows = [groups[i : i + CLASSES_PER_ROW] for i in range(0, len(groups), CLASSES_PER_ROW)]

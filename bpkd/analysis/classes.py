@@ -19,7 +19,7 @@ def class_scores(records: Sequence[Record], figure: str) -> dict[str, dict[str, 
 
     Args:
         records: complete runs; those without the figure are left out.
-        figure: "IoU", "AP" or "boundary_AP", or a key of ``record["per_class"]`` such as "trimap_w3".
+        figure: its name: "IoU", "AP" or "boundary_AP", or a key of ``record["per_class"]`` such as "trimap_w3".
 
     Returns:
         {method: {class: (mean, deviation)}}, methods in the order of the comparison table, classes in that of the
@@ -47,7 +47,7 @@ def class_rows(scores: ClassScores) -> tuple[list[str], list[list[str]]]:
     """Makes the cells of a table with a class per row and a method per column, the mean over classes last.
 
     Args:
-        scores: of ``class_scores``, not empty.
+        scores: scores per method and class as ``class_scores`` returns them, not empty.
 
     Returns:
         (header, rows).

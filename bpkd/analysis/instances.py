@@ -34,7 +34,7 @@ def instance_color(number: int) -> tuple[int, int, int]:
 
 
 def numbered(masks: Masks, truth: Masks) -> list[int]:
-    """Gives masks the numbers of the labelled instances they lie on, for one colour in all pictures.
+    """Gives masks the numbers of the labelled instances that they match, so that pictures share their colours.
 
     Args:
         masks: [n, H, W], the best first.
@@ -61,7 +61,7 @@ def outlined(image: Image, masks: Masks, numbers: Sequence[int] | None = None) -
     Args:
         image: RGB [H, W, 3].
         masks: [n, H, W].
-        numbers: of the colours; None: 0 .. n - 1.
+        numbers: number of each mask's colour, see ``instance_color``; None: 0 .. n - 1.
 
     Raises:
         ValueError: image and masks differ in size.
@@ -125,7 +125,7 @@ def instance_edge_levels(
     kernel_size: int,
     iterations: int,
 ) -> None:
-    """Draws over the image what BPKD calls edge (above) and body (below) of instances, a column per level.
+    """Draws BPKD's edge (above) and body (below) regions of instances over the image, a column per level.
 
     Args:
         image: RGB [h, w, 3].

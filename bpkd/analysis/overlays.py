@@ -1,4 +1,4 @@
-"""Pictures of one image: what is edge and what is body at each level, and predictions side by side."""
+"""Pictures of one image: BPKD's edge and body regions at each level, and predictions side by side."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def level_masks(
     Args:
         labels: [H, W] ids.
         kernel_size: edge width in pixels, odd.
-        strides: levels, as parts of the label map's size.
-        ignore_index: label that takes no part.
-        ignore_mode: of ``class_edge_mask``.
+        strides: stride of each level relative to the label map.
+        ignore_index: label of pixels that are neither edge nor body.
+        ignore_mode: treatment of ignored pixels, see ``class_edge_mask``.
 
     Raises:
         ValueError: a window or mode that does not exist, or labels without a class.
@@ -61,16 +61,16 @@ def edge_levels(
     ignore_index: int = 255,
     ignore_mode: str = "opaque",
 ) -> None:
-    """Draws over the image what BPKD calls edge (above) and body (below): in label pixels, then at each level.
+    """Draws BPKD's edge (above) and body (below) regions over the image: at full resolution, then at each level.
 
     Args:
         image: RGB [H, W, 3].
         labels: [H, W] ids.
         path: PNG to write.
         kernel_size: edge width in pixels, odd.
-        strides: levels to pool to.
-        ignore_index: label that takes no part.
-        ignore_mode: of ``class_edge_mask``.
+        strides: stride of each level that the mask is pooled to.
+        ignore_index: label of pixels that are neither edge nor body.
+        ignore_mode: treatment of ignored pixels, see ``class_edge_mask``.
 
     Raises:
         ValueError: image and labels differ in size, or as ``level_masks``.

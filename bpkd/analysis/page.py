@@ -180,7 +180,7 @@ def _table(table: Table) -> str:
 
 def _row(cells: Sequence[object], best: Sequence[bool]) -> str:
     first, *rest = (_cell(cell) for cell in cells)
-    found = [f'<tr><th scope="row">{first}</th>']
+    found = [f'<tr><th scope="row">{first.replace("+", "+<wbr>")}</th>']  # "KD+CWD" breaks between its methods
     for cell, marked in zip(rest, best[1:], strict=True):
         names = [name for name, has in (("best", marked), ("spread", SPREAD in cell)) if has]
         kind = f' class="{" ".join(names)}"' if names else ""

@@ -1,4 +1,4 @@
-"""Figures that the paper prints, to stand beside ours; never computed with."""
+"""Figures printed in the paper, for comparison with ours; nothing is computed from them."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def pyplot() -> Any:
 
 
 def finish(figure: Any, path: Path) -> None:
-    """Writes a figure and forgets it."""
+    """Writes a figure to a file and closes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot().close(figure)
@@ -157,7 +157,7 @@ def trimap_band(target: NDArray[Any], width: int, ignore_index: int = 255) -> ND
 
 
 def dimmed(image: Image) -> Image:
-    """Returns an RGB image in pale grey, the ground for strong colours."""
+    """Returns an RGB image in pale grey, the background for strong colours."""
     grey: Image = (150 + 0.35 * image.mean(2, keepdims=True).repeat(3, 2)).astype(np.uint8)
     return grey
 
@@ -254,7 +254,7 @@ def fitted(image: Any, size: Sequence[int]) -> Image:
 
 
 def swatch(color: Sequence[int], label: str) -> Any:
-    """Returns a legend's entry of a colour."""
+    """Returns a legend entry: a colour with its label."""
     from matplotlib.patches import Patch
 
     red, green, blue = (v / 255 for v in color)

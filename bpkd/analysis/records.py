@@ -1,4 +1,4 @@
-"""Run records: what a run reached, and where the number comes from (versions, hardware, commit)."""
+"""Run records: a run's metrics, and where they come from (versions, hardware, commit)."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Returns the source's git commit, with ``+changes`` where files differ; where git is no help BPKD_COMMIT.
+    """Returns the source's git commit, with ``+changes`` where files differ; outside a repository BPKD_COMMIT.
 
-    That is set where files were copied without git (dev/gpu_run.sh); "unknown" without it too.
+    BPKD_COMMIT is set where files were copied without git (dev/gpu_run.sh). "unknown" where it is not set either.
     """
     root = Path(__file__).resolve().parents[2]
-    if (root / ".git").exists():  # else installed from a wheel, maybe into a folder of somebody else's repository
+    if (root / ".git").exists():  # else installed from a wheel, maybe inside another repository
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             name = _git(root, "rev-parse", "--short=12", "HEAD")
             return name + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")

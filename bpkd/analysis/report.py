@@ -7,7 +7,6 @@ import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from statistics import mean, stdev
 from typing import Any
 
@@ -97,11 +96,11 @@ def _contents(records: Sequence[Record], trimap_width: int) -> tuple[list[Column
 
 def _with_network_speed(records: Sequence[Record]) -> list[Record]:
     """Gives all runs of one network the time per image of the fastest one: the others shared the machine."""
-    network = itemgetter("params_m", "flops_g")
-    fastest: dict[Any, float] = {}
+    fastest: dict[float | None, float] = {}  # by FLOPs, which tell student and teacher apart
     for record in (r for r in records if r.get("ms_per_image")):
-        fastest[network(record)] = min(fastest.get(network(record), float("inf")), record["ms_per_image"])
-    return [{**r, "ms_per_image": fastest[network(r)]} if r.get("ms_per_image") else r for r in records]
+        network = record.get("flops_g")
+        fastest[network] = min(fastest.get(network, float("inf")), record["ms_per_image"])
+    return [{**r, "ms_per_image": fastest[r.get("flops_g")]} if r.get("ms_per_image") else r for r in records]
 
 
 def best_cells(records: Sequence[Record], *, trimap_width: int) -> set[tuple[int, int]]:
@@ -139,14 +138,14 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns the same as CSV."""
+    """Returns a table as CSV text."""
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
     return text.getvalue()
 
 
 def _shown(metric: str, average: float, deviation: float) -> tuple[float, float]:
-    """Leaves the deviation out where it says nothing: costs are the network's, not the seed's."""
+    """Leaves out the deviation of costs: they belong to the network or the method, not to the seed."""
     return average, float("nan") if metric in COSTS else deviation
 
 

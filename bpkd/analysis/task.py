@@ -1,4 +1,4 @@
-"""Which figures a comparison shows and tests: those of label maps, or those of instances."""
+"""Which figures a comparison shows and tests: those of semantic or of instance segmentation."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ STANDARD = re.compile(r"mIoU|mAcc|aAcc|boundary_IoU|(trimap|body)_w\d+|boundary_
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of network, as its records show it."""
+    """Figures of a segmentation task."""
 
     instances: bool
     score: str
-    """The figure that methods are ordered and judged by."""
+    """The figure that methods are ordered by and tested on."""
 
     edge: str
-    """The same figure near edges."""
+    """The score near edges, which is tested too."""
 
     columns: tuple[Column, ...]
-    """Scores, then costs."""
+    """Columns of the comparison table: scores, then costs."""
 
     per_class: Mapping[str, tuple[str, str]]
     """File name -> (title, figure that is there per class)."""
@@ -47,7 +47,7 @@ class Task:
 
     @property
     def tested(self) -> tuple[str, str]:
-        """The figures that are judged and tested."""
+        """The figures that are tested."""
         return self.score, self.edge
 
 
@@ -70,7 +70,7 @@ INSTANCES = Task(
 
 
 def label_maps(trimap_width: int) -> Task:
-    """Returns the figures of networks for label maps, edges by the trimap band of this half-width."""
+    """Returns the figures of semantic segmentation, with the trimap of this half-width."""
     return Task(
         instances=False,
         score=SEMANTIC.score,
@@ -90,14 +90,14 @@ def label_maps(trimap_width: int) -> Task:
 
 
 def task_of(records: Iterable[Mapping[str, Any]], trimap_width: int = 3) -> Task:
-    """Tells from what records measured which kind of network they are of.
+    """Returns the task of records, by the figures that they hold.
 
     Args:
         records: complete runs.
-        trimap_width: half-width of the band, of label maps.
+        trimap_width: half-width of the trimap (semantic segmentation).
 
     Raises:
-        ValueError: some are of instances and others are not.
+        ValueError: the records are of both tasks.
     """
     records = list(records)
     found = {"AP" in r["metrics"] and "mIoU" not in r["metrics"] for r in records}

@@ -20,7 +20,7 @@ from bpkd.tasks import INSTANCE, SEMANTIC
 
 from .jobs import Job
 
-# Category scores of instances that are drawn.
+# Score from which an instance is drawn.
 SHOWN_SCORE = 0.3
 
 
@@ -33,7 +33,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
 
     Returns:
         One dict per image: its ``name``, ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers; of
-        instances ``truth``, ``prediction`` bool [n, H, W], those that score ``SHOWN_SCORE``, the best first.
+        instances ``truth`` and ``prediction`` bool [n, H, W], predictions by falling score down to ``SHOWN_SCORE``.
     """
     cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
     if job.evaluates:
@@ -46,9 +46,11 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
 
 
 def _semantic(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, batch in enumerate(loader):
+        if len(rows) == len(wanted):
+            break
         if i not in wanted:
             continue
         with torch.inference_mode():
@@ -65,9 +67,12 @@ def _semantic(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]
 
 
 def _instances(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
-    rows, items = [], DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    rows: list[dict[str, Any]] = []
+    items = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], rank=0, world_size=1)
     for i, (item, batch) in enumerate(zip(items, loader, strict=True)):
+        if len(rows) == len(wanted):
+            break
         if i not in wanted:
             continue
         with torch.inference_mode():

@@ -50,10 +50,10 @@ def write_report(
 
     Args:
         jobs: complete runs, the teacher's among them.
-        folder: of the report.
+        folder: folder of the report.
         trimap_width: half-width of the table's trimap column, of the bars' and of the pictures' error band.
         images: test images to draw.
-        say: receives a line per step.
+        say: progress callback; it receives a line per step.
         margin: the smallest gain that would matter, in percentage points.
 
     Returns:
@@ -94,7 +94,7 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
 
     Args:
         records: complete runs, as ``collect`` returns them.
-        folder: of the report.
+        folder: folder of the report.
         trimap_width: half-width of the trimap figures.
         margin: the smallest gain that would matter, in percentage points.
 
@@ -116,7 +116,7 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
 
 
 def draw_figures(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int) -> None:
-    """Draws what records alone tell: bars per class, and of label maps trimap curves and edge against body."""
+    """Draws the figures that need records alone: bars per class; trimap curves and edge against body (semantic)."""
     unit = f"{'AP' if task_of(records).instances else 'IoU'} in %"
     for name, (title, scores) in class_figures(records, trimap_width).items():
         bars(scores, folder / f"{name}.png", title=title, unit=unit)

@@ -280,12 +280,14 @@ def test_the_whole_comparison(
         assert {"config", "seed", "commit", "versions", "hardware", "peak_memory_mb", "peak_memory_of"} <= row.keys()
         assert 50 < row["peak_memory_mb"] < 1e5
         assert row["peak_memory_of"] == "resident set of the largest process"
+        assert 0 < row["ms_per_image"] < 1e5
     by_run = {r["run"]: r for r in rows}
     assert [by_run[name]["iterations"] for name in (*runs, *extra)] == [4, 4, 4, 4, 6, 6]
     assert len(losses(out / extra[0])) == 6
 
     table = list(csv.reader((report / "table.csv").open()))
-    assert table[0][-2:] == ["peak memory MB", "share of teacher's mIoU"]
+    assert table[0][-5:-1] == ["FLOPs G", "ms / image", "s / iteration", "peak memory MB"]
+    assert table[0][-1] == "share of teacher's mIoU"
     assert {r[0]: r[1] for r in table[1:]} == {
         "student alone": "2", "student alone, BPKD's time": "2", "BPKD": "2", "teacher": "1"
     }  # fmt: skip
@@ -304,6 +306,12 @@ def test_the_whole_comparison(
     assert page.count("<table>") == 5  # means, tests, classes near edges and everywhere, runs
     assert page.count("<figure>") == 6
     assert all(name in page for name in ("image", "ground truth", "errors of BPKD", *started))
+
+    assert re.search(r'class="lead">BPKD (kept|reached) ', page)
+    links = re.findall(r'href="(\.\./[^"]+)"', page)
+    assert links[:3] == ["../teacher/", "../teacher/config.yaml", "../teacher/run.json"]
+    assert len(links) == 3 * len(rows)
+    assert all((report / link).exists() for link in links)
 
     # The same again: refused without --resume; with it nothing is trained, and one more method is.
     assert compare(*asked, "--equal-time") == 2
@@ -330,6 +338,8 @@ def test_a_teacher_that_is_there_is_evaluated_once(
     trained, loaded = (json.loads((tmp_path / x / "report" / "results.json").read_text())[0] for x in "ab")
     assert loaded["metrics"] == pytest.approx(trained["metrics"], nan_ok=True)
     assert loaded["weights"] == str(weights)
+    page = (tmp_path / "b" / "report" / "report.html").read_text()
+    assert 'href="../teacher/inference_teacher/run.json"' in page
     assert len(loaded["weights_sha256"]) == 64
     assert (loaded["method"], loaded["iterations"]) == ("teacher", 4)
     assert not (tmp_path / "b" / "teacher" / "model_final.pth").exists()
