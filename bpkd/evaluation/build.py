@@ -25,9 +25,9 @@ def build_evaluator(cfg: CfgNode, name: str, output_dir: str | None = None) -> D
     """Builds the evaluator of a registered data set.
 
     Args:
-        cfg: Config; cfg.TEST holds the protocol.
-        name: Name of the data set.
-        output_dir: Folder where the full result is written; None writes nothing.
+        cfg: config; its node TEST holds the protocol and the names of further metrics.
+        name: registered name of the data set.
+        output_dir: folder of the full result; None writes nothing.
 
     Raises:
         ValueError: the data set's ``evaluator_type`` is unknown.

@@ -70,7 +70,7 @@ class CityscapesEvaluator(DatasetEvaluator):
             self._count(pred, labels)
 
     def _count(self, pred: NDArray[np.uint8], labels: Path) -> None:
-        # The instances' file comes with the download; without it iIoU cannot be told, on any process.
+        # The instances' file comes with the download; without it no process has iIoU.
         self.with_instances &= labels.with_name(labels.name.replace("labelIds", "instanceIds")).is_file()
         self.official.args.evalInstLevelScore = self.with_instances
         name = labels.name.replace("_gtFine_labelIds", "_pred")

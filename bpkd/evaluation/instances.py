@@ -98,18 +98,18 @@ class InstanceEvaluator(DatasetEvaluator):
 
         Args:
             json_file: labels in COCO's format.
-            class_names: in the order of ``pred_classes``.
-            dataset_ids: ``pred_classes`` -> category id of the file; None: rank among the file's ids.
+            class_names: names of the classes, in the order of ``pred_classes``.
+            dataset_ids: {class in ``pred_classes``: category id in the file}; None: the file's ids in rising order.
             boundary_ratio: width of Boundary AP's boundary as a share of the image's diagonal.
-            backend: of the mask AP: "pycocotools", "faster-coco-eval", or "auto": the latter where it is installed.
-                Boundary AP is always pycocotools'.
+            backend: library that computes mask AP: "pycocotools", "faster-coco-eval", or "auto": the latter where it
+                is installed. Boundary AP is always computed by pycocotools.
             max_detections: detections of an image that count, of each class the highest-scoring ones. COCO's figures
                 are those at 100; images with more objects than that cannot reach full recall.
-            output_dir: where ``coco_instances_results.json`` is written; None writes nothing.
+            output_dir: folder of ``coco_instances_results.json``; None writes nothing.
 
         Raises:
             ValueError: the backend is unknown, no detection may count, or the file has other categories.
-            ImportError: the backend that was asked for is not installed.
+            ImportError: the backend is not installed.
         """
         if max_detections < 1:
             raise ValueError(f"max_detections: expected at least 1, got {max_detections}.")
@@ -189,21 +189,21 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def _figures(self, name: str, images: list[int], results: list[dict[str, Any]]) -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):
-            judge = self._judge(name, results)
-            judge.params.imgIds = images
-            judge.params.catIds = [self.ids[i] for i in range(len(self.ids))]
-            judge.params.maxDets = [self.max_detections]
-            judge.evaluate()
-            judge.accumulate()
-        # [overlap, recall, category, size, detections]. Not COCO's own summary: it knows no limit but 100.
-        precision = judge.eval["precision"][..., 0]
+            evaluation = self._coco_evaluation(name, results)
+            evaluation.params.imgIds = images
+            evaluation.params.catIds = [self.ids[i] for i in range(len(self.ids))]
+            evaluation.params.maxDets = [self.max_detections]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        # [overlap, recall, category, size, detections]. Not COCO's own summary, which is fixed to 100 detections.
+        precision = evaluation.eval["precision"][..., 0]
         figures = {key: _mean(precision[overlaps, :, :, size]) for key, (overlaps, size) in FIGURES.items()}
-        order = {category: i for i, category in enumerate(judge.params.catIds)}
+        order = {category: i for i, category in enumerate(evaluation.params.catIds)}
         for i, class_name in enumerate(self.class_names):
             figures[f"AP-{class_name}"] = _mean(precision[:, :, order[self.ids[i]], 0])
         return figures
 
-    def _judge(self, name: str, results: list[dict[str, Any]]) -> Any:
+    def _coco_evaluation(self, name: str, results: list[dict[str, Any]]) -> Any:
         if name != "boundary" and self.backend == "faster-coco-eval":
             import faster_coco_eval
 
@@ -229,7 +229,7 @@ def pick_backend(backend: str) -> str:
 
     Raises:
         ValueError: the name is unknown.
-        ImportError: what was asked for is not installed.
+        ImportError: the backend is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}.")

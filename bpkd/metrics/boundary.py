@@ -17,7 +17,11 @@ _GROUP = 31
 
 
 def boundary_width(height: int, width: int, ratio: float) -> int:
-    """Width d of the boundary in pixels: ``ratio`` of the image's diagonal, at least 1 (Cheng et al. 2021)."""
+    """Width d of the boundary in pixels: ``ratio`` of the image's diagonal, at least 1 (Cheng et al. 2021).
+
+    >>> boundary_width(1024, 2048, 0.02)
+    46
+    """
     return max(1, round(ratio * math.hypot(height, width)))
 
 
@@ -26,13 +30,18 @@ def mask_boundary(mask: Tensor, distance: int) -> Tensor:
 
     Args:
         mask: bool [..., H, W].
-        distance: d in pixels.
+        distance: width d of the boundary in pixels.
 
     Returns:
         bool [..., H, W]: the mask without its erosion by a (2d+1) square.
 
     Source:
         Cheng et al., "Boundary IoU", CVPR 2021: the inner boundary region G_d.
+
+    >>> mask_boundary(torch.ones(3, 4, dtype=torch.bool), 1).int()
+    tensor([[1, 1, 1, 1],
+            [1, 0, 0, 1],
+            [1, 1, 1, 1]], dtype=torch.int32)
     """
     kept = window_reduce(mask.to(torch.uint8), 2 * distance + 1, torch.minimum, 0)
     return mask & (kept == 0)
@@ -44,10 +53,14 @@ def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
     Args:
         labels: [N, H, W] integers >= 0.
         valid: bool [N, H, W]; other pixels take no part and erode nothing.
-        distance: d in pixels.
+        distance: width d of the boundary in pixels.
 
     Returns:
         bool [N, H, W]: true where the pixel belongs to the boundary of its own class.
+
+    >>> labels = torch.tensor([[[0, 0, 0, 0, 0, 1, 1]] * 3])
+    >>> inner_boundary(labels, torch.ones_like(labels, dtype=torch.bool), 1)[0, 1].int().tolist()
+    [1, 0, 0, 0, 1, 1, 1]
     """
     boundary = mixed_windows(labels, valid, 2 * distance + 1)
     # The image's border: windows that leave the image.
@@ -63,11 +76,16 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
         pred: [N, H, W] in 0..K-1.
         target: [N, H, W] in 0..K-1.
         valid: bool [N, H, W].
-        num_classes: K.
-        distance: d in pixels.
+        num_classes: number of classes K.
+        distance: width d of the boundary in pixels.
 
     Returns:
         int64 [3, K]: both, prediction's, label's.
+
+    >>> labels = torch.tensor([[[0, 0, 0, 0, 0, 1, 1]] * 3])
+    >>> valid = torch.ones_like(labels, dtype=torch.bool)
+    >>> boundary_counts(labels, labels, valid, num_classes=2, distance=1).tolist()
+    [[12, 6], [12, 6], [12, 6]]
     """
     of_pred = inner_boundary(pred, valid, distance)
     of_target = inner_boundary(target, valid, distance)
@@ -77,7 +95,15 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
 
 
 def boundary_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
-    """Boundary IoU per class, float64 [K], from [3, K] counts; ``absent`` as in ``class_iou``."""
+    """Returns Boundary IoU per class, float64 [K].
+
+    Args:
+        counts: [3, K] of ``boundary_counts``, summed over images.
+        absent: what a class counts that is predicted but occurs in no label, as in ``class_iou``.
+
+    >>> boundary_iou(torch.tensor([[3], [4], [5]])).tolist()
+    [0.5]
+    """
     both, predicted, labelled = counts.double()
     iou = both / (predicted + labelled - both)
     return torch.where(labelled > 0, iou, torch.nan) if absent == "skip" else iou
@@ -92,11 +118,16 @@ def contour_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int
         pred: [N, H, W] in 0..K-1.
         target: [N, H, W]; 0..K-1 where ``valid``.
         valid: bool [N, H, W].
-        num_classes: K.
-        tolerance: t in pixels: nearby means inside the (2t+1) square.
+        num_classes: number of classes K.
+        tolerance: distance t in pixels; nearby means inside the (2t+1) square.
 
     Returns:
         int64 [4, K]: prediction's matched, prediction's, label's matched, label's.
+
+    >>> label = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
+    >>> valid = torch.ones_like(label, dtype=torch.bool)
+    >>> contour_counts(label.roll(3, dims=2), label, valid, num_classes=2, tolerance=3).tolist()
+    [[2, 2], [2, 2], [1, 1], [1, 1]]
     """
     sides = []
     for labels in (pred, target):
@@ -136,6 +167,9 @@ def boundary_f(counts: Tensor, *, absent: str = "zero") -> Tensor:
     Source:
         Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013, from counts over
         the data set instead of means of images.
+
+    >>> boundary_f(torch.tensor([[1], [2], [3], [3]])).tolist()
+    [0.6666666666666666]
     """
     hit, predicted, found, labelled = counts.double()
     precision, recall = hit / predicted.clamp(min=1), found / labelled.clamp(min=1)

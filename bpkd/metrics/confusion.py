@@ -20,6 +20,10 @@ def nested_counts(pred: Tensor, target: Tensor, regions: Sequence[Tensor], num_c
 
     Returns:
         int64 [R, K, K]; row = label, column = prediction.
+
+    >>> everywhere, band = torch.tensor([True, True, True]), torch.tensor([False, True, True])
+    >>> nested_counts(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), [everywhere, band], 2).tolist()
+    [[[1, 1], [0, 1]], [[0, 1], [0, 1]]]
     """
     # One pass over the pixels for all regions: how many of them hold a pixel says which.
     depth = regions[0].to(torch.uint8)
@@ -59,6 +63,9 @@ def joint_counts(kind: Tensor, pred: Tensor, target: Tensor, num_kinds: int, num
 
     Returns:
         int64 [C, K, K].
+
+    >>> joint_counts(torch.tensor([0, 1]), torch.tensor([0, 1]), torch.tensor([1, 1]), 2, 2).tolist()
+    [[[0, 0], [1, 0]], [[0, 0], [0, 1]]]
     """
     index = kind.int().mul_(num_classes).add_(target).mul_(num_classes).add_(pred)
     shape = (num_kinds, num_classes, num_classes)
@@ -75,6 +82,9 @@ def class_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
 
     Returns:
         float64 [K].
+
+    >>> class_iou(torch.tensor([[3, 1], [0, 2]])).tolist()
+    [0.75, 0.6666666666666666]
     """
     hit = counts.diag().double()
     labelled, predicted = counts.sum(1).double(), counts.sum(0).double()
@@ -83,5 +93,9 @@ def class_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
 
 
 def class_accuracy(counts: Tensor) -> Tensor:
-    """Share of each class's label pixels that are predicted right, float64 [K]; nan where a class has none."""
+    """Share of each class's label pixels that are predicted right, float64 [K]; nan where a class has none.
+
+    >>> class_accuracy(torch.tensor([[3, 1], [0, 2]])).tolist()
+    [0.75, 1.0]
+    """
     return counts.diag().double() / counts.sum(1).double()

@@ -33,9 +33,9 @@ def pair_files(
         labels: folder, or one file.
         prediction_suffix: end of the names that is no part of the pair's name, such as "_pred.png"; empty: the
             extension.
-        label_suffix: the same for labels, such as "_gtFine_labelTrainIds.png".
+        label_suffix: end of the labels' names that is no part of the pair's name, such as "_gtFine_labelTrainIds.png".
         what: word for the first folder's files in messages.
-        extensions: of the first folder's files; labels have one that keeps ids exactly.
+        extensions: extensions of the first folder's files; labels have one that keeps ids exactly.
 
     Returns:
         (name, prediction, label) by name.
