@@ -46,10 +46,10 @@ TRAIN = [  # data, networks, training, evaluation; the second block is what Dete
 ONNX = ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.17"]
 TESTS = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "cityscapesscripts"]
 
-# The C++ functions of bpkd/functional/native: one library per instruction set, the best one is chosen when it is
+# The C++ functions of bpkd/functional/backends/native: one library per instruction set, the best one is chosen when it is
 # loaded. They use neither Python's nor PyTorch's headers, so one file serves every Python. Optional: without a compiler
 # (or with one that does not know an instruction set) the install goes on, and the losses take their PyTorch path.
-NATIVE = "bpkd/functional/native"
+NATIVE = "bpkd/functional/backends/native"
 LEVELS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
     LEVELS["avx2"] = ["-march=x86-64-v3"]
@@ -65,7 +65,7 @@ FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]  # vectors as arguments of i
 # PyTorch needs them too, in newer versions.
 EXTENSIONS = [
     Extension(
-        f"bpkd.functional.native._{level}",
+        f"bpkd.functional.backends.native._{level}",
         [f"{NATIVE}/{name}.cpp" for name in ("edges", "divergence", "segmentation")],
         depends=[f"{NATIVE}/{name}.h" for name in ("numbers", "label_sets", "divergence")],
         extra_compile_args=[*FLAGS, *OPENMP, *flags],

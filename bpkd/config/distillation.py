@@ -142,8 +142,8 @@ def _add_bpkd(cfg: CN) -> None:
     cfg.DISTILL.BPKD.ITERATIONS = 1
     # "opaque" or "transparent" (docs/methods.md).
     cfg.DISTILL.BPKD.IGNORE_MODE = "opaque"
-    # What the edge sum is divided by: "cells" (n_c, the literal form), "classes" (n_c and the number of classes that
-    # have an edge in the image), "weights" (the sum of the edge map, and the number of classes) or "average" (all
+    # What the edge sum is divided by: "positions" (n_c, the literal form), "classes" (n_c and the number of classes
+    # that have an edge in the image), "weights" (the sum of the edge map, and the number of classes) or "average" (all
     # classes times all cells).
     cfg.DISTILL.BPKD.NORMALIZER = ""
     # Filter on the logits before the softmax: "soft" (times the mask), "hard" (times mask > 0) or "none".

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bpkd.functional import EdgeRows, EdgeRule
+from bpkd.functional import EdgeRule, SparseEdgeMask
 from bpkd.structures import EdgeMaps, SegOutput
 
 from .adapters import match_size
@@ -21,7 +21,7 @@ class LabelledEdges:
     labels: Tensor
     """[N, H, W]."""
 
-    rows: EdgeRows
+    rows: SparseEdgeMask
     """Of their masks [N, K, h, w] at the size of the logits, by the distiller's ``edge_rule``."""
 
 

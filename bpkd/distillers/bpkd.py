@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bpkd.functional import EdgeMap, EdgeRows, EdgeRule, boundary_kd
+from bpkd.functional import EdgeMap, EdgeRule, SparseEdgeMask, boundary_kd
 from bpkd.structures import EdgeMaps, SegOutput
 
 from .base import Distiller, LabelledEdges, Target, with_preset
@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "literal": {
         "edge_weight": 50.0,
         "body_weight": 20.0,
-        "normalizer": "cells",
+        "normalizer": "positions",
         "pre_mask": "soft",
         "ramp_iters": 0,
     },
@@ -78,7 +78,7 @@ class BPKD(Distiller):
             kernel_size: odd edge width in label pixels.
             iterations: passes of the window.
             ignore_mode: "opaque" or "transparent", see ``class_edge_mask``.
-            normalizer: "cells", "classes", "weights" or "average", see ``boundary_kd``.
+            normalizer: "positions", "classes", "weights" or "average", see ``boundary_kd``.
             pre_mask: "soft", "hard" or "none", see ``boundary_kd``.
             ramp_iters: iterations over which the edge weight grows from 0.
             **common: see Distiller; ``num_classes`` is needed.
@@ -114,7 +114,7 @@ class BPKD(Distiller):
             ValueError: there are edge maps without an edge, or rows of edges of another shape than the logits.
         """
         s, t = self.pair(student, teacher, "logits")
-        edges: Tensor | EdgeMap | EdgeRows | None
+        edges: Tensor | EdgeMap | SparseEdgeMask | None
         if isinstance(target, EdgeMaps):
             edges, valid = target.edge, target.valid
         else:
@@ -137,7 +137,7 @@ class BPKD(Distiller):
         out = {"edge": edge, "body": body}
         return {name: out[name] for name in self.taps}
 
-    def _edges(self, target: Tensor | LabelledEdges, logits: Tensor) -> Tensor | EdgeMap | EdgeRows:
+    def _edges(self, target: Tensor | LabelledEdges, logits: Tensor) -> Tensor | EdgeMap | SparseEdgeMask:
         if not isinstance(target, LabelledEdges):
             return self.edge_rule.edges(target, logits.shape[1], (logits.shape[2], logits.shape[3]))
         if target.rows.shape != tuple(logits.shape):

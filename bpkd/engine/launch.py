@@ -23,8 +23,8 @@ from bpkd.analysis.records import environment
 from bpkd.config import check_values, read_config
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, register_datasets
-from bpkd.functional import native
-from bpkd.functional.paths import asked_path
+from bpkd.functional.backends import native
+from bpkd.functional.backends.settings import requested_backend
 from bpkd.modeling import (
     build_instance_teacher_model,
     build_student,
@@ -66,11 +66,11 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, or
-            BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
+            BPKD_BACKEND or BPKD_NATIVE_LEVEL names what is not to be had here.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)
-    asked_path()
+    requested_backend()
     native.check_level()
     try:
         kind = torch.device(cfg.MODEL.DEVICE).type

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .divergence import masked_mean
+from .reference.divergence import masked_mean
+from .reference.labels import check_labels
 
 
 def pairwise_affinity(
@@ -104,7 +105,8 @@ def intra_class_variation(
         s, t = _same_places(student, teacher)
         small = nearest_labels(labels, (s.shape[2], s.shape[3])).to(s.device).flatten(1).long()
         valid = small != ignore_index
-        _check_labels(small, valid, num_classes)
+        if small.device.type == "cpu":  # on a GPU this would wait for the queue
+            check_labels(small, num_classes, ignore_index)
         member = s.new_zeros(*small.shape, num_classes + 1)
         member.scatter_(2, small.masked_fill(~valid, num_classes)[..., None], 1.0)
         member = member[..., :num_classes]  # [N, A, K]
@@ -139,15 +141,3 @@ def _same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(teacher.shape)}. Match the sizes first (bpkd.distillers.adapters)."
         )
     return student.float(), teacher.detach().float()
-
-
-def _check_labels(labels: Tensor, valid: Tensor, num_classes: int) -> None:
-    if labels.device.type != "cpu":  # a look would wait for the device
-        return
-    wrong = valid & ((labels < 0) | (labels >= num_classes))
-    if wrong.any():
-        values = sorted(set(labels[wrong].tolist()))[:5]
-        raise ValueError(
-            f"labels: expected 0..{num_classes - 1} or the ignored value, got {values}. Map or ignore these values "
-            "when the labels are read."
-        )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bpkd.functional.edges import mixed_windows
+from bpkd.functional.reference.edges import mixed_windows
 
 from .boundary import boundary_counts, boundary_f, boundary_iou, boundary_width, contour_counts
 from .confusion import class_accuracy, class_iou, nested_counts

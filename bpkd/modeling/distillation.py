@@ -11,7 +11,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, Distiller, LabelledEdges, PerTeacher, Target
-from bpkd.functional import EdgeRows
+from bpkd.functional import SparseEdgeMask
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import build_dense
 from bpkd.modeling.preprocessing import file_names
@@ -113,7 +113,7 @@ def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
     if len(rows) < len(batch):
         names = [n for item, n in zip(batch, file_names(batch), strict=True) if "edge_rows" not in item]
         raise ValueError(f"edge_rows: expected of every sample or of none, got none of {', '.join(names)}.")
-    return LabelledEdges(labels, EdgeRows.cat(rows))
+    return LabelledEdges(labels, SparseEdgeMask.cat(rows))
 
 
 def compared_features(distiller: nn.Module | None) -> frozenset[str] | None:

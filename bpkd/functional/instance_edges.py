@@ -1,4 +1,4 @@
-"""Edge and body weights of instances, from full-resolution masks to any map of the network."""
+"""Edge masks of instances, and how binary and masked logits enter the losses of semantic maps."""
 
 from __future__ import annotations
 
