@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import re
@@ -46,9 +47,9 @@ TRAIN = [  # data, networks, training, evaluation; the second block is what Dete
 ONNX = ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.17"]
 TESTS = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "cityscapesscripts"]
 
-# The C++ functions of bpkd/functional/backends/native: one library per instruction set, the best one is chosen when it is
-# loaded. They use neither Python's nor PyTorch's headers, so one file serves every Python. Optional: without a compiler
-# (or with one that does not know an instruction set) the install goes on, and the losses take their PyTorch path.
+# The C++ functions of bpkd/functional/backends/native: one library per instruction set, the best one is chosen when it
+# is loaded. They use neither Python's nor PyTorch's headers, so one file serves every Python. Optional: without a
+# compiler (or with one that does not know an instruction set) the install goes on, and the losses run in PyTorch.
 NATIVE = "bpkd/functional/backends/native"
 LEVELS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
@@ -117,9 +118,14 @@ class BuildLibraries(build_ext):
                 path.unlink()
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds one library; where that fails, no older one stays in its place."""
+        """Builds one library; where that fails, no older one stays in its place.
+
+        Its object files lie in a folder of their own: the libraries are built side by side from the same sources.
+        """
+        own = copy.copy(self)
+        own.build_temp = os.path.join(self.build_temp, ext.name.rpartition(".")[2])
         try:
-            super().build_extension(ext)
+            super(BuildLibraries, own).build_extension(ext)
         except Exception:
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             raise

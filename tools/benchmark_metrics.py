@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bpkd.analysis.records import environment
-from bpkd.functional.reference.edges import mixed_windows
+from bpkd.functional.edges import mixed_windows
 from bpkd.metrics import SegmentationMetrics
 from bpkd.metrics.boundary import boundary_counts, boundary_width, contour_counts
 from bpkd.metrics.confusion import nested_counts

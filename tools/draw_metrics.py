@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bpkd.analysis.plots import colored, pyplot
-from bpkd.functional.reference.edges import mixed_windows
+from bpkd.functional.edges import mixed_windows
 from bpkd.metrics import SegmentationMetrics
 from bpkd.metrics.boundary import inner_boundary
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bpkd.functional import use_path
+from bpkd.functional import use_backend
 from tests.conftest import REPO
 
 sys.path[:0] = [p for p in (str(REPO), str(REPO / "tools")) if p not in sys.path]  # as the tool does
@@ -264,10 +264,10 @@ def test_items_that_need_graphs_and_streams(item: Any, cuda: FakeCuda, monkeypat
 
 
 def test_the_times_of_the_losses(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "use_path", lambda path: contextlib.nullcontext())
+    monkeypatch.setattr(losses, "use_backend", lambda path: contextlib.nullcontext())
     monkeypatch.setattr(Device, "copy_gb_s", lambda *_: 1.0)  # of half a GiB
     monkeypatch.setattr(device.gc, "collect", lambda: 0)  # looks at all that pytest holds, for every variant
-    with use_path("eager"):
+    with use_backend("eager"):
         row = losses.timed(SETTINGS, 4, shape=losses.TINY_SHAPE, dtype="float32")
     assert row["without_graph"] == {}
     assert {r["device_ms"] for r in row["rows"].values()} == {0.25}
