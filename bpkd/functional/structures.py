@@ -21,6 +21,10 @@ class EdgeMap:
     Attributes:
         mask: float32 [N, K, h, w] in [0, 1].
         counts: int32 [N, K], number of non-zero positions of each class's mask; None: not counted yet.
+
+    Example:
+        >>> EdgeMap(torch.zeros(1, 2, 4, 4)).shape
+        torch.Size([1, 2, 4, 4])
     """
 
     mask: Tensor

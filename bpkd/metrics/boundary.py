@@ -16,7 +16,12 @@ _GROUP = 31
 
 
 def boundary_width(height: int, width: int, ratio: float) -> int:
-    """Width d of the boundary in pixels: ``ratio`` of the image's diagonal, at least 1 (Cheng et al. 2021)."""
+    """Width d of the boundary in pixels: ``ratio`` of the image's diagonal, at least 1 (Cheng et al. 2021).
+
+    Example:
+        >>> boundary_width(1024, 2048, 0.02)
+        46
+    """
     return max(1, round(ratio * math.hypot(height, width)))
 
 
@@ -25,13 +30,19 @@ def mask_boundary(mask: Tensor, distance: int) -> Tensor:
 
     Args:
         mask: bool [..., H, W].
-        distance: d in pixels.
+        distance: width d of the boundary in pixels.
 
     Returns:
         bool [..., H, W]: the mask without its erosion by a (2d+1) square.
 
     Source:
         Cheng et al., "Boundary IoU", CVPR 2021: the inner boundary region G_d.
+
+    Example:
+        >>> mask_boundary(torch.ones(1, 5, dtype=torch.bool), 1)  # a row of pixels is outline all along
+        tensor([[True, True, True, True, True]])
+        >>> mask_boundary(torch.ones(5, 5, dtype=torch.bool), 1).sum()  # all but the inner 3 x 3
+        tensor(16)
     """
     kept = window_reduce(mask.to(torch.uint8), 2 * distance + 1, torch.minimum, 0)
     return mask & (kept == 0)
@@ -43,10 +54,15 @@ def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
     Args:
         labels: [N, H, W] integers >= 0.
         valid: bool [N, H, W]; other pixels take no part and erode nothing.
-        distance: d in pixels.
+        distance: width d of the boundary in pixels.
 
     Returns:
         bool [N, H, W]: true where the pixel belongs to the boundary of its own class.
+
+    Example:
+        >>> labels = torch.zeros(1, 5, 5, dtype=torch.uint8)
+        >>> inner_boundary(labels, labels == 0, 1).sum()  # the image's border alone
+        tensor(16)
     """
     boundary = mixed_windows(labels, valid, 2 * distance + 1)
     # The image's border: windows that leave the image.
@@ -59,14 +75,19 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
     """Intersection, prediction and label pixels of the classes' boundaries.
 
     Args:
-        pred: [N, H, W] in 0..K-1.
-        target: [N, H, W] in 0..K-1.
-        valid: bool [N, H, W].
-        num_classes: K.
-        distance: d in pixels.
+        pred: [N, H, W] predicted classes 0..K-1.
+        target: [N, H, W] labels 0..K-1.
+        valid: bool [N, H, W]; other pixels take no part.
+        num_classes: number of classes K.
+        distance: width d of the boundary in pixels.
 
     Returns:
         int64 [3, K]: both, prediction's, label's.
+
+    Example:
+        >>> labels = torch.zeros(1, 5, 5, dtype=torch.uint8)
+        >>> boundary_counts(labels, labels, labels == 0, num_classes=1, distance=1).flatten().tolist()
+        [16, 16, 16]
     """
     of_pred = inner_boundary(pred, valid, distance)
     of_target = inner_boundary(target, valid, distance)
@@ -76,7 +97,12 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
 
 
 def boundary_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
-    """Boundary IoU per class, float64 [K], from [3, K] counts; ``absent`` as in ``class_iou``."""
+    """Boundary IoU per class, float64 [K], from [3, K] counts; ``absent`` as in ``class_iou``.
+
+    Example:
+        >>> boundary_iou(torch.tensor([[3], [4], [5]]))  # 3 pixels in both, 4 predicted, 5 labelled
+        tensor([0.5000], dtype=torch.float64)
+    """
     both, predicted, labelled = counts.double()
     iou = both / (predicted + labelled - both)
     return torch.where(labelled > 0, iou, torch.nan) if absent == "skip" else iou
@@ -88,14 +114,24 @@ def contour_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int
     A contour pixel is a valid pixel whose 3x3 window holds another valid label; the image's border makes none.
 
     Args:
-        pred: [N, H, W] in 0..K-1.
-        target: [N, H, W]; 0..K-1 where ``valid``.
-        valid: bool [N, H, W].
-        num_classes: K.
-        tolerance: t in pixels: nearby means inside the (2t+1) square.
+        pred: [N, H, W] predicted classes 0..K-1.
+        target: [N, H, W] labels, 0..K-1 where ``valid``.
+        valid: bool [N, H, W]; other pixels take no part.
+        num_classes: number of classes K.
+        tolerance: distance t in pixels; nearby means inside the (2t+1) square.
 
     Returns:
         int64 [4, K]: prediction's matched, prediction's, label's matched, label's.
+
+    Example:
+        >>> target = torch.tensor([[[0, 0, 1, 1, 1, 1]] * 3], dtype=torch.uint8)
+        >>> pred = torch.tensor([[[0, 0, 0, 1, 1, 1]] * 3], dtype=torch.uint8)  # one pixel to the right
+        >>> valid = torch.ones(1, 3, 6, dtype=torch.bool)
+        >>> counts = contour_counts(pred, target, valid, num_classes=2, tolerance=1)
+        >>> boundary_f(counts)
+        tensor([1., 1.], dtype=torch.float64)
+        >>> boundary_f(contour_counts(pred, target, valid, 2, tolerance=0))
+        tensor([0., 0.], dtype=torch.float64)
     """
     sides = []
     for labels in (pred, target):
@@ -135,6 +171,10 @@ def boundary_f(counts: Tensor, *, absent: str = "zero") -> Tensor:
     Source:
         Csurka et al., "What is a good evaluation measure for semantic segmentation?", BMVC 2013, from counts over
         the data set instead of means of images.
+
+    Example:
+        >>> boundary_f(torch.tensor([[2], [4], [3], [4]]))  # precision 2/4, recall 3/4
+        tensor([0.6000], dtype=torch.float64)
     """
     hit, predicted, found, labelled = counts.double()
     precision, recall = hit / predicted.clamp(min=1), found / labelled.clamp(min=1)

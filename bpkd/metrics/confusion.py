@@ -13,13 +13,22 @@ def nested_counts(pred: Tensor, target: Tensor, regions: Sequence[Tensor], num_c
     """Counts pairs (label, prediction) inside regions, each of which lies inside the one before it.
 
     Args:
-        pred: integers in 0..K-1, any shape.
-        target: integers in 0..K-1, same shape.
+        pred: predicted classes 0..K-1, any shape.
+        target: labels 0..K-1, same shape.
         regions: R bool tensors of that shape, from the largest to the smallest.
-        num_classes: K.
+        num_classes: number of classes K.
 
     Returns:
         int64 [R, K, K]; row = label, column = prediction.
+
+    Example:
+        >>> pred, target = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])
+        >>> whole, part = torch.ones(3, dtype=torch.bool), torch.tensor([False, False, True])
+        >>> nested_counts(pred, target, [whole, part], num_classes=2)
+        tensor([[[1, 1],
+                 [0, 1]],
+                [[0, 0],
+                 [0, 1]]])
     """
     # One pass over the pixels for all regions: how many of them hold a pixel says which.
     depth = regions[0].to(torch.uint8)
@@ -33,13 +42,18 @@ def joint_counts(kind: Tensor, pred: Tensor, target: Tensor, num_kinds: int, num
 
     Args:
         kind: integers in 0..C-1, any shape.
-        pred: integers in 0..K-1, same shape.
-        target: integers in 0..K-1, same shape.
-        num_kinds: C.
-        num_classes: K.
+        pred: predicted classes 0..K-1, same shape.
+        target: labels 0..K-1, same shape.
+        num_kinds: number of kinds C.
+        num_classes: number of classes K.
 
     Returns:
         int64 [C, K, K].
+
+    Example:
+        >>> kind, pred, target = torch.tensor([0, 1]), torch.tensor([1, 1]), torch.tensor([0, 1])
+        >>> joint_counts(kind, pred, target, num_kinds=2, num_classes=2).flatten(1).tolist()
+        [[0, 1, 0, 0], [0, 0, 0, 1]]
     """
     index = kind.int().mul_(num_classes).add_(target).mul_(num_classes).add_(pred)
     shape = (num_kinds, num_classes, num_classes)
@@ -50,12 +64,16 @@ def class_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
     """IoU per class from [K, K] counts.
 
     Args:
-        counts: row = label, column = prediction.
+        counts: [K, K] pixels; row = label, column = prediction.
         absent: what a class counts that is predicted but occurs in no label: "zero" gives IoU 0, "skip" nan. A class
             that occurs on neither side is nan.
 
     Returns:
         float64 [K].
+
+    Example:
+        >>> class_iou(torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+        tensor([0.7500, 0.8000,    nan], dtype=torch.float64)
     """
     hit = counts.diag().double()
     labelled, predicted = counts.sum(1).double(), counts.sum(0).double()
@@ -64,5 +82,10 @@ def class_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
 
 
 def class_accuracy(counts: Tensor) -> Tensor:
-    """Share of each class's label pixels that are predicted right, float64 [K]; nan where a class has none."""
+    """Share of each class's label pixels that are predicted right, float64 [K]; nan where a class has none.
+
+    Example:
+        >>> class_accuracy(torch.tensor([[3, 1], [0, 4]]))
+        tensor([0.7500, 1.0000], dtype=torch.float64)
+    """
     return counts.diag().double() / counts.sum(1).double()

@@ -28,6 +28,20 @@ class SegmentationMetrics:
     All figures come from counts summed over every image (not from means of images), so parts of a data set that were
     counted apart merge into exactly the whole. The band of half-width w holds the valid pixels whose
     (2w+1) x (2w+1) window holds more than one valid label; the body is the rest.
+
+    Example:
+        >>> from bpkd.metrics import SegmentationMetrics
+        >>> target = torch.tensor([[0, 0, 0, 1, 1, 255]] * 4)
+        >>> pred = torch.tensor([[0, 0, 1, 1, 1, 1]] * 4)
+        >>> metrics = SegmentationMetrics(num_classes=2, widths=[1])
+        >>> metrics.update(pred, target)
+        >>> figures = metrics.compute()
+        >>> print(f"{figures['mIoU']:.2f} {figures['aAcc']:.2f} {figures['trimap'][1]['mIoU']:.2f}")
+        66.67 80.00 25.00
+        >>> other = SegmentationMetrics(num_classes=2, widths=[1])
+        >>> other.update(target[:, :5], target[:, :5])
+        >>> metrics.merge_state([other]).num_images
+        2
     """
 
     STATES = ("counts", "bands", "boundary", "contours", "images")
@@ -52,14 +66,14 @@ class SegmentationMetrics:
         """Starts with no image.
 
         Args:
-            num_classes: K.
+            num_classes: number of classes K.
             ignore_index: label that takes no part.
             widths: half-widths of the trimap bands in pixels.
             absent: a class that is predicted but occurs in no label counts as IoU 0 ("zero", OpenMMLab's rule) or is
                 left out of the mean ("skip", Detectron2's).
             boundary_ratio: Boundary IoU's width as a share of the image's diagonal.
-            tolerances: of boundary F, in pixels.
-            device: of the state; images are counted where they are.
+            tolerances: distances in pixels within which boundary F counts a contour pixel as found.
+            device: device of the counts; images are counted where they are.
 
         Raises:
             ValueError: ``absent`` is unknown, or ``num_classes``, ``boundary_ratio``, a width or a tolerance is not
@@ -96,8 +110,8 @@ class SegmentationMetrics:
         """Counts one image or a batch.
 
         Args:
-            pred: [H, W] or [N, H, W] integers in 0..K-1.
-            target: the same shape; 0..K-1 or ``ignore_index``.
+            pred: [H, W] or [N, H, W] predicted classes 0..K-1.
+            target: labels of the same shape, 0..K-1 or ``ignore_index``.
 
         Raises:
             ValueError: shapes differ or a value is out of range.
