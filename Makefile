@@ -80,5 +80,5 @@ env: $(STAMP) ## make the environment, where it is not there yet
 	@test "$$(cat $(STAMP))" = "$(CURDIR)" || { echo "make: $(VENV) was made for another folder" \
 	  "($$(cat $(STAMP))). Run 'make clean', then this again."; exit 1; }
 
-$(STAMP): $(wildcard $(REQUIREMENTS)) setup.py dev/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/native/*.cpp bpkd/functional/native/*.h)
+$(STAMP): $(wildcard $(REQUIREMENTS)) setup.py dev/make_env.sh bpkd/install_detectron2.py $(wildcard bpkd/functional/backends/native/*.cpp bpkd/functional/backends/native/*.h)
 	@dev/make_env.sh $(VENV)

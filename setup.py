@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import re
@@ -46,10 +47,10 @@ TRAIN = [  # data, networks, training, evaluation; the second block is what Dete
 ONNX = ["onnx>=1.16", "onnxscript>=0.1", "onnxruntime>=1.17"]
 TESTS = ["pytest>=8", "pytest-cov", "pytest-xdist", "ruff", "mypy", "cityscapesscripts"]
 
-# The C++ functions of bpkd/functional/native: one library per instruction set, the best one is chosen when it is
-# loaded. They use neither Python's nor PyTorch's headers, so one file serves every Python. Optional: without a compiler
-# (or with one that does not know an instruction set) the install goes on, and the losses take their PyTorch path.
-NATIVE = "bpkd/functional/native"
+# The C++ functions of bpkd/functional/backends/native: one library per instruction set, the best one is chosen when it
+# is loaded. They use neither Python's nor PyTorch's headers, so one file serves every Python. Optional: without a
+# compiler (or with one that does not know an instruction set) the install goes on, and the losses run in PyTorch.
+NATIVE = "bpkd/functional/backends/native"
 LEVELS = {"base": []}
 if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
     LEVELS["avx2"] = ["-march=x86-64-v3"]
@@ -65,7 +66,7 @@ FLAGS += ["-Wno-psabi", "-Wno-maybe-uninitialized"]  # vectors as arguments of i
 # PyTorch needs them too, in newer versions.
 EXTENSIONS = [
     Extension(
-        f"bpkd.functional.native._{level}",
+        f"bpkd.functional.backends.native._{level}",
         [f"{NATIVE}/{name}.cpp" for name in ("edges", "divergence", "segmentation")],
         depends=[f"{NATIVE}/{name}.h" for name in ("numbers", "label_sets", "divergence")],
         extra_compile_args=[*FLAGS, *OPENMP, *flags],
@@ -117,9 +118,14 @@ class BuildLibraries(build_ext):
                 path.unlink()
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds one library; where that fails, no older one stays in its place."""
+        """Builds one library; where that fails, no older one stays in its place.
+
+        Its object files lie in a folder of their own: the libraries are built side by side from the same sources.
+        """
+        own = copy.copy(self)
+        own.build_temp = os.path.join(self.build_temp, ext.name.rpartition(".")[2])
         try:
-            super().build_extension(ext)
+            super(BuildLibraries, own).build_extension(ext)
         except Exception:
             Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
             raise

@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks.NAME` from the repository's folder; docs/benchmarks.md explains each."""
+"""Measurements: `python -m benchmarks.NAME` from the repository's folder; docs/results/benchmarks.md explains each."""

@@ -1,7 +1,8 @@
 """Time our training mapper beside mmsegmentation's pipeline on the same files: images per second of one core.
 
 `python -m benchmarks.loader --peer-root SITE --cpu-time --json bench.json`; SITE is where mmsegmentation was installed
-(docs/benchmarks.md). Files are drawn scenes of each set's size and format, or with `--root` the user's own. Both read
+(docs/results/benchmarks_networks.md). Files are drawn scenes of each set's size and format, or with `--root` the
+user's own. Both read
 every file in every round, one after the other in turns; the ratio is the median of the rounds' own.
 """
 

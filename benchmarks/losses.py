@@ -16,16 +16,16 @@ from benchmarks import harness, targets
 from benchmarks.harness import Row, Times, pair_of, quartiles
 from benchmarks.scenes import IGNORE, literal_edge_mask, make_labels
 from bpkd.functional import (
+    BACKENDS,
     boundary_kd,
     channel_kd,
     class_edge_mask,
     class_edges,
-    native,
     pixel_kd,
     upsampled_cross_entropy,
-    use_path,
+    use_backend,
 )
-from bpkd.functional.paths import PATHS
+from bpkd.functional.backends import native
 
 LITERAL = "edge mask, one-hot max-pool (literal)"
 Variants = dict[str, Callable[[], object]]
@@ -57,20 +57,20 @@ def variants(args: argparse.Namespace, num_classes: int) -> Variants:
     masks: Variants = {LITERAL: lambda: literal_edge_mask(labels, num_classes, k, size[0])}
     losses: Variants = {}
     for backend in args.backends:
-        with use_path(backend):
+        with use_backend(backend):
             edges = class_edges(labels, num_classes, k, size, ignore_index=IGNORE)
             if not torch.equal(mask(), literal):
                 raise RuntimeError(
                     f"class_edge_mask on {backend} differs from the literal form ({num_classes} classes)"
                 )
-        masks[f"edge mask, {backend}"] = use_path(backend)(mask)
+        masks[f"edge mask, {backend}"] = use_backend(backend)(mask)
         calls = {
             "boundary_kd": lambda edges=edges: sum(boundary_kd(student, teacher, edges)),
             "channel_kd": lambda: channel_kd(student, teacher),
             "pixel_kd": lambda: pixel_kd(student, teacher),
             "upsampled_cross_entropy": lambda: upsampled_cross_entropy(student, labels, ignore_index=IGNORE),
         }
-        losses |= {f"{name}, {backend}": use_path(backend)(step(call)) for name, call in calls.items()}
+        losses |= {f"{name}, {backend}": use_backend(backend)(step(call)) for name, call in calls.items()}
     return masks | dict(sorted(losses.items(), key=lambda item: item[0].split(",")[0]))
 
 
@@ -98,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=512, help="label size; logits are an eighth")
     parser.add_argument("--kernel-size", type=int, default=7, help="edge width in label pixels")
     parser.add_argument(
-        "--backends", "--paths", nargs="+", default=["eager", "auto"], choices=PATHS, help="backends to time"
+        "--backends", "--paths", nargs="+", default=["eager", "auto"], choices=BACKENDS, help="backends to time"
     )
     parser.add_argument("--targets", action="store_true", help="measure the speed targets instead (2 threads)")
     args = harness.parse(parser, argv)

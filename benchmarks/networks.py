@@ -1,7 +1,8 @@
 """Time our networks against mmsegmentation's own modules: same weights, same input, one process, in turns.
 
 Every round runs each variant once, forward and training step; a ratio is the median of the rounds' own ratios.
-`python -m benchmarks.networks --networks pspnet_r18 --rounds 9`; without mmsegmentation (docs/benchmarks.md says how to
+`python -m benchmarks.networks --networks pspnet_r18 --rounds 9`; without mmsegmentation
+(docs/results/benchmarks_networks.md says how to
 install it) `--no-rival` times ours alone.
 """
 

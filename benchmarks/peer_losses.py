@@ -1,6 +1,6 @@
 """Time our losses against other projects' own, on the same tensors: one process, in turns, forward and backward.
 
-The peers' files are imported unchanged from clones in one folder (docs/benchmarks.md says which):
+The peers' files are imported unchanged from clones in one folder (docs/results/benchmarks_losses.md says which):
 `python -m benchmarks.peer_losses --peer-root ../peers --threads 1 --json peers.json`. A peer whose gradient is not ours
 times the known factor between the two normalisers is an error: its time would mean nothing.
 """

@@ -1,7 +1,8 @@
 """Time a whole distillation step, its teacher, and the student's inference: one process, in turns and paired.
 
 `python -m benchmarks.step --threads 1 --json bench.json DATASETS.ROOT data`; mmsegmentation's own modules take part
-where it was installed (`--peer-root SITE`, docs/benchmarks.md). `--tables bench.json` prints the tables of records.
+where it was installed (`--peer-root SITE`, docs/results/benchmarks_networks.md). `--tables bench.json` prints the
+tables of records.
 """
 
 from __future__ import annotations

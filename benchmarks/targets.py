@@ -1,6 +1,7 @@
 """The speed targets of masks, losses and cross entropy: each is a ratio of two calls, timed in turns in one process.
 
-`python -m benchmarks.losses --targets --peer-root peers --json fast.json`; docs/benchmarks.md explains the table.
+`python -m benchmarks.losses --targets --peer-root peers --json fast.json`; docs/results/benchmarks_losses.md explains
+the table.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks import harness
 from benchmarks.harness import Call, Row, Times, in_turns, pair_of, quartiles, timed
 from benchmarks.peers.projects import load, sources
 from benchmarks.scenes import literal_boundary_kd, literal_cross_entropy, literal_edge_mask, make_labels
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, class_edges, pixel_kd, use_path
+from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, class_edges, pixel_kd, use_backend
 from bpkd.functional import upsampled_cross_entropy as fast_cross_entropy
 
 STRIDE = 8
@@ -29,7 +30,7 @@ MOST_SECONDS, CALLS = 20.0, 20  # of a target; calls to a round
 LOSS_SHAPES = ((4, 19, 64, 64), (2, 19, 128, 256), (4, 150, 64, 64), (2, 150, 128, 256))
 # Presets of bpkd.distillers.bpkd: the paper's sums, and the default.
 PRESETS: dict[str, dict[str, Any]] = {
-    "literal": {"pre_mask": "soft", "normalizer": "cells", "weights": (50.0, 20.0)},
+    "literal": {"pre_mask": "soft", "normalizer": "positions", "weights": (50.0, 20.0)},
     "safe": {"pre_mask": "none", "normalizer": "classes", "weights": (1.0, 2.0)},
 }
 
@@ -69,7 +70,7 @@ class Inputs:
         """Edge masks at the logits' size."""
 
         def call() -> None:
-            with use_path(backend):
+            with use_backend(backend):
                 form(labels, self.shape[1], kernel_size, self.shape[2:])
 
         return call

@@ -128,7 +128,7 @@ else
     >"$log" 2>&1 || true
   mkdir "$folder/native"
   for level in base avx2 avx512; do
-    library=$work/lib/bpkd/functional/native/_$level.so
+    library=$work/lib/bpkd/functional/backends/native/_$level.so
     if [ -f "$library" ]; then cp "$library" "$folder/native/"; fi
   done
   case $(find "$folder/native" -name '*.so' | wc -l) in

@@ -121,7 +121,7 @@ else
   say "commit $commit: files differ from those that the bundle was made with (above)"
 fi
 for library in "$here"/native/*.so; do
-  [ ! -e "$library" ] || [ -e "bpkd/functional/native/${library##*/}" ] || cp "$library" bpkd/functional/native/
+  [ ! -e "$library" ] || [ -e "bpkd/functional/backends/native/${library##*/}" ] || cp "$library" bpkd/functional/backends/native/
 done
 arguments=()
 if [ -d "$here/data" ]; then

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from bpkd.functional import native
+from bpkd.functional.backends import native
 
 REPO = Path(__file__).parents[1]
 NAMES = {

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bpkd.functional import paths, triton_path, use_path
+from bpkd.functional import use_backend
+from bpkd.functional.backends import dispatch, triton
 
 from .device import Device
 from .functions import CASES, FUNCTIONS, KINDS, Inputs, Shape, whole_step
@@ -56,8 +57,8 @@ def distance(found: Tensor, want: Tensor) -> float:
 def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) -> Row:
     """Compares a function's kernels with plain PyTorch: every shape, kind of labels and option, value and gradient."""
     del seconds
-    if triton_path.unavailable():
-        return {"failed": triton_path.unavailable()}
+    if triton.unavailable_reason():
+        return {"failed": triton.unavailable_reason()}
     if settings.device == "cpu":
         from tests.helpers.interpreter import prepare
 
@@ -77,10 +78,10 @@ def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) ->
                     counted += 1
                     if not apart <= worst:  # NaN too
                         worst, where = apart, f"{tuple(shape)}, {kind}, {case}, result {index}"
-    fell_back = [key for key in paths._logged if "triton was asked for, but" in key[3]]
+    fell_back = [c.reason for c in dispatch.choices() if "triton was asked for, but" in c.reason]
     row: Row = {"compared": counted, "worst": worst, "allowed": limit, "where": where}
     if fell_back:
-        row["failed"] = f"the kernels did not run: {fell_back[0][3]}"
+        row["failed"] = f"the kernels did not run: {fell_back[0]}"
     elif not worst <= limit:
         row["failed"] = f"differs by {worst:.2e} of PyTorch's, allowed are {limit:.0e}: {where}"
     return {**row, "line": f"{counted} results, largest difference {worst:.1e}"}
@@ -90,7 +91,7 @@ def cases(settings: Settings, function: str, x: Inputs, path: str) -> Iterator[t
     """A function's cases on one implementation; a few where everything is to be small."""
     found = CASES[function](x)
     for _ in range(settings.pick(1000, 2)):
-        with use_path(path):  # for the case alone: the other implementation's generator runs in between
+        with use_backend(path):  # for the case alone: the other implementation's generator runs in between
             one = next(found, None)
         if one is None:
             return
@@ -107,7 +108,7 @@ def streams(settings: Settings, seconds: float) -> Row:
     del seconds
     unit = Device(settings.device)
     xs = [Inputs.draw(shape, "scene", unit.device) for shape in settings.pick(SHAPES[:2], TINY_SHAPES * 2)]
-    with use_path(backend(settings)):
+    with use_backend(backend(settings)):
         want = [whole_step(x) for x in xs]
         unit.wait()
         for turn in range(settings.pick(10, 2)):
@@ -126,7 +127,7 @@ def graph(settings: Settings, seconds: float) -> Row:
         Inputs.draw(settings.pick(SHAPES[1], TINY_SHAPES[0]), kind, unit.device) for kind in ("scene", "all edge")
     )
     second.student.mul_(0.5)
-    with use_path(backend(settings)):
+    with use_backend(backend(settings)):
         wants = [whole_step(x) for x in (first, second)]
         replay, outputs = unit.graphed(lambda: whole_step(first))
         for x, want in zip((first, second), wants, strict=True):
@@ -146,7 +147,7 @@ def waiting(settings: Settings, seconds: float) -> Row:
     del seconds
     unit = Device(settings.device)
     x = Inputs.draw(settings.pick(SHAPES[1], TINY_SHAPES[0]), "scene", unit.device)
-    with use_path(backend(settings)):
+    with use_backend(backend(settings)):
         whole_step(x)  # compiles
         unit.wait()
         with unit.without_waiting():
@@ -229,7 +230,7 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
     size = settings.pick(128, 64)
     opts = ["DISTILL.METHOD", "BPKD", "TEACHER.AMP", "off", "TEACHER.OPTIMIZE", "off"]
     arguments = {"config_file": str(PAIRS["small"]), "device": settings.device, "size": size, "opts": opts}
-    with use_path(path):
+    with use_backend(path):
         cfg, student, teacher = pair(Namespace(**arguments))
         scenes = (make_scene(0, i, size, size) for i in range(8 * 4))
         samples = [

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from bpkd.functional import native
-from bpkd.functional.triton_path import self_check
+from bpkd.functional.backends import dispatch, native
+from bpkd.functional.backends.triton import self_check
 from bpkd.modeling.precision import has_instructions
 
 from .device import Device
@@ -65,7 +65,7 @@ def machine(settings: Settings, seconds: float) -> Row:
     """Returns what the GPU is; driver, clocks and versions are in every record's environment."""
     del seconds
     device = torch.device(settings.device)
-    found: Row = {"native": native.unavailable() or "loaded"}
+    found: Row = {"native": native.unavailable_reason() or "loaded"}
     if Path("/dev/shm").is_dir():
         found["shared_memory_mib"] = shutil.disk_usage("/dev/shm").free // 2**20
     found["precision"] = {name: has_instructions(name, device) for name in ("bf16", "fp16")}
@@ -121,7 +121,7 @@ def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
     On a GPU they compile the kernels and check them; the item fails where the check does not pass.
     """
     del seconds
-    heard, logger = Said(), logging.getLogger("bpkd.functional.paths")
+    heard, logger = Said(), logging.getLogger(dispatch.__name__)
     logger.setLevel(logging.INFO)
     logger.addHandler(heard)
     device = torch.device(settings.device)
@@ -131,7 +131,7 @@ def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
     spent = time.perf_counter() - begin
     found: dict[str, Any] = {"choice": heard.lines, "first_calls_seconds": spent}
     found["line"] = f"{'; '.join(heard.lines)} First calls: {spent:.1f} s"
-    reasons = [reason for reason in self_check._found.values() if reason]
+    reasons = self_check.failures()
     return {**found, "failed": reasons[0]} if reasons else found
 
 

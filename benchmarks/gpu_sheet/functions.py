@@ -17,7 +17,7 @@ from bpkd.functional import (
     class_edges,
     pixel_kd,
     upsampled_cross_entropy,
-    use_path,
+    use_backend,
 )
 
 FUNCTIONS = ("class_edge_mask", "boundary_kd", "channel_kd", "pixel_kd", "upsampled_cross_entropy")
@@ -101,10 +101,10 @@ def masks(x: Inputs) -> Iterator[tuple[str, list[Tensor]]]:
 
 def boundaries(x: Inputs) -> Iterator[tuple[str, list[Tensor]]]:
     """Both terms of BPKD with every pre-mask and normaliser that has kernels, and with weights."""
-    with use_path("eager"):
+    with use_backend("eager"):
         mask = class_edge_mask(x.labels, x.student.shape[1], KERNEL, x.size, ignore_index=IGNORE)
     for pre in ("soft", "hard", "none"):
-        for normalizer, weights in (("cells", (50.0, 20.0)), ("classes", (1.0, 2.0)), ("average", (50.0, 20.0))):
+        for normalizer, weights in (("positions", (50.0, 20.0)), ("classes", (1.0, 2.0)), ("average", (50.0, 20.0))):
             options: dict[str, Any] = {"pre_mask": pre, "normalizer": normalizer, "weights": weights}
             yield (
                 f"{pre}, {normalizer}",

@@ -28,7 +28,7 @@ from bpkd.functional import (
     class_edges,
     pixel_kd,
     upsampled_cross_entropy,
-    use_path,
+    use_backend,
 )
 
 from .correct import as_reference
@@ -62,7 +62,7 @@ class Maps:
 
     def make_mask(self, path: str = "auto") -> Tensor:
         """The edge masks at the maps' size."""
-        with use_path(path):
+        with use_backend(path):
             return class_edge_mask(self.labels, self.classes, KERNEL, self.size, ignore_index=IGNORE)
 
     def make_edges(self) -> Any:
@@ -77,7 +77,7 @@ class Maps:
         """A loss, forward and backward; returns loss and gradient."""
 
         def call() -> Sequence[Tensor]:
-            with use_path(path):
+            with use_backend(path):
                 value = loss()
                 return value.detach(), torch.autograd.grad(value, self.student)[0]
 

@@ -1,7 +1,7 @@
 """The networks of `configs/networks`, ours and as mmsegmentation builds them: for comparisons only.
 
 mmsegmentation's are described by plain dicts for its own `EncoderDecoder`. The library needs none of it;
-docs/benchmarks.md says how to install it beside the project's environment.
+docs/results/benchmarks_networks.md says how to install it beside the project's environment.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def import_mmseg(folder: Path | None = None) -> Any:
     except ImportError as error:
         raise ImportError(
             f"mmsegmentation cannot be imported ({error}). Install it beside the environment, SITE being a new "
-            f"folder:\n  {INSTALL}\nthen set PYTHONPATH=SITE (docs/benchmarks.md)."
+            f"folder:\n  {INSTALL}\nthen set PYTHONPATH=SITE (docs/results/benchmarks_networks.md)."
         ) from error
     return mmseg
 

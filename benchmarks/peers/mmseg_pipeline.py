@@ -1,4 +1,4 @@
-"""mmsegmentation's training pipeline at a config's settings: for comparisons only (docs/benchmarks.md)."""
+"""mmsegmentation's training pipeline at a config's settings, for comparisons (docs/results/benchmarks_networks.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Files of other projects' repositories, imported unchanged: for comparisons only. The library needs none of them.
 
-They lie in clones beside each other in one folder; docs/benchmarks.md says which commits were measured.
+They lie in clones beside each other in one folder; docs/results/benchmarks_losses.md says which commits were measured.
 """
 
 from __future__ import annotations

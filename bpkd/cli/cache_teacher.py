@@ -27,7 +27,9 @@ def parser(prog: str = "bpkd cache-teacher") -> Parser:
     out = Parser(prog, "FOLDER --config-file FILE", __doc__)
     out.add_argument("output", metavar="FOLDER", help="folder of the recording; made if it does not exist")
     out.add_argument("--config-file", required=True, metavar="FILE", help="config of the training")
-    out.add_argument("--format", default="uint8", choices=FORMATS, help="2 or 1 bytes per logit (docs/methods.md)")
+    out.add_argument(
+        "--format", default="uint8", choices=FORMATS, help="2 or 1 bytes per logit (docs/how_to/teachers.md)"
+    )
     out.add_argument(
         "--samples", type=whole(0), default=0, metavar="N", help="least number; 0: all that the training looks at"
     )

@@ -8,7 +8,7 @@ Examples:
   bpkd gpu-sheet OUT --tables                        the records as Markdown
 
 Needs a checkout: the measurements are in its benchmarks/. Every part writes OUT/PART.json as it goes; what the items
-print is in OUT/sheet.log. docs/gpu.md explains the parts.
+print is in OUT/sheet.log. docs/how_to/gpu_sheet.md explains the parts.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Examples:
   bpkd metrics PRED_DIR gtFine/val --num-classes 19 --label-suffix _gtFine_labelTrainIds.png
 
 Files are single-channel images of class ids with the same path in both folders; the extension may differ. What the
-figures mean: docs/metrics.md.
+figures mean: docs/reference/metrics.md.
 """
 
 from __future__ import annotations

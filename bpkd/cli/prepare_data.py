@@ -4,7 +4,8 @@ Examples:
   bpkd prepare-data pascal_context /data
   bpkd prepare-data cityscapes /data --workers 8
 
-ROOT is the folder that holds the data sets, as DATASETS.ROOT (docs/datasets.md). Interrupted, the same command goes on.
+ROOT is the folder that holds the data sets, as DATASETS.ROOT (docs/reference/datasets.md). Interrupted, the same
+command goes on.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def add_teacher_keys(node: CN) -> None:
     node.CLASS_MAP = []
     # Autocast type of the teacher's forward pass: "auto", "off", "bf16" or "fp16", as SOLVER.AMP.DTYPE.
     node.AMP = "off"
-    # Inference optimisations (docs/methods.md, "A fast teacher"). "off": none. "auto": what is known to help on the
+    # Inference optimisations (docs/how_to/teachers.md, "A fast teacher"). "off": none. "auto": what is known to help
+    # on the
     # device: batch norm folded, channels-last, and AMP bf16 where AMP is off and the device computes in it. Or names
     # joined by "+": "fold", "channels_last", "compile" (torch.compile), "graphs" (the same with CUDA graphs), "stream"
     # (beside the student on a CUDA stream of its own).
@@ -69,7 +70,8 @@ def add_teacher_keys(node: CN) -> None:
 
 
 def _add_instance(cfg: CN) -> None:
-    # How `InstanceDistiller` applies DISTILL.METHOD (KD, CWD, BPKD) to the levels of SOLOv2 (docs/solov2.md).
+    # How `InstanceDistiller` applies DISTILL.METHOD (KD, CWD, BPKD) to the levels of SOLOv2
+    # (docs/reference/solov2_distillation.md).
     cfg.DISTILL.INSTANCE = CN()
     # Which images the networks see. "same": one size, each its own SCALE_RANGES. "same_ranges": one size, and both
     # models have equal SCALE_RANGES. "own_size": the teacher gets the picture at TEACHER_SIZE.

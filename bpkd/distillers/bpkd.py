@@ -24,7 +24,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pre_mask": "none",
         "ramp_iters": 0,
     },
-    # The same scale on edge maps of instances: the edge term divides by the map's sum (docs/solov2.md).
+    # The same scale on edge maps of instances: the edge term divides by the map's sum
+    # (docs/reference/solov2_distillation.md).
     "recommended_instance": {
         "edge_weight": 1.0,
         "body_weight": 2.0,
@@ -44,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "literal": {
         "edge_weight": 50.0,
         "body_weight": 20.0,
-        "normalizer": "cells",
+        "normalizer": "positions",
         "pre_mask": "soft",
         "ramp_iters": 0,
     },
@@ -95,7 +96,7 @@ class BPKD(Distiller):
             kernel_size: odd width of the edge window in label pixels.
             iterations: how often the edge window is applied.
             ignore_mode: whether ignored pixels make edges: "opaque" or "transparent", see ``class_edge_mask``.
-            normalizer: what an image's edge sum is divided by: "cells" (n_c, the positions with an edge of the
+            normalizer: what an image's edge sum is divided by: "positions" (n_c, the positions with an edge of the
                 class), "classes" (n_c and the number of classes that have an edge), "weights" (the sum of the edge
                 map, and the number of classes) or "average" (all classes times all positions), see ``boundary_kd``.
             pre_mask: filter on the logits before the softmax: "soft" (times the mask), "hard" (times mask > 0) or

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from bpkd.functional import EdgeMap, EdgeRows, EdgeRule
+from bpkd.functional import EdgeMap, EdgeRule, SparseEdgeMask
 from bpkd.structures import EdgeMaps
 
 
@@ -28,7 +28,7 @@ class Target:
     labels: Tensor | None = None
     """[N, H, W] class of every pixel."""
 
-    sparse_edges: EdgeRows | None = None
+    sparse_edges: SparseEdgeMask | None = None
     """Edges of the labels that the data loader has found: [N, K, h, w] at the size of the logits."""
 
     edge_map: Tensor | None = None
@@ -60,7 +60,7 @@ class Target:
             )
         return self.labels
 
-    def edges(self, rule: EdgeRule, logits: Tensor, reader: str) -> Tensor | EdgeMap | EdgeRows:
+    def edges(self, rule: EdgeRule, logits: Tensor, reader: str) -> Tensor | EdgeMap | SparseEdgeMask:
         """Returns the edges at the size of the logits: those that are given, else those of the labels.
 
         Args:
@@ -101,12 +101,12 @@ class Target:
 class LabelledEdges(Target):
     """Old name of `Target(labels, sparse_edges)`."""
 
-    def __init__(self, labels: Tensor, rows: EdgeRows) -> None:
+    def __init__(self, labels: Tensor, rows: SparseEdgeMask) -> None:
         """Warns."""
         warnings.warn("LabelledEdges(labels, rows) is now Target(labels, rows).", DeprecationWarning, stacklevel=2)
         super().__init__(labels, rows)
 
     @property
-    def rows(self) -> EdgeRows | None:
+    def rows(self) -> SparseEdgeMask | None:
         """Old name of ``sparse_edges``."""
         return self.sparse_edges

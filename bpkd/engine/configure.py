@@ -12,8 +12,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from bpkd.config import check_values, read_config
 from bpkd.data import check_class_count, dataset_task, register_datasets
 from bpkd.evaluation import check_metrics
-from bpkd.functional import native
-from bpkd.functional.paths import asked_path
+from bpkd.functional.backends import native
+from bpkd.functional.backends.settings import requested_backend
 from bpkd.modeling import student_architecture, task_of
 
 from .process_setup import settle_precision
@@ -30,11 +30,11 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, a
-            metric is unknown, or BPKD_PATH or BPKD_NATIVE_LEVEL names what is not to be had here.
+            metric is unknown, or BPKD_BACKEND or BPKD_NATIVE_LEVEL names what is not to be had here.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)
-    asked_path()
+    requested_backend()
     native.check_level()
     try:
         kind = torch.device(cfg.MODEL.DEVICE).type

@@ -11,13 +11,13 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from bpkd.distillers import Distiller
-from bpkd.functional import EdgeRows
+from bpkd.functional import SparseEdgeMask
 from bpkd.modeling import DistillationWrapper
 from bpkd.tasks import SEMANTIC
 
 logger = logging.getLogger(__name__)
 
-Edges = Callable[[Tensor], EdgeRows]
+Edges = Callable[[Tensor], SparseEdgeMask]
 
 
 def loader_edges(cfg: CfgNode, model: nn.Module) -> Edges | None:
@@ -50,4 +50,4 @@ def loader_edges(cfg: CfgNode, model: nn.Module) -> Edges | None:
         )
     size = sizes.pop()
     logger.info("Edge masks are made in the data loader, from %dx%d to logits of %dx%d.", *crop, *size)
-    return partial(rules.pop().sample_rows, num_classes=model.student.num_classes, canvas=crop, size=size)
+    return partial(rules.pop().sample_mask, num_classes=model.student.num_classes, canvas=crop, size=size)

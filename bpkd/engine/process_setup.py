@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from bpkd.config import loader_workers, local_processes, rename_tree, usable_cores
-from bpkd.functional import native
+from bpkd.functional.backends import native
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
 from bpkd.modeling.teachers.acceleration import AUTOMATIC
 from bpkd.modeling.teachers.cached import recorded_precision

@@ -1,10 +1,20 @@
-"""Losses and edge maps as pure PyTorch functions."""
+"""Losses and edge masks as functions of tensors. Needs PyTorch alone.
+
+The functions check their arguments, choose a backend and call it. ``reference`` holds the plain PyTorch that defines
+what is correct, ``backends`` faster implementations and the choice between them.
+"""
+
+import importlib
+import warnings
 
 from .adversarial import critic_loss, generator_loss, gradient_penalty
+from .backends.settings import BACKENDS, set_backend, use_backend
 from .boundary_kd import boundary_kd
 from .cross_image import anchor_kd, cross_image_kd
-from .divergence import channel_kd, class_divergence, gradient_norm, pixel_kd
-from .edge_maps import (
+from .divergence import channel_kd, gradient_norm, pixel_kd
+from .edges import EdgeRule, class_edge_mask, class_edges, edge_band
+from .ensemble import mean_probabilities
+from .instance_edges import (
     binary_logits,
     content_share,
     grid_edges,
@@ -12,19 +22,16 @@ from .edge_maps import (
     merged_edges,
     outside_region,
 )
-from .edge_rows import EdgeMap, EdgeRows
-from .edge_rule import EdgeRule
-from .edges import class_edge_mask, class_edges, edge_band
-from .ensemble import mean_probabilities
-from .paths import PATHS, set_path, use_path
+from .reference.divergence import class_divergence
 from .relations import intra_class_variation, nearest_labels, pairwise_affinity
 from .segmentation import upsampled_cross_entropy
+from .structures import EdgeMap, SparseEdgeMask
 
 __all__ = [
-    "PATHS",
+    "BACKENDS",
     "EdgeMap",
-    "EdgeRows",
     "EdgeRule",
+    "SparseEdgeMask",
     "anchor_kd",
     "binary_logits",
     "boundary_kd",
@@ -48,7 +55,25 @@ __all__ = [
     "outside_region",
     "pairwise_affinity",
     "pixel_kd",
-    "set_path",
+    "set_backend",
     "upsampled_cross_entropy",
-    "use_path",
+    "use_backend",
 ]
+
+_DEPRECATED = {  # old name -> (module, name; empty: the module itself)
+    "PATHS": ("bpkd.functional", "BACKENDS"),
+    "set_path": ("bpkd.functional", "set_backend"),
+    "use_path": ("bpkd.functional", "use_backend"),
+    "EdgeRows": ("bpkd.functional", "SparseEdgeMask"),
+    "native": ("bpkd.functional.backends.native", ""),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Finds what had another name before, with a warning."""
+    if name not in _DEPRECATED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, new = _DEPRECATED[name]
+    warnings.warn(f"bpkd.functional.{name} is now {f'{module}.{new}'.rstrip('.')}.", DeprecationWarning, stacklevel=2)
+    found = importlib.import_module(module)
+    return getattr(found, new) if new else found

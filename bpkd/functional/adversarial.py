@@ -1,4 +1,4 @@
-"""Terms of the two players of an adversarial game: WGAN and hinge scores, and the gradient penalty."""
+"""Adversarial losses of a critic and a student: WGAN and hinge terms, and the gradient penalty."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ ADVERSARIAL_LOSSES = ("wgan-gp", "hinge")
 
 
 def generator_loss(fake_scores: Tensor) -> Tensor:
-    """Minus the mean critic score of the student's maps: the student's term, of WGAN and hinge alike.
+    """Minus the mean critic score of the student's maps: loss of the student, the same for WGAN and hinge.
 
     Args:
-        fake_scores: any shape, the critic's scores of the student's maps.
+        fake_scores: the critic's scores of the student's maps, any shape.
 
     Returns:
         Scalar float32.
 
     Source:
         Liu et al., CVPR 2019, eq. 5; Gulrajani et al., "Improved Training of Wasserstein GANs", 2017.
+
+    Example:
+        >>> from bpkd.functional import generator_loss
+        >>> generator_loss(torch.tensor([0.5, 1.5]))
+        tensor(-1.)
     """
     return -fake_scores.float().mean()
 
 
 def critic_loss(real_scores: Tensor, fake_scores: Tensor, kind: str = "wgan-gp") -> Tensor:
-    """The critic's term, means over its scores: low where it scores the teacher high and the student low.
+    """Loss of the critic, from means over its scores: low where it scores the teacher high and the student low.
 
     Args:
-        real_scores: any shape, scores of the teacher's maps.
-        fake_scores: any shape, scores of the student's maps, which must be detached from the student.
+        real_scores: the critic's scores of the teacher's maps, any shape.
+        fake_scores: the critic's scores of the student's maps, detached from the student, any shape.
         kind: "wgan-gp": -mean(real) + mean(fake), to which the caller adds the gradient penalty; "hinge":
             mean max(0, 1 - real) + mean max(0, 1 + fake).
 
@@ -42,6 +47,14 @@ def critic_loss(real_scores: Tensor, fake_scores: Tensor, kind: str = "wgan-gp")
 
     Source:
         Gulrajani et al. 2017, eq. 3, without the penalty; Lim and Ye, "Geometric GAN", 2017, eq. 16.
+
+    Example:
+        >>> from bpkd.functional import critic_loss
+        >>> teacher, student = torch.tensor([2.0, 0.5]), torch.tensor([-1.0, 0.0])
+        >>> critic_loss(teacher, student)
+        tensor(-1.7500)
+        >>> critic_loss(teacher, student, "hinge")
+        tensor(0.7500)
     """
     if kind not in ADVERSARIAL_LOSSES:
         raise ValueError(f"adv_loss: expected one of {ADVERSARIAL_LOSSES}, got {kind!r}.")
@@ -57,9 +70,9 @@ def gradient_penalty(
     """Mean over images of (|d critic(x) / d x| - 1)^2, x a point between teacher and student, one per image.
 
     Args:
-        critic: maps [N, C, h, w] to scores; it is differentiated twice.
-        student: [N, C, h, w]; gets no gradient.
-        teacher: [N, C, h, w]; gets no gradient.
+        critic: function of [N, C, h, w] that returns scores; it is differentiated twice.
+        student: maps [N, C, h, w]; get no gradient.
+        teacher: maps [N, C, h, w]; get no gradient.
         alpha: [N, 1, 1, 1] in [0, 1], the teacher's share of x. Default: drawn from U(0, 1) on the maps' device.
 
     Returns:
@@ -70,6 +83,12 @@ def gradient_penalty(
 
     Source:
         Gulrajani et al. 2017, eq. 3, the factor lambda left to the caller.
+
+    Example:
+        >>> from bpkd.functional import gradient_penalty
+        >>> maps = torch.zeros(2, 1, 1, 1)
+        >>> gradient_penalty(lambda x: 3 * x.flatten(1).sum(1), maps, maps)  # slope 3: (3 - 1)^2
+        tensor(4.)
     """
     if student.shape != teacher.shape:
         raise ValueError(f"expected maps of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}.")

@@ -45,9 +45,9 @@ def cross_image_kd(
     temperature, to one position of image i; i = j included. There is no temperature^2.
 
     Args:
-        student: [N, Cs, h, w] features.
-        teacher: [N, Ct, h, w] features; gets no gradient.
-        temperature: tau.
+        student: features [N, Cs, h, w].
+        teacher: features [N, Ct, h, w]; get no gradient.
+        temperature: divisor tau of the similarities.
         max_nodes: larger maps are average-pooled to at most this many positions first.
         remote: student and teacher features of other processes' images, further columns j that get no gradient.
 
@@ -60,6 +60,14 @@ def cross_image_kd(
     Source:
         Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022:
         mini-batch-based pixel-to-pixel distillation.
+
+    Example:
+        >>> from bpkd.functional import cross_image_kd
+        >>> features = torch.randn(2, 8, 4, 4)
+        >>> print(f"{cross_image_kd(features, features).abs():.4f}")
+        0.0000
+        >>> bool(cross_image_kd(torch.randn(2, 3, 4, 4), features) > 0)  # channels may differ
+        True
     """
     if student.ndim != 4 or student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
@@ -90,11 +98,11 @@ def anchor_kd(
 
     Args:
         student: [V, D] embeddings of pixels; normalised here.
-        teacher: [V, D]; gets no gradient; normalised here.
-        anchors: [M, D] unit rows; get no gradient.
-        temperature: tau of the similarities.
-        kd_temperature: Tk.
-        rows_at_once: bounds the memory; changes nothing else.
+        teacher: [V, D] embeddings of the same pixels; get no gradient; normalised here.
+        anchors: [M, D] vectors of length 1; get no gradient.
+        temperature: divisor tau of the similarities.
+        kd_temperature: further divisor Tk, whose square is the loss's factor.
+        rows_at_once: rows whose similarities are in memory at a time; changes nothing else.
 
     Returns:
         Scalar float32; without any row an exact zero attached to the student's graph.
@@ -104,6 +112,13 @@ def anchor_kd(
 
     Source:
         CIRKD (CVPR 2022): memory-based pixel-to-pixel and pixel-to-region distillation.
+
+    Example:
+        >>> from bpkd.functional import anchor_kd
+        >>> anchors = torch.eye(2)
+        >>> student, teacher = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+        >>> print(f"{anchor_kd(student, teacher, anchors, temperature=1.0):.4f}")
+        0.1109
     """
     if student.shape != teacher.shape or student.shape[1:] != anchors.shape[1:]:
         raise ValueError(

@@ -1,19 +1,18 @@
-"""Kullback-Leibler terms on logits, over classes (pixel mean) and over positions (channel mean)."""
+"""Distillation by Kullback-Leibler divergences of logits: over classes (KD) and over positions (CWD)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from . import compiled, fused, paths, triton_path
+from .backends import dispatch
+from .reference import divergence as reference
 
 
 def check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
-    """Looks at the shapes of two [N, C, h, w] maps, and at the temperature.
+    """Checks the shapes of two [N, C, h, w] maps, and the temperature.
 
     Raises:
         ValueError: shapes differ, or are not four-dimensional, or the temperature is not above 0.
@@ -25,77 +24,6 @@ def check_pair(student: Tensor, teacher: Tensor, temperature: float) -> None:
             f"expected student and teacher of one shape [N, C, h, w], got {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}. Match sizes and channels first (bpkd.distillers.adapters)."
         )
-
-
-def chosen_path(function: str, student: Tensor, teacher: Tensor) -> str:
-    """Returns the path of a loss on two maps of one shape."""
-    obstacles = {
-        "cpp": fused.obstacle(student, teacher),
-        "triton": triton_path.map_obstacle(student, teacher),
-        "compiled": compiled.obstacle(),
-    }
-    types = (student.dtype, teacher.dtype)
-    return paths.choose(function, student.device, obstacles, auto=("cpp", "triton"), types=types)
-
-
-class _Divergence(torch.autograd.Function):
-    """The divergence with its gradient written out, p_student - p_teacher: half the passes that autograd takes."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, dim: int) -> Tensor:
-        log_p = F.log_softmax(teacher, dim)
-        p = log_p.exp()
-        ctx.save_for_backward(student, p)
-        ctx.dim = dim
-        return log_p.sub_(F.log_softmax(student, dim)).mul_(p).sum(dim)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        student, p = ctx.saved_tensors
-        return (F.softmax(student, ctx.dim) - p).mul_(gradients[0].unsqueeze(ctx.dim)), None, None
-
-
-def kl_divergence(
-    student: Tensor, teacher: Tensor, dim: int, temperature: float = 1.0, *, path: str = "eager"
-) -> Tensor:
-    """KL(softmax(teacher / T) || softmax(student / T)), summed over ``dim``; finite for any finite logits.
-
-    The teacher gets no gradient. ``path``: "eager" or "compiled".
-    """
-    if temperature != 1:  # a division by 1 would copy both maps, and the gradient
-        student, teacher = student / temperature, teacher / temperature
-    if path == "compiled":
-        found = compiled.divergence(student, teacher.detach(), dim)
-        if found is not None:
-            return found
-    value: Tensor = _Divergence.apply(student, teacher, dim)
-    return value
-
-
-def class_divergence(
-    student: Tensor, teacher: Tensor, temperature: float = 1.0, *, independent: bool = False, path: str = "eager"
-) -> Tensor:
-    """KL(teacher || student) at each position of [N, K, h, w] logits, without the factor T^2.
-
-    Args:
-        student: [N, K, h, w] logits.
-        teacher: [N, K, h, w] logits; gets no gradient.
-        temperature: T.
-        independent: False: of the softmax over the classes; True: every class is a yes or no of its own (sigmoid),
-            and their Bernoulli divergences are summed.
-        path: of the softmax's, "eager" or "compiled".
-
-    Returns:
-        [N, h, w].
-    """
-    if not student.numel():
-        return student.sum(1)
-    if not independent:
-        return kl_divergence(student, teacher, 1, temperature, path=path)
-    s, t = student / temperature, teacher.detach() / temperature
-    p = t.sigmoid()
-    cross = F.binary_cross_entropy_with_logits(s, p, reduction="none")
-    return (cross - F.binary_cross_entropy_with_logits(t, p, reduction="none")).sum(1)
 
 
 def pixel_kd(
@@ -111,9 +39,9 @@ def pixel_kd(
     Args:
         student: [N, K, h, w] logits.
         teacher: [N, K, h, w] logits; gets no gradient.
-        temperature: T.
+        temperature: divisor T of the logits.
         valid: bool [N, h, w]; the mean is over its true pixels, an exact zero if there is none. Default: all.
-        independent: see ``class_divergence``.
+        independent: True: each class has a sigmoid of its own in place of the softmax, see ``class_divergence``.
 
     Returns:
         Scalar float32.
@@ -123,21 +51,23 @@ def pixel_kd(
 
     Source:
         Hinton et al. 2015, per pixel; the normaliser is CIRKD's (CVPR 2022, eq. 1).
-    """
-    with torch.autocast(student.device.type, enabled=False):
-        check_pair(student, teacher, temperature)
-        path = "eager" if independent else chosen_path("pixel_kd", student, teacher)
-        if path == "triton":
-            from .triton_path import losses
 
-            return losses.pixel_kd(student, teacher, float(temperature), valid=valid)
-        s, t = student.float(), teacher.detach().float()
-        if path == "cpp":
-            return fused.pixel_kd(s, t, temperature, valid=valid)
-        kl = class_divergence(s, t, temperature, independent=independent, path=path)
-        if valid is None:
-            return kl.mean() * temperature**2 if kl.numel() else s.sum() * 0.0
-        return masked_mean(kl, valid) * temperature**2
+    Example:
+        >>> from bpkd.functional import pixel_kd
+        >>> student, teacher = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+        >>> teacher[:, 0, 0, 0] = 2.0
+        >>> print(f"{pixel_kd(student, teacher):.4f}")
+        0.0820
+        >>> valid = torch.tensor([[[True, False], [False, False]]])
+        >>> print(f"{pixel_kd(student, teacher, valid=valid):.4f}")
+        0.3278
+    """
+    check_pair(student, teacher, temperature)
+    with torch.autocast(student.device.type, enabled=False):
+        if independent:
+            return reference.pixel_kd(student, teacher, temperature, valid=valid, independent=True)
+        backend = dispatch.loss_backend("pixel_kd", student, teacher)
+        return backend.pixel_kd(student, teacher, float(temperature), valid=valid)
 
 
 def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -145,8 +75,8 @@ def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
 
     Args:
         student: [N, C, h, w] logits or features.
-        teacher: [N, C, h, w]; gets no gradient.
-        temperature: T.
+        teacher: [N, C, h, w] logits or features; gets no gradient.
+        temperature: divisor T of the maps.
 
     Returns:
         Scalar float32.
@@ -156,33 +86,37 @@ def channel_kd(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
 
     Source:
         Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, eq. 5.
+
+    Example:
+        >>> from bpkd.functional import channel_kd
+        >>> student, teacher = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+        >>> teacher[:, 0, 0, 0] = 2.0
+        >>> print(f"{channel_kd(student, teacher):.4f}")
+        0.2340
+        >>> print(f"{channel_kd(student, teacher + 1):.4f}")  # a constant per channel changes nothing
+        0.2340
     """
+    check_pair(student, teacher, temperature)
     with torch.autocast(student.device.type, enabled=False):
-        check_pair(student, teacher, temperature)
-        if not student.numel():
-            return student.float().sum() * 0.0
-        path = chosen_path("channel_kd", student, teacher)
-        if path == "triton":
-            from .triton_path import losses
-
-            return losses.channel_kd(student, teacher, float(temperature))
-        s, t = student.float(), teacher.detach().float()
-        if path == "cpp":
-            return fused.channel_kd(s, t, temperature)
-        kl = kl_divergence(s.flatten(2), t.flatten(2), 2, temperature, path=path)
-        return kl.mean() * temperature**2
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` where ``mask`` is true; a zero that keeps the graph where it is true nowhere."""
-    mask = mask.to(values.dtype)
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+        backend = dispatch.loss_backend("channel_kd", student, teacher)
+        return backend.channel_kd(student, teacher, float(temperature))
 
 
 def gradient_norm(loss: Tensor, logits: Tensor | Sequence[Tensor]) -> Tensor:
-    """L2 norm of d loss / d logits (of all maps together); zero where the loss does not depend on them.
+    """L2 norm of d loss / d logits, zero where the loss does not depend on them. The graph is kept.
 
-    The graph is kept.
+    Args:
+        loss: scalar.
+        logits: one map, or several whose gradients are taken as one vector.
+
+    Returns:
+        Scalar.
+
+    Example:
+        >>> from bpkd.functional import gradient_norm
+        >>> logits = torch.tensor([3.0, 4.0], requires_grad=True)
+        >>> gradient_norm(logits.square().sum() / 2, logits)
+        tensor(5.)
     """
     maps = [logits] if isinstance(logits, Tensor) else list(logits)
     if not loss.requires_grad:

@@ -1,16 +1,18 @@
-"""Edge maps of label maps, exact and without one dilation per class: see ``edge_sets`` for how."""
+"""Edges of label maps: masks per class, one band for all classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import edge_planes, edge_rows, edge_sets, paths, triton_path
-from .edge_rows import EdgeMap, EdgeRows, Window
-from .edge_sets import window_reduce
+from .backends import dispatch
+from .reference.edges import mixed_windows
+from .structures import EdgeMap, EdgeWindow, SparseEdgeMask
 
 IGNORE_MODES = ("opaque", "transparent")
 
@@ -42,8 +44,8 @@ def edge_band(
 
     Args:
         labels: [N, H, W] or [H, W] integers.
-        kernel_size: odd window side in pixels; 2w+1 gives the trimap band of half-width w.
-        iterations: passes of the window.
+        kernel_size: side of the square window in pixels, odd; 2w+1 gives the trimap band of half-width w.
+        iterations: number of passes of the window.
         ignore_index: label that means "ignore".
         ignore_mode: "transparent": ignored pixels are no label and in no band; "opaque": they are one more label.
 
@@ -52,39 +54,16 @@ def edge_band(
 
     Raises:
         ValueError: a window or mode that does not exist.
+
+    Example:
+        >>> from bpkd.functional import edge_band
+        >>> edge_band(torch.tensor([[0, 0, 0, 1, 1]]), 3)
+        tensor([[False, False,  True,  True, False]])
     """
     side = window_side(kernel_size, iterations)
     _check_mode(ignore_mode)
     valid = labels != ignore_index if ignore_mode == "transparent" else torch.ones_like(labels, dtype=torch.bool)
     return mixed_windows(labels, valid, side)
-
-
-def mixed_windows(labels: Tensor, valid: Tensor, side: int) -> Tensor:
-    """Valid pixels whose side x side window holds more than one valid label; beyond the image there is none.
-
-    Args:
-        labels: [..., H, W] integers.
-        valid: bool, same shape; the other pixels have no label.
-        side: odd window side in pixels.
-
-    Returns:
-        bool, same shape.
-    """
-    low, high, least, most = _filled(labels, valid)
-    low = window_reduce(low, side, torch.minimum, most)
-    high = window_reduce(high, side, torch.maximum, least)
-    # A valid pixel lies in its own window, so low <= high there; equal means one label.
-    return (low < high) & valid
-
-
-def _filled(labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, int, int]:
-    """Returns the labels with the largest and with the least number where not ``valid``, and these two numbers."""
-    if labels.dtype == torch.uint8:  # four times as many per vector instruction, and bits fill ten times as fast
-        ignored = valid.view(torch.uint8) - 1  # 255 where not valid, else 0
-        return labels | ignored, labels & ~ignored, 0, 255
-    x = labels.to(torch.int32)
-    least, most = torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max
-    return x.masked_fill(~valid, most), x.masked_fill(~valid, least), least, most
 
 
 @overload
@@ -127,8 +106,8 @@ def class_edge_mask(
 
     Args:
         labels: [N, H, W] integers in 0..num_classes-1 or ``ignore_index``.
-        num_classes: K.
-        kernel_size: odd side of the square window in label pixels, the edge width. Pixels outside the image take
+        num_classes: number of classes K.
+        kernel_size: side of the square window in label pixels, odd: the edge width. Pixels outside the image take
             no part, so the image's border is no edge.
         size: (h, w) to pool to, any ratio (adaptive average pooling's bins); None keeps (H, W); a list of sizes
             gives a list of maps from one pass over the labels.
@@ -148,30 +127,23 @@ def class_edge_mask(
     Source:
         Liu et al., "BPKD: Boundary Privileged Knowledge Distillation for Semantic Segmentation", WACV 2024, edge
         detection module; dilation and erosion with flat square windows.
-    """
-    window = _window(labels, kernel_size, iterations=iterations, ignore_index=ignore_index, ignore_mode=ignore_mode)
-    sizes = size if isinstance(size, list) else [size or (labels.shape[1], labels.shape[2])]
-    path = _path(labels, num_classes, sizes)
-    if path == "cpp":
-        found = [edge_rows.find_dense(labels, num_classes, s, window) for s in sizes]
-        out = [mask for mask in found if mask is not None]
-        if len(out) < len(sizes):
-            _check_range(labels, num_classes, ignore_index)
-    else:
-        if path != "compiled" and labels.device.type == "cpu":
-            _check_range(labels, num_classes, ignore_index)
-        make = labels.new_empty if path == "triton" else labels.new_zeros
-        out = [make((len(labels), num_classes, *s), dtype=torch.float32) for s in sizes]
-        if path == "triton":
-            from .triton_path import masks
 
-            masks.write_edges(labels, out, window)
-        elif path == "compiled":
-            if not edge_planes.write_edges(labels, out, window):
-                _check_range(labels, num_classes, ignore_index)
-        else:
-            edge_sets.write_edges(labels, out, window)
-    return out if isinstance(size, list) else out[0]
+    Example:
+        >>> from bpkd.functional import class_edge_mask
+        >>> labels = torch.tensor([[[0, 0, 0, 1]] * 4])
+        >>> class_edge_mask(labels, num_classes=2, kernel_size=3)[0, 0]
+        tensor([[0., 0., 1., 1.],
+                [0., 0., 1., 1.],
+                [0., 0., 1., 1.],
+                [0., 0., 1., 1.]])
+        >>> class_edge_mask(labels, num_classes=2, kernel_size=3, size=(1, 2)).shape
+        torch.Size([1, 2, 1, 2])
+    """
+    window = _window(labels, kernel_size, iterations, ignore_index, ignore_mode)
+    sizes = size if isinstance(size, list) else [size or (labels.shape[1], labels.shape[2])]
+    _check_sizes(sizes)
+    masks = dispatch.mask_backend(labels, num_classes).class_edge_masks(labels, num_classes, sizes, window)
+    return masks if isinstance(size, list) else masks[0]
 
 
 def class_edges(
@@ -183,62 +155,49 @@ def class_edges(
     iterations: int = 1,
     ignore_index: int = 255,
     ignore_mode: str = "opaque",
-) -> Tensor | EdgeMap | EdgeRows:
+) -> Tensor | EdgeMap | SparseEdgeMask:
     """``class_edge_mask`` in the form that ``boundary_kd`` reads fastest.
 
     Args:
         labels: [N, H, W] integers in 0..num_classes-1 or ``ignore_index``.
-        num_classes: K.
-        kernel_size: odd side of the square window in label pixels.
+        num_classes: number of classes K.
+        kernel_size: side of the square window in label pixels, odd.
         size: (h, w) to pool to.
-        iterations: passes of the window.
+        iterations: number of passes of the window.
         ignore_index: label that means "ignore".
         ignore_mode: "opaque" or "transparent".
 
     Returns:
-        The mask [N, K, h, w]: its rows on the path "cpp", a map with its counts on "triton", else a map.
+        The mask [N, K, h, w]: sparse on the backend "cpp", an ``EdgeMap`` on "triton", else a tensor.
 
     Raises:
         ValueError: as ``class_edge_mask``.
+
+    Example:
+        >>> from bpkd.functional import class_edges, use_backend
+        >>> labels = torch.tensor([[[0, 0, 0, 1]] * 4])
+        >>> with use_backend("eager"):
+        ...     class_edges(labels, 2, 3, (1, 4)).squeeze()
+        tensor([[0., 0., 1., 1.],
+                [0., 0., 1., 1.]])
     """
-    rules = {"iterations": iterations, "ignore_index": ignore_index}
-    window = _window(labels, kernel_size, **rules, ignore_mode=ignore_mode)
-    path = _path(labels, num_classes, [size])
-    if path == "cpp":
-        rows = edge_rows.find_rows(labels, num_classes, size, window)
-        if rows is not None:
-            return rows
-    if path == "triton":
-        from .triton_path import masks
-
-        if labels.device.type == "cpu":
-            _check_range(labels, num_classes, ignore_index)
-        mask = labels.new_empty((len(labels), num_classes, *size), dtype=torch.float32)
-        counts = labels.new_zeros((len(labels), num_classes), dtype=torch.int32)
-        masks.write_edges(labels, [mask], window, counts)
-        return EdgeMap(mask, counts)
-    return class_edge_mask(labels, num_classes, kernel_size, size, **rules, ignore_mode=ignore_mode)
+    window = _window(labels, kernel_size, iterations, ignore_index, ignore_mode)
+    _check_sizes([size])
+    return dispatch.mask_backend(labels, num_classes).class_edges(labels, num_classes, size, window)
 
 
-def _path(labels: Tensor, num_classes: int, sizes: list[tuple[int, int]]) -> str:
+def _check_sizes(sizes: list[tuple[int, int]]) -> None:
     for size in sizes:
         if not isinstance(size, Sequence) or len(size) != 2 or min(size) < 1:
             raise ValueError(f"size: expected (h, w), 1 or more each, got {size!r}.")
-    obstacles = {
-        "cpp": edge_rows.obstacle(labels, num_classes),
-        "triton": triton_path.obstacle(labels),
-        "compiled": edge_planes.obstacle(labels, num_classes, sizes),
-    }
-    types = (labels.dtype,)
-    return paths.choose("class_edge_mask", labels.device, obstacles, auto=("cpp", "triton", "compiled"), types=types)
 
 
-def _window(labels: Tensor, kernel_size: int, *, iterations: int, ignore_index: int, ignore_mode: str) -> Window:
+def _window(labels: Tensor, kernel_size: int, iterations: int, ignore_index: int, ignore_mode: str) -> EdgeWindow:
     side = window_side(kernel_size, iterations)
     _check_mode(ignore_mode)
     if labels.ndim != 3:
         raise ValueError(f"labels: expected [N, H, W], got {tuple(labels.shape)}.")
-    return Window(side, ignore_index, ignore_mode == "transparent")
+    return EdgeWindow(side, ignore_index, ignore_mode == "transparent")
 
 
 def _check_mode(ignore_mode: str) -> None:
@@ -246,11 +205,65 @@ def _check_mode(ignore_mode: str) -> None:
         raise ValueError(f"ignore_mode: expected one of {IGNORE_MODES}, got {ignore_mode!r}.")
 
 
-def _check_range(labels: Tensor, num_classes: int, ignore_index: int) -> None:
-    wrong = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
-    if wrong.any():
-        values = sorted(set(labels[wrong].tolist()))[:5]
-        raise ValueError(
-            f"labels: expected 0..{num_classes - 1} or ignore_index {ignore_index}, got {values}. Map or ignore "
-            "these values when the labels are read."
-        )
+@dataclass(frozen=True)
+class EdgeRule:
+    """Arguments of ``class_edges`` that belong to a distiller, not to its images.
+
+    Attributes:
+        kernel_size: side of the square window in label pixels, odd.
+        iterations: number of passes of the window.
+        ignore_index: label that means "ignore".
+        ignore_mode: "opaque" or "transparent", see ``class_edge_mask``.
+
+    Example:
+        >>> from bpkd.functional import EdgeRule
+        >>> labels = torch.tensor([[0, 0, 0, 1]] * 4)
+        >>> EdgeRule(kernel_size=3).sample_mask(labels, num_classes=2, canvas=(4, 4), size=(2, 2))
+        SparseEdgeMask(shape=(1, 2, 2, 2), 4 non-zero positions)
+    """
+
+    kernel_size: int
+    iterations: int = 1
+    ignore_index: int = 255
+    ignore_mode: str = "opaque"
+
+    def edges(self, labels: Tensor, num_classes: int, size: tuple[int, int]) -> Tensor | EdgeMap | SparseEdgeMask:
+        """Finds the edges of a batch.
+
+        Args:
+            labels: [N, H, W] integers in 0..num_classes-1 or ``ignore_index``.
+            num_classes: number of classes K.
+            size: (h, w) to pool to.
+
+        Returns:
+            The mask [N, K, h, w] in the form that ``class_edges`` returns.
+
+        Raises:
+            ValueError: as ``class_edges``.
+        """
+        return class_edges(labels, num_classes, size=size, **asdict(self))
+
+    def sample_mask(
+        self, labels: Tensor, *, num_classes: int, canvas: tuple[int, int], size: tuple[int, int]
+    ) -> SparseEdgeMask:
+        """Finds the edges of one sample as its batch will have them: padded at the right and the bottom.
+
+        Args:
+            labels: [H, W] integers on the CPU.
+            num_classes: number of classes K.
+            canvas: (height, width) of the batch; the padding is ``ignore_index``.
+            size: (h, w) to pool to.
+
+        Returns:
+            The mask [1, K, h, w].
+
+        Raises:
+            ValueError: as ``class_edges``, or the labels are larger than the canvas.
+        """
+        below, right = canvas[0] - labels.shape[-2], canvas[1] - labels.shape[-1]
+        if below < 0 or right < 0:
+            raise ValueError(f"labels: expected at most the canvas {canvas}, got {tuple(labels.shape)}.")
+        padded = F.pad(labels[None], (0, right, 0, below), value=self.ignore_index)
+        return SparseEdgeMask.of(self.edges(padded, num_classes, size))
+
+    sample_rows = sample_mask  # the name before 0.2

@@ -25,6 +25,12 @@ def mean_probabilities(logits: Sequence[Tensor], shares: Sequence[float]) -> Ten
 
     Raises:
         ValueError: the numbers of maps and shares differ, or the shares are not what they should be.
+
+    Example:
+        >>> from bpkd.functional import mean_probabilities
+        >>> sure, unsure = torch.tensor([9.0, 0.0]).view(1, 2, 1, 1), torch.zeros(1, 2, 1, 1)
+        >>> mean_probabilities([sure, unsure], [0.5, 0.5]).softmax(1).flatten()
+        tensor([0.7499, 0.2501])
     """
     if not logits or len(shares) != len(logits) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"shares: expected {len(logits)} positive numbers of sum 1, one per map, got {list(shares)}.")

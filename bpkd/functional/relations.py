@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .divergence import masked_mean
+from .reference.divergence import masked_mean
+from .reference.labels import check_labels
 
 
 def pairwise_affinity(
@@ -26,8 +27,8 @@ def pairwise_affinity(
     the map's size: 0.5 gives 2 x 2 nodes, or 3 x 3 where a side is odd.
 
     Args:
-        student: [N, Cs, h, w] features.
-        teacher: [N, Ct, h, w]; gets no gradient.
+        student: features [N, Cs, h, w].
+        teacher: features [N, Ct, h, w]; get no gradient.
         pool_scale: side of a patch as a share of the map's, at least one position.
         pool_kernel: side of a patch in positions; 0: from ``pool_scale``.
         detach_norm: no gradient through the norms that the features are divided by (the authors' code). The value
@@ -42,6 +43,14 @@ def pairwise_affinity(
     Source:
         Liu et al., "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019, eq. 3, fully connected;
         pooling and norm as in the authors' repository at ce208e1.
+
+    Example:
+        >>> from bpkd.functional import pairwise_affinity
+        >>> teacher = torch.randn(1, 8, 4, 4)
+        >>> print(f"{pairwise_affinity(2 * teacher, teacher):.4f}")  # the cosines are the same
+        0.0000
+        >>> bool(pairwise_affinity(torch.randn(1, 3, 4, 4), teacher) > 0)  # channels may differ
+        True
     """
     if pool_scale <= 0 and pool_kernel < 1:
         raise ValueError(f"expected pool_scale > 0 or pool_kernel >= 1, got {pool_scale} and {pool_kernel}.")
@@ -84,10 +93,10 @@ def intra_class_variation(
     A centre is the mean feature of a class's positions in one image. Ignored positions have no error.
 
     Args:
-        student: [N, Cs, h, w] features; the gradient flows through feature and centre.
-        teacher: [N, Ct, h, w]; gets no gradient.
+        student: features [N, Cs, h, w]; the gradient flows through feature and centre.
+        teacher: features [N, Ct, h, w]; get no gradient.
         labels: [N, H, W] in 0..num_classes-1 or ``ignore_index``; read at the features' size by nearest neighbour.
-        num_classes: K.
+        num_classes: number of classes K.
         ignore_index: label that means "ignore".
         valid_only: divide by the positions that are not ignored. Default: by all, as the authors do.
 
@@ -99,12 +108,20 @@ def intra_class_variation(
 
     Source:
         Wang et al., "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV 2020, eq. 3-5.
+
+    Example:
+        >>> from bpkd.functional import intra_class_variation
+        >>> labels = torch.tensor([[[0, 0, 1, 1]] * 4])
+        >>> teacher = torch.randn(1, 8, 4, 4)
+        >>> print(f"{intra_class_variation(2 * teacher, teacher, labels, num_classes=2):.4f}")
+        0.0000
     """
     with torch.autocast(student.device.type, enabled=False):
         s, t = _same_places(student, teacher)
         small = nearest_labels(labels, (s.shape[2], s.shape[3])).to(s.device).flatten(1).long()
         valid = small != ignore_index
-        _check_labels(small, valid, num_classes)
+        if small.device.type == "cpu":  # on a GPU this would wait for the queue
+            check_labels(small, num_classes, ignore_index)
         member = s.new_zeros(*small.shape, num_classes + 1)
         member.scatter_(2, small.masked_fill(~valid, num_classes)[..., None], 1.0)
         member = member[..., :num_classes]  # [N, A, K]
@@ -116,7 +133,13 @@ def intra_class_variation(
 
 
 def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Reads [N, H, W] labels at (h, w): row i is row floor(i H / h), exactly, for any ratio."""
+    """Reads [N, H, W] labels at (h, w): row i is row floor(i H / h), exactly, for any ratio.
+
+    Example:
+        >>> from bpkd.functional import nearest_labels
+        >>> nearest_labels(torch.arange(6).view(1, 1, 6), (1, 3))
+        tensor([[[0, 2, 4]]])
+    """
     for dim, new in ((1, size[0]), (2, size[1])):
         old = labels.shape[dim]
         if old != new:
@@ -139,15 +162,3 @@ def _same_places(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(teacher.shape)}. Match the sizes first (bpkd.distillers.adapters)."
         )
     return student.float(), teacher.detach().float()
-
-
-def _check_labels(labels: Tensor, valid: Tensor, num_classes: int) -> None:
-    if labels.device.type != "cpu":  # a look would wait for the device
-        return
-    wrong = valid & ((labels < 0) | (labels >= num_classes))
-    if wrong.any():
-        values = sorted(set(labels[wrong].tolist()))[:5]
-        raise ValueError(
-            f"labels: expected 0..{num_classes - 1} or the ignored value, got {values}. Map or ignore these values "
-            "when the labels are read."
-        )

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from bpkd.functional.edge_sets import window_reduce
-from bpkd.functional.edges import mixed_windows
+from bpkd.functional.reference.edges import mixed_windows, window_reduce
 
 from .confusion import joint_counts
 

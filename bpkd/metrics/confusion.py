@@ -13,8 +13,8 @@ def nested_counts(pred: Tensor, target: Tensor, regions: Sequence[Tensor], num_c
     """Counts pairs (label, prediction) inside regions, each of which lies inside the one before it.
 
     Args:
-        pred: integers in 0..K-1, any shape.
-        target: integers in 0..K-1, same shape.
+        pred: predicted classes 0..K-1, any shape.
+        target: labels 0..K-1, same shape.
         regions: R bool tensors of that shape, from the largest to the smallest.
         num_classes: number of classes K.
 
@@ -76,7 +76,7 @@ def class_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
     """IoU per class from [K, K] counts.
 
     Args:
-        counts: row = label, column = prediction.
+        counts: [K, K] pixels; row = label, column = prediction.
         absent: what a class counts that is predicted but occurs in no label: "zero" gives IoU 0, "skip" nan. A class
             that occurs on neither side is nan.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bpkd.functional.edges import mixed_windows
+from bpkd.functional.reference.edges import mixed_windows
 
 from .base import Metric
 from .boundary import boundary_counts, boundary_f, boundary_iou, boundary_width, contour_counts

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, DistillationModule, Distiller, PerTeacher, Target, arguments
-from bpkd.functional import EdgeRows
+from bpkd.functional import SparseEdgeMask
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.preprocessing import file_names
 from bpkd.modeling.teachers.combined import OneTeacher, TeacherPanel, Teachers
@@ -27,7 +27,7 @@ def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
     if len(rows) < len(batch):
         names = [n for item, n in zip(batch, file_names(batch), strict=True) if "edge_rows" not in item]
         raise ValueError(f"edge_rows: expected of every sample or of none, got none of {', '.join(names)}.")
-    return Target(labels, EdgeRows.cat(rows))
+    return Target(labels, SparseEdgeMask.cat(rows))
 
 
 def compared_features(distiller: nn.Module | None) -> frozenset[str] | None:

@@ -1,4 +1,4 @@
-"""Hints (FitNets, Romero et al., ICLR 2015): a 1x1 convolution takes the student's feature to the teacher's."""
+"""Hints (FitNets, Romero et al., ICLR 2015): a 1x1 convolution maps the student's feature."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @DISTILLERS.register()
 class Hints(Distiller):
-    """weight * mean over images, channels and positions of (A student - teacher)^2, A a 1x1 convolution."""
+    """weight * mean of (A student - teacher)^2 over all values, A a 1x1 convolution."""
 
     def __init__(self, *, weight: float = 1.0, tap: str = "decode", **common: Any) -> None:
         """Builds the convolution, which is trained with the student and is no part of it.

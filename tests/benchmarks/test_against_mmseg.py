@@ -1,4 +1,7 @@
-"""Our networks against mmsegmentation's own modules: keys, logits, gradients. docs/benchmarks.md: how to install it."""
+"""Our networks against mmsegmentation's own modules: keys, logits, gradients.
+
+docs/results/benchmarks_networks.md says how to install it.
+"""
 
 from __future__ import annotations
 

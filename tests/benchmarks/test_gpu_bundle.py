@@ -50,14 +50,14 @@ def sparse(path: Path, size: int) -> None:
 def far(tmp_path: Path) -> Path:
     """A copy of a checkout with a bundle in .gpu, both small."""
     root = tmp_path / "copy"
-    for name in ("tools/gpu_sheet.py", "bpkd/functional/native/__init__.py"):
+    for name in ("tools/gpu_sheet.py", "bpkd/functional/backends/native/__init__.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
     bundle = root / ".gpu"
     (bundle / "site").mkdir(parents=True)
     shutil.copy(REPO / "dev" / "gpu_run.sh", bundle / "run.sh")
     (bundle / "commit").write_text(f"{COMMIT}\n")
-    done = call("sha256sum", "tools/gpu_sheet.py", "bpkd/functional/native/__init__.py", cwd=root)
+    done = call("sha256sum", "tools/gpu_sheet.py", "bpkd/functional/backends/native/__init__.py", cwd=root)
     (bundle / "manifest").write_text(done.stdout)
     return root
 
@@ -121,7 +121,7 @@ def test_a_file_that_differs_is_in_the_commit(far: Path, change: str) -> None:
     done = run_sheet(far, SAYS)
     assert f"env {COMMIT}+changes " in done.stdout
     assert f"run.sh: commit {COMMIT}+changes: files differ" in done.stdout
-    assert "bpkd/functional/native/__init__.py: FAILED" in done.stdout
+    assert "bpkd/functional/backends/native/__init__.py: FAILED" in done.stdout
 
 
 def test_changes_when_it_was_bundled_are_named_once(far: Path) -> None:
@@ -315,7 +315,7 @@ elif arguments[0] == "setup.py":
     levels = os.environ.get("LEVELS", "").split()
     target = pathlib.Path(arguments[arguments.index("--build-lib") + 1])
     for level in levels:
-        write(target, f"bpkd/functional/native/_{level}.so")
+        write(target, f"bpkd/functional/backends/native/_{level}.so")
     if len(levels) < 3:
         print("error: no compiler")
 elif arguments[0] == "tools/gpu_sheet.py":

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.gpu_sheet import correct, device, functions, losses, pairs
 from benchmarks.gpu_sheet.device import Device
 from benchmarks.gpu_sheet.items import Settings
-from bpkd.functional import use_path
+from bpkd.functional import use_backend
 
 MIB = 2**20
 
@@ -259,10 +259,10 @@ def test_items_that_need_graphs_and_streams(item: Any, cuda: FakeCuda, monkeypat
 
 
 def test_the_times_of_the_losses(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "use_path", lambda path: contextlib.nullcontext())
+    monkeypatch.setattr(losses, "use_backend", lambda path: contextlib.nullcontext())
     monkeypatch.setattr(Device, "copy_gb_s", lambda *_: 1.0)  # of half a GiB
     monkeypatch.setattr(device.gc, "collect", lambda: 0)  # looks at all that pytest holds, for every variant
-    with use_path("eager"):
+    with use_backend("eager"):
         row = losses.timed(SETTINGS, 4, shape=losses.TINY_SHAPE, dtype="float32")
     assert row["without_graph"] == {}
     assert {r["device_ms"] for r in row["rows"].values()} == {0.25}

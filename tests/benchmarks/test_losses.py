@@ -10,7 +10,7 @@ import torch
 from benchmarks import losses as tool
 from benchmarks import targets
 from benchmarks.harness import Times
-from bpkd.functional import native
+from bpkd.functional.backends import native
 
 TINY = ["--classes", "3", "--batch", "2", "--size", "40", "--rounds", "2"]
 

@@ -164,13 +164,13 @@ def test_warnings_of_others_are_silenced_and_ours_are_not(tmp_path: Path) -> Non
         "warn('`torch.jit.script` is deprecated.', FutureWarning, 'torch.jit._script')\n"
         "warn('torch.meshgrid: in an upcoming release', UserWarning, 'torch.functional')\n"
         "warn('something else', FutureWarning, 'torch.jit._script')\n"
-        "warn('bpkd.set_path is now set_backend', FutureWarning, 'mine')\n"
+        "warn('bpkd.set_backend is now set_backend', FutureWarning, 'mine')\n"
         "print(len(sys.warnoptions) > 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.stdout == "True\n"
     assert [line.split("Warning: ")[1] for line in done.stderr.splitlines()] == [
-        "something else", "bpkd.set_path is now set_backend",
+        "something else", "bpkd.set_backend is now set_backend",
     ]  # fmt: skip
     # Started processes take the same options, and Python understands each of them.
     from bpkd.cli.quiet import NOISE

@@ -19,7 +19,8 @@ from bpkd.distillers import BPKD, KD, LabelledEdges
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.cache_teacher import record_teacher
 from bpkd.engine.edges import loader_edges
-from bpkd.functional import EdgeRows, EdgeRule, class_edges, edge_rule, native, use_path
+from bpkd.functional import EdgeRule, SparseEdgeMask, class_edges, edges, use_backend
+from bpkd.functional.backends.native import loader
 from bpkd.modeling import SemanticDistiller, build_student
 from bpkd.structures import SegOutput
 from tests.engine.test_engine import largest_difference, stop_after, train, weights
@@ -81,7 +82,7 @@ def steps(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch
         with monkeypatch.context() as patch:
             if cfg.DATALOADER.EDGE_MASKS == "workers":
                 assert made == [(1, 3, 6, 6)] * 4
-                patch.setattr(edge_rule, "class_edges", lambda *_, **__: pytest.fail("looked for edges in the step"))
+                patch.setattr(edges, "class_edges", lambda *_, **__: pytest.fail("looked for edges in the step"))
             else:
                 assert not made
             trainer.model.zero_grad()
@@ -99,7 +100,7 @@ def test_loss_and_gradient_are_those_of_masks_made_in_the_step(
     pair: Path, opts: tuple[str, ...], built: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not built:
-        monkeypatch.setattr(native, "_load", lambda: (None, "not built"))
+        monkeypatch.setattr(loader, "_load", lambda: (None, "not built"))
     want, got = steps(config(pair, *opts), monkeypatch), steps(config(pair, *WORKERS, *opts), monkeypatch)
     for a, b in zip(want, got, strict=True):
         assert a.keys() == b.keys()
@@ -124,31 +125,31 @@ def test_rows_of_one_sample_are_those_of_its_batch() -> None:
         for whole, part in zip(batch, images, strict=True):
             whole[: part.shape[0], : part.shape[1]] = part
         want = class_edges(batch, 3, 5, size, iterations=2, ignore_index=3, ignore_mode="transparent")
-        want = want.dense() if isinstance(want, EdgeRows) else want
+        want = want.dense() if isinstance(want, SparseEdgeMask) else want
         for path in ("auto", "compiled", "eager"):
-            with use_path(path):
-                rows = [rule.sample_rows(x, num_classes=3, canvas=(48, 64), size=size) for x in images]
-            joined = EdgeRows.cat([pickle.loads(pickle.dumps(one)) for one in rows])
+            with use_backend(path):
+                rows = [rule.sample_mask(x, num_classes=3, canvas=(48, 64), size=size) for x in images]
+            joined = SparseEdgeMask.cat([pickle.loads(pickle.dumps(one)) for one in rows])
             assert joined.shape == want.shape
             assert torch.equal(joined.dense(), want)
-            assert len(joined.begin) == 3 * len(images) + 1
-            assert (joined.cells.dtype, joined.shares.dtype) == (torch.int32, torch.float32)
+            assert len(joined.crow) == 3 * len(images) + 1
+            assert (joined.index.dtype, joined.value.dtype) == (torch.int32, torch.float32)
     with pytest.raises(ValueError, match=r"expected at most the canvas \(48, 63\), got \(48, 64\)"):
-        rule.sample_rows(batch[0], num_classes=3, canvas=(48, 63), size=(6, 6))
+        rule.sample_mask(batch[0], num_classes=3, canvas=(48, 63), size=(6, 6))
     with pytest.raises(ValueError, match=r"equal \[K, h, w\], got \[\(3, 6, 8\), \(3, 7, 5\)\]"):
-        EdgeRows.cat([rows[0], rule.sample_rows(images[0], num_classes=3, canvas=(48, 64), size=(6, 8))])
+        SparseEdgeMask.cat([rows[0], rule.sample_mask(images[0], num_classes=3, canvas=(48, 64), size=(6, 8))])
     with pytest.raises(ValueError, match="got none"):
-        EdgeRows.cat([])
+        SparseEdgeMask.cat([])
 
 
 def test_rows_are_read_off_a_map_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_load", lambda: (None, "not built"))
+    monkeypatch.setattr(loader, "_load", lambda: (None, "not built"))
     mask = torch.rand(2, 3, 5, 7) * (torch.rand(2, 3, 5, 7) < 0.2)
     mask[0, 1] = mask[1, 2] = 0
-    rows = EdgeRows.of(mask)
+    rows = SparseEdgeMask.of(mask)
     assert torch.equal(rows.dense(), mask)
-    assert rows.begin.tolist() == [0, *mask.flatten(2).gt(0).sum(2).flatten().cumsum(0).tolist()]
-    assert not len(EdgeRows.of(torch.zeros(1, 2, 3, 3)).cells)
+    assert rows.crow.tolist() == [0, *mask.flatten(2).gt(0).sum(2).flatten().cumsum(0).tolist()]
+    assert not len(SparseEdgeMask.of(torch.zeros(1, 2, 3, 3)).index)
 
 
 def test_a_run_ends_at_the_same_weights(pair: Path, tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ def test_methods_that_read_labels_read_them_beside_edges() -> None:
     logits = [SegOutput(torch.randn(2, 3, 4, 4)) for _ in range(2)]
     for part in (KD(mask_ignored=True, num_classes=3), BPKD(num_classes=3)):
         rows = BPKD(num_classes=3).edge_rule.edges(labels, 3, (4, 4))
-        rows = rows if isinstance(rows, EdgeRows) else EdgeRows.of(rows)
+        rows = rows if isinstance(rows, SparseEdgeMask) else SparseEdgeMask.of(rows)
         plain, beside = part(*logits, labels), part(*logits, LabelledEdges(labels, rows))
         assert plain.keys() == beside.keys()
         assert all(torch.equal(plain[name], beside[name]) for name in plain)

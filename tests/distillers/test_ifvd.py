@@ -105,7 +105,7 @@ def test_half_precision_inputs(dtype: torch.dtype) -> None:
 
 def test_a_label_out_of_range_is_refused() -> None:
     student, teacher = features(9, 8)
-    with pytest.raises(ValueError, match=r"expected 0..3 or the ignored value, got \[4\]"):
+    with pytest.raises(ValueError, match=r"expected 0..3 or ignore_index 255, got \[4\]"):
         intra_class_variation(student, teacher, labels((9, 8)), num_classes=4)
 
 

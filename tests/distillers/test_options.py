@@ -16,7 +16,7 @@ from bpkd.distillers import arguments as exported
 from bpkd.distillers.arguments import RENAMED_PRESETS, _warn_renamed, preset_name
 from bpkd.distillers.target import LabelledEdges
 from bpkd.experiments.reuse import differences
-from bpkd.functional import EdgeRows, EdgeRule
+from bpkd.functional import EdgeRule, SparseEdgeMask
 from bpkd.structures import EdgeMaps
 
 
@@ -170,7 +170,7 @@ def test_arguments_that_no_config_can_hold_are_refused() -> None:
 
 def test_old_names_of_targets_work_and_warn() -> None:
     labels = torch.zeros(1, 4, 4).long()
-    rows = EdgeRows.of(EdgeRule(3).edges(labels, 2, (4, 4)))
+    rows = SparseEdgeMask.of(EdgeRule(3).edges(labels, 2, (4, 4)))
     with pytest.warns(DeprecationWarning, match=r"Target\(labels, rows\)"):
         assert LabelledEdges(labels, rows).rows is Target(labels, rows).sparse_edges
     edge = torch.zeros(1, 1, 4, 4)

@@ -6,25 +6,25 @@ from torch import Tensor
 
 from bpkd.functional import (
     EdgeMap,
-    EdgeRows,
+    SparseEdgeMask,
     boundary_kd,
     class_edge_mask,
     class_edges,
     edge_band,
-    native,
-    use_path,
+    use_backend,
 )
-from bpkd.functional.edge_planes import obstacle
+from bpkd.functional.backends import native
+from bpkd.functional.backends.native.edges import sparse_mask
 from tests.helpers.oracle import literal_edge_mask
 
 SIZES = [((64, 64), (8, 8)), ((63, 65), (8, 9)), ((48, 60), (16, 20)), ((33, 29), (33, 29))]
 
 
-needs_extension = pytest.mark.skipif(bool(native.unavailable()), reason=native.unavailable())
+needs_extension = pytest.mark.skipif(native.level() is None, reason="the C++ library is not built")
 
 
-def paths_here() -> list[str]:
-    return ["eager", "compiled"] + ([] if native.unavailable() else ["cpp"])
+def backends_here() -> list[str]:
+    return ["eager"] + ([] if native.level() is None else ["cpp"])
 
 
 def scenes(num_classes: int, height: int, width: int) -> dict[str, Tensor]:
@@ -54,29 +54,29 @@ def test_masks_equal_the_literal_form_bit_for_bit(num_classes: int, kernel_size:
         for name, labels in scenes(num_classes, height, width).items():
             for mode in ("opaque", "transparent"):
                 slow = literal_edge_mask(labels, num_classes, kernel_size, size, mode)
-                for path in paths_here():
-                    with use_path(path):
+                for backend in backends_here():
+                    with use_backend(backend):
                         fast = class_edge_mask(labels, num_classes, kernel_size, size, ignore_mode=mode)
-                    assert torch.equal(fast, slow), (path, name, mode, height, size)
+                    assert torch.equal(fast, slow), (backend, name, mode, height, size)
 
 
 def test_more_classes_in_a_window_than_bits_in_a_word() -> None:
     labels = torch.arange(150).repeat(3)[:400].reshape(1, 20, 20)
-    for path in paths_here():
-        with use_path(path):
-            assert torch.equal(class_edge_mask(labels, 150, 15), literal_edge_mask(labels, 150, 15, (20, 20))), path
+    for backend in backends_here():
+        with use_backend(backend):
+            assert torch.equal(class_edge_mask(labels, 150, 15), literal_edge_mask(labels, 150, 15, (20, 20))), backend
 
 
-@pytest.mark.parametrize("path", ["eager", "compiled", pytest.param("cpp", marks=needs_extension)])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("cpp", marks=needs_extension)])
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_any_label_type_layout_and_ignore_index(path: str, kind: torch.dtype) -> None:
+def test_any_label_type_layout_and_ignore_index(backend: str, kind: torch.dtype) -> None:
     base = scenes(31, 96, 72)["noise"]  # every label in many cells: 31 bits and the void's
     base[:, :48] = scenes(31, 96, 72)["blocks"][:, :48]
     want = literal_edge_mask(base, 31, 7, (12, 9))
     labels = torch.where(base == 255, 3, base + (base >= 3).to(base.dtype)).to(kind)  # 3 is ignored, classes move up
     order = [c for c in range(32) if c != 3]
     for view in (labels, labels.transpose(1, 2).contiguous().transpose(1, 2), labels.repeat(1, 2, 1)[:, :96]):
-        with use_path(path):
+        with use_backend(backend):
             got = class_edge_mask(view, 32, 7, (12, 9), ignore_index=3)
         assert torch.equal(got[:, order], want)
         assert not got[:, 3].any()
@@ -85,27 +85,27 @@ def test_any_label_type_layout_and_ignore_index(path: str, kind: torch.dtype) ->
 @needs_extension
 def test_compressed_rows_are_the_mask() -> None:
     for name, labels in scenes(19, 63, 65).items():
-        with use_path("cpp"):
+        with use_backend("cpp"):
             rows = class_edges(labels, 19, 7, (8, 9))
-        assert isinstance(rows, EdgeRows)
+        assert isinstance(rows, SparseEdgeMask)
         mask = literal_edge_mask(labels, 19, 7, (8, 9))
         assert torch.equal(rows.dense(), mask), name
-        read = EdgeRows.of(mask)
-        for field in ("begin", "cells", "shares"):
-            assert torch.equal(getattr(read, field), getattr(rows, field)), (name, field)
-    with use_path("eager"):
+        for read in (SparseEdgeMask.of(mask), sparse_mask(mask)):
+            for field in ("crow", "index", "value"):
+                assert torch.equal(getattr(read, field), getattr(rows, field)), (name, field)
+    with use_backend("eager"):
         assert torch.equal(class_edges(labels, 19, 7, (8, 9)), mask)
 
 
-@pytest.mark.parametrize("path", ["eager", pytest.param("cpp", marks=needs_extension)])
-def test_a_map_with_its_counts_is_a_mask_like_any_other(path: str) -> None:
+@pytest.mark.parametrize("backend", ["eager", pytest.param("cpp", marks=needs_extension)])
+def test_a_map_with_its_counts_is_a_mask_like_any_other(backend: str) -> None:
     mask = literal_edge_mask(scenes(5, 32, 40)["blocks"], 5, 7, (4, 5))
     edges = EdgeMap(mask, (mask > 0).sum((2, 3), dtype=torch.int32))
     teacher = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
     assert edges.shape == mask.shape
     assert torch.equal(edges.dense(torch.device("cpu")), mask)
-    assert torch.equal(EdgeRows.of(edges).dense(), mask)
-    with use_path(path):
+    assert torch.equal(SparseEdgeMask.of(edges).dense(), mask)
+    with use_backend(backend):
         assert boundary_kd(2 * teacher, teacher, edges) == boundary_kd(2 * teacher, teacher, mask)
 
 
@@ -117,18 +117,10 @@ def test_threads_and_a_tall_image_change_no_bit() -> None:
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            for path in ("cpp", "compiled"):
-                with use_path(path):
-                    assert torch.equal(class_edge_mask(labels, 19, 31, (350, 20)), want)
+            with use_backend("cpp"):
+                assert torch.equal(class_edge_mask(labels, 19, 31, (350, 20)), want)
     finally:
         torch.set_num_threads(threads)
-
-
-def test_the_vectorised_path_says_what_it_cannot_pool() -> None:
-    labels = torch.zeros(1, 64, 96, dtype=torch.long)
-    assert obstacle(labels, 19, [(8, 12), (64, 96)]) == ""
-    assert "powers of two" in obstacle(labels, 19, [(8, 12), (8, 8)])
-    assert "255 classes" in obstacle(labels, 256, [(8, 12)])
 
 
 def test_iterations_equal_one_large_window() -> None:
@@ -189,10 +181,10 @@ def test_edge_band_against_a_plain_loop() -> None:
 )
 def test_wrong_arguments_say_what_to_change(arguments: dict, message: str) -> None:
     labels = torch.full((1, 8, 8), 3)
-    for path in paths_here():
-        with use_path(path), pytest.raises(ValueError, match=message):
+    for backend in backends_here():
+        with use_backend(backend), pytest.raises(ValueError, match=message):
             class_edge_mask(labels, **{"num_classes": 4, "kernel_size": 3, **arguments})
-        with use_path(path), pytest.raises(ValueError, match=message):
+        with use_backend(backend), pytest.raises(ValueError, match=message):
             class_edges(labels, **{"num_classes": 4, "kernel_size": 3, "size": (2, 2), **arguments})
     with pytest.raises(ValueError, match="N, H, W"):
         class_edge_mask(labels[0], 4, 3)

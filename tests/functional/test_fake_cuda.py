@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_path
-from bpkd.functional.edge_rows import Window
-from bpkd.functional.edge_sets import _table
+from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_backend
+from bpkd.functional.reference.edges import _table
+from bpkd.functional.structures import EdgeWindow
 from bpkd.modeling.teachers import acceleration as fast
 from tests.helpers.architecture import network
 
@@ -51,7 +51,7 @@ def maps() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
 
 
 def masks(labels: Tensor, **options: Any) -> Tensor:
-    with use_path("eager"):
+    with use_backend("eager"):
         return class_edge_mask(labels, 40, 7, (8, 9), **options)
 
 
@@ -73,7 +73,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], object]] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_no_loss_waits_for_the_gpu_or_is_rounded_to_tf32(name: str, maps: tuple[Tensor, Tensor, Tensor]) -> None:
-    with use_path("eager"), Spy() as spy:
+    with use_backend("eager"), Spy() as spy:
         CALLS[name](*maps)
     assert not spy.found
 
@@ -81,7 +81,7 @@ def test_no_loss_waits_for_the_gpu_or_is_rounded_to_tf32(name: str, maps: tuple[
 def test_weights_per_class_are_copied_without_waiting(maps: tuple[Tensor, Tensor, Tensor]) -> None:
     student, teacher, labels = maps
     mask, weights = masks(labels), [float(i) for i in range(40)]
-    with use_path("eager"), Spy() as spy:
+    with use_backend("eager"), Spy() as spy:
         boundary_kd(student, teacher, mask, class_weight=weights)
     assert set(spy.found) <= {"lift_fresh", "detach"}  # the list's own tensor, on the CPU
 
@@ -95,7 +95,7 @@ def test_the_spy_sees_a_copy_and_a_product(maps: tuple[Tensor, Tensor, Tensor]) 
 
 @pytest.mark.parametrize("mode", ["opaque", "transparent"])
 def test_the_table_that_a_gpu_fills_is_that_of_a_cpu(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    window, group = Window(7, 255, mode == "transparent"), list(range(30, 40))
+    window, group = EdgeWindow(7, 255, mode == "transparent"), list(range(30, 40))
     want = _table(group, 45, window, torch.device("cpu"))
     for name in ("full", "ones", "arange"):
         call = getattr(torch, name)

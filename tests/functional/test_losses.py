@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, gradient_norm, pixel_kd
 from bpkd.functional.boundary_kd import NORMALIZERS
-from bpkd.functional.divergence import kl_divergence
+from bpkd.functional.reference.divergence import kl_divergence
 from tests.conftest import TOLERANCE
 from tests.helpers.oracle import literal_boundary_kd
 

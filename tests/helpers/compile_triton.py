@@ -9,8 +9,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bpkd.functional.triton_path import divergence_kernels, entropy_kernels, mask_kernels, pixel_kernels, row_kernels
-from bpkd.functional.triton_path.losses import warps
+from bpkd.functional.backends.triton import (
+    divergence_kernels,
+    entropy_kernels,
+    mask_kernels,
+    pixel_kernels,
+    row_kernels,
+)
+from bpkd.functional.backends.triton.losses import warps
 
 MAPS = ["student", "teacher", "gradient", "logits"]
 FLOATS = ["mask", "alpha", "found", "values", "edge_upstream", "body_upstream", "upstream", "valid", "count"]

@@ -1,6 +1,6 @@
-"""The Triton path against double precision, its kernels interpreted on the CPU.
+"""The Triton backend against double precision, its kernels interpreted on the CPU.
 
-Not collected by itself: ``TRITON_INTERPRET=1`` must be set before Triton is imported, so test_triton_path.py runs this
+Not collected by itself: ``TRITON_INTERPRET=1`` must be set before Triton is imported, so test_triton.py runs this
 file in a process of its own.
 """
 
@@ -21,14 +21,13 @@ from bpkd.functional import (
     channel_kd,
     class_edge_mask,
     class_edges,
-    paths,
     pixel_kd,
-    triton_path,
     upsampled_cross_entropy,
-    use_path,
+    use_backend,
 )
-from bpkd.functional.triton_path import entropy, masks, self_check
-from bpkd.functional.triton_path import losses as triton_losses
+from bpkd.functional.backends import dispatch, triton
+from bpkd.functional.backends.triton import functions, masks, self_check
+from bpkd.functional.backends.triton import losses as triton_losses
 from tests.functional.test_edges import scenes
 from tests.functional.test_fast_losses import (
     LABELS,
@@ -56,18 +55,18 @@ prepare()
 
 @pytest.fixture(autouse=True)
 def _triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    assert triton_path.interpreted()
-    monkeypatch.setattr(paths, "_logged", set())
+    assert triton.interpreted()
+    monkeypatch.setattr(dispatch, "_choices", {})
     monkeypatch.setattr(self_check, "_found", {})
     monkeypatch.setattr(self_check, "SHAPES", ((2, 3, 3, 5),))
-    with use_path("triton"):
+    with use_backend("triton"):
         yield
-        assert not [key for key in paths._logged if "triton was asked for, but" in key[3]]  # nothing fell back
+        assert not [c for c in dispatch.choices() if "triton was asked for, but" in c.reason]  # nothing fell back
 
 
 def check_boundary_loss(shape: tuple[int, ...], kind: str, pre_mask: str, temperature: float, normalizer: str) -> None:
     student, teacher = maps(shape)
-    with use_path("eager"):
+    with use_backend("eager"):
         mask = class_edge_mask(labels_of(kind, shape), shape[1], 7, (shape[2], shape[3]))
     alpha = torch.linspace(0.5, 3, shape[1])
     options = {"temperature": temperature, "class_weight": alpha, "normalizer": normalizer, "pre_mask": pre_mask}
@@ -85,7 +84,7 @@ def test_channel_and_pixel_loss(shape: tuple[int, ...], temperature: float) -> N
 @pytest.mark.parametrize("kind", LABELS)
 def test_boundary_loss(pre_mask: str, kind: str) -> None:
     for shape in SHAPES if kind == "scene" else [SHAPES[0], SHAPES[-1]]:
-        check_boundary_loss(shape, kind, pre_mask, 2.5, "classes" if shape[0] == 1 else "cells")
+        check_boundary_loss(shape, kind, pre_mask, 2.5, "classes" if shape[0] == 1 else "positions")
 
 
 @pytest.mark.parametrize("pre_mask", ["soft", "hard", "none"])
@@ -111,7 +110,7 @@ def test_rows_and_classes_of_several_blocks(monkeypatch: pytest.MonkeyPatch) -> 
     for shape in ((1, 9, 7, 5), (2, 5, 3, 6)):
         check_plain_losses(shape, 2.0)
         for pre_mask in ("soft", "hard", "none"):
-            for normalizer in ("cells", "average"):
+            for normalizer in ("positions", "average"):
                 check_boundary_loss(shape, "scene", pre_mask, 1.0, normalizer)
 
 
@@ -123,14 +122,14 @@ def test_two_classes_far_below_zero() -> None:
 def test_large_logits_are_no_worse_than_eager(scale: float) -> None:
     shape = (1, 7, 8, 8)
     student, teacher = maps(shape, scale)
-    options = {"temperature": 0.5, "class_weight": torch.full((7,), 2.0), "normalizer": "cells", "pre_mask": "soft"}
+    options = {"temperature": 0.5, "class_weight": torch.full((7,), 2.0), "normalizer": "positions", "pre_mask": "soft"}
     error = {}
-    for path in ("eager", "triton"):
-        with use_path("eager"):
+    for backend in ("eager", "triton"):
+        with use_backend("eager"):
             mask = class_edge_mask(labels_of("scene", shape), 7, 7, (8, 8))
         want = sum(exact_boundary(student.double(), teacher.double(), mask.double(), options))
-        with use_path(path):
-            error[path] = abs(float(sum(boundary_kd(student, teacher, mask, **options))) / float(want) - 1)
+        with use_backend(backend):
+            error[backend] = abs(float(sum(boundary_kd(student, teacher, mask, **options))) / float(want) - 1)
     assert error["triton"] <= max(error["eager"], 1e-6)
 
 
@@ -142,7 +141,7 @@ def losses(student: Tensor, teacher: Tensor, mask: Tensor) -> list[Tensor]:
 
 
 def scene(shape: tuple[int, ...], scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
-    with use_path("eager"):
+    with use_backend("eager"):
         mask = class_edge_mask(labels_of("scene", shape), shape[1], 7, (shape[2], shape[3]))
     return *maps(shape, scale), mask
 
@@ -160,11 +159,11 @@ def test_any_layout_and_type(layout: str) -> None:
     given = [change[layout](x) for x in (student, teacher)]
     exact = [x.float().contiguous() for x in given]
     results = {}
-    for path, pair in (("eager", exact), ("triton", given)):
+    for backend, pair in (("eager", exact), ("triton", given)):
         leaf = pair[0].detach().requires_grad_()
-        with use_path(path):
+        with use_backend(backend):
             values = losses(leaf, pair[1], mask)
-        results[path] = values, [torch.autograd.grad(v, leaf, retain_graph=True)[0] for v in values]
+        results[backend] = values, [torch.autograd.grad(v, leaf, retain_graph=True)[0] for v in values]
     tolerance = 1e-5 if given[0].dtype == torch.float32 else 1e-2  # the gradient is rounded to the input's type
     for a, b in zip(results["eager"][0], results["triton"][0], strict=True):
         assert float(b.detach()) == pytest.approx(float(a.detach()), rel=1e-5)
@@ -177,7 +176,7 @@ def test_a_small_gradient_in_half_precision_is_scaled_before_it_is_rounded() -> 
     student, teacher = (x.half() for x in maps((1, 3, 8, 8), 0.01))
     leaf = student.requires_grad_()
     (gradient,) = torch.autograd.grad(65536 * channel_kd(leaf, teacher) * 1e-2, leaf)
-    with use_path("eager"):
+    with use_backend("eager"):
         (want,) = torch.autograd.grad(65536 * channel_kd(leaf, teacher) * 1e-2, leaf)
     assert want.any()
     assert float((gradient - want).float().norm()) <= 1e-2 * float(want.float().norm())
@@ -186,9 +185,9 @@ def test_a_small_gradient_in_half_precision_is_scaled_before_it_is_rounded() -> 
 def test_upstream_factor_and_double_use_in_one_graph() -> None:
     student, teacher, mask = scene((2, 4, 4, 5))
     gradients = {}
-    for path in ("eager", "triton"):
+    for backend in ("eager", "triton"):
         x = student.clone().requires_grad_()
-        with use_path(path):
+        with use_backend(backend):
             values = losses(x, teacher, mask)
             total = sum((i + 1) * v for i, v in enumerate(values)) + values[2] ** 2 + 3 * channel_kd(x, teacher)
             total = total + sum(losses(x, teacher, mask))
@@ -196,7 +195,7 @@ def test_upstream_factor_and_double_use_in_one_graph() -> None:
         once = x.grad.clone()
         (128 * total).backward()  # what the first call was given is not used or changed by the second
         assert torch.allclose(x.grad, 129 * once, rtol=1e-5, atol=1e-6)
-        gradients[path] = once
+        gradients[backend] = once
     assert float((gradients["triton"] - gradients["eager"]).norm()) <= 1e-5 * float(gradients["eager"].norm())
 
 
@@ -207,7 +206,7 @@ def test_no_gradient_is_made_where_none_is_asked_for_and_none_goes_to_the_teache
     leaf, other = student.clone().requires_grad_(), teacher.clone().requires_grad_()
     sum(losses(leaf, other, mask)).backward()
     assert other.grad is None
-    with pytest.raises(RuntimeError, match="the path triton has no second derivative"):
+    with pytest.raises(RuntimeError, match="the backend triton has no second derivative"):
         torch.autograd.grad(channel_kd(leaf, teacher), leaf, create_graph=True)
 
 
@@ -248,9 +247,9 @@ def test_cross_entropy_of_any_label_type_layout_and_ignore_index(kind: torch.dty
     logits = maps((1, 4, 3, 4))[0]
     labels = torch.randint(0, 4, (1, 7, 8), generator=torch.Generator().manual_seed(0))
     results = []
-    for path, given in (("eager", labels), ("triton", labels.to(kind).transpose(1, 2).contiguous().transpose(1, 2))):
+    for backend, given in (("eager", labels), ("triton", labels.to(kind).transpose(1, 2).contiguous().transpose(1, 2))):
         leaf = logits.clone().requires_grad_()
-        with use_path(path):
+        with use_backend(backend):
             loss = upsampled_cross_entropy(leaf, given, ignore_index=2, denominator="valid")
         results += [loss.detach(), *torch.autograd.grad(2 * loss, leaf)]
     assert float(results[2]) == pytest.approx(float(results[0]), rel=1e-6)
@@ -266,11 +265,11 @@ def test_a_label_out_of_range_makes_the_cross_entropy_nan() -> None:
 def test_large_logits_of_the_cross_entropy_are_no_worse_than_eager() -> None:
     logits, labels = maps((1, 5, 4, 4), 1e4)[0], labels_of("scene", (1, 5, 4, 4))
     error = {}
-    for path in ("eager", "triton"):
+    for backend in ("eager", "triton"):
         big = F.interpolate(logits.double(), labels.shape[1:], mode="bilinear")
         want = F.cross_entropy(big, labels, ignore_index=255, reduction="sum") / labels.numel()
-        with use_path(path):
-            error[path] = abs(float(upsampled_cross_entropy(logits, labels)) / float(want) - 1)
+        with use_backend(backend):
+            error[backend] = abs(float(upsampled_cross_entropy(logits, labels)) / float(want) - 1)
     assert error["triton"] <= max(error["eager"], 1e-6)
 
 
@@ -319,7 +318,7 @@ def test_the_counts_beside_a_mask_are_its_non_zero_cells(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("pre_mask", ["soft", "none"])
-@pytest.mark.parametrize("normalizer", ["cells", "classes", "average"])
+@pytest.mark.parametrize("normalizer", ["positions", "classes", "average"])
 def test_a_mask_with_its_counts_gives_the_same_bits(pre_mask: str, normalizer: str) -> None:
     shape = (2, 5, 6, 7)
     student, teacher = maps(shape)
@@ -370,9 +369,9 @@ def test_the_check_passes_once_for_each_types(
     function: str, maps: tuple[torch.dtype, torch.dtype], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     types = types_of(function, *maps)
-    assert self_check.failure(function, CPU, types) == ""
+    assert self_check.failure(function, CPU, types) is None
     monkeypatch.setattr(self_check, "_difference", lambda *_: "called again")
-    assert self_check.failure(function, CPU, types) == ""
+    assert self_check.failure(function, CPU, types) is None
     assert self_check.failure(function, CPU, (torch.float64, *types[1:])) == "called again"
 
 
@@ -385,8 +384,7 @@ def spoiled(x: Tensor) -> Tensor:
 def test_a_failed_check_falls_back_with_one_message(
     function: str, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    special = {"class_edge_mask": (masks, "write_edges"), "upsampled_cross_entropy": (entropy, function)}
-    module, name = special.get(function, (triton_losses, function))
+    module, name = (masks, "write_edges") if function == "class_edge_mask" else (functions, function)
     good = getattr(module, name)
 
     def bad(*args: Any, **options: object) -> object:
@@ -398,21 +396,24 @@ def test_a_failed_check_falls_back_with_one_message(
         return tuple(map(spoiled, found)) if function == "boundary_kd" else spoiled(found)
 
     monkeypatch.setattr(module, name, bad)
-    with use_path("auto"):
+    with use_backend("auto"):
         for _ in range(2):
-            obstacles, types = {"cpp": "not built", "triton": ""}, types_of(function, torch.float32, torch.float32)
-            assert paths.choose(function, CPU, obstacles, auto=("cpp", "triton"), types=types) == "eager"
-    (record,) = [r for r in caplog.records if r.name == paths.__name__]
+            reasons, types = {"cpp": "not built", "triton": None}, types_of(function, torch.float32, torch.float32)
+            assert dispatch.choose(function, CPU, reasons, types) == "eager"
+    (record,) = [r for r in caplog.records if r.name == dispatch.__name__]
     assert record.levelno == logging.WARNING
-    assert f"{function} on cpu runs the path eager (cpp: not built; triton: its check failed: " in record.getMessage()
+    assert (
+        f"{function} on cpu runs the backend eager (cpp: not built; triton: its check failed: " in record.getMessage()
+    )
+    assert self_check.failures()
     assert ("no such instruction)" if fault == "raises" else "differs from PyTorch's") in record.getMessage()
 
 
 def test_auto_takes_what_passed_the_check_and_never_the_interpreter() -> None:
-    with use_path("auto"):
-        obstacles, types = {"cpp": "x", "triton": ""}, (torch.float32, torch.float32)
-        assert paths.choose("pixel_kd", CPU, obstacles, auto=("cpp", "triton"), types=types) == "triton"
-        assert triton_path.obstacle(torch.zeros(1)) == "it runs on CUDA alone"
-    assert triton_path.obstacle(torch.zeros(1)) == ""
-    assert triton_path.obstacle(torch.zeros(0)) == "a tensor is empty"
-    assert "float16" in triton_path.map_obstacle(*torch.zeros(2, 1, dtype=torch.float64).unbind())
+    with use_backend("auto"):
+        reasons, types = {"cpp": "x", "triton": None}, (torch.float32, torch.float32)
+        assert dispatch.choose("pixel_kd", CPU, reasons, types) == "triton"
+        assert triton.unsupported_reason(torch.zeros(1)) == "it runs on CUDA alone"
+    assert triton.unsupported_reason(torch.zeros(1)) is None
+    assert triton.unsupported_reason(torch.zeros(0)) == "a tensor is empty"
+    assert "float16" in triton.unsupported_dtype(*torch.zeros(2, 1, dtype=torch.float64).unbind())

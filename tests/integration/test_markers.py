@@ -40,7 +40,7 @@ def test_a_module_is_d2_by_its_folder_or_what_it_imports() -> None:
     assert is_unit(REPO / "tests" / "metrics" / "test_metrics.py")
     assert not is_unit(REPO / "tests" / "engine" / "test_engine.py")
     assert not is_unit(REPO / "tests" / "analysis" / "test_complexity.py")  # it builds networks
-    for name in ("bpkd", "bpkd.functional.native", "bpkd.distillers.BPKD", "bpkd.__version__", "torch"):
+    for name in ("bpkd", "bpkd.functional.backends.native", "bpkd.distillers.BPKD", "bpkd.__version__", "torch"):
         assert not imports_detectron2(name), name
     for name in ("detectron2.config", "bpkd.engine", "bpkd.modeling.solov2", "tests.helpers.tiny_networks"):
         assert imports_detectron2(name), name

@@ -42,7 +42,7 @@ HELD = {
     "tools": ("*.py",),
 }
 UNBUILT = shutil.ignore_patterns("*.so", "*.pyd", "*.dylib", "__pycache__", "results", "golden")
-LIBRARIES = re.compile(r"bpkd/functional/native/_\w+\..*(so|pyd|dylib)$")
+LIBRARIES = re.compile(r"bpkd/functional/backends/native/_\w+\..*(so|pyd|dylib)$")
 LINUX = sys.platform == "linux" and os.uname().machine == "x86_64"
 
 
@@ -145,7 +145,9 @@ def test_wheel_holds_the_package_and_one_library_per_instruction_set(wheel: Path
     assert {f"bpkd/analysis/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {"bpkd"}
     levels = ("base", "avx2", "avx512") if LINUX else ("base",)
-    assert {n for n in names if LIBRARIES.match(n)} == {f"bpkd/functional/native/_{level}.so" for level in levels}
+    assert {n for n in names if LIBRARIES.match(n)} == {
+        f"bpkd/functional/backends/native/_{level}.so" for level in levels
+    }
     base = {line for line in text.splitlines() if line.startswith("Requires-Dist") and "extra" not in line}
     assert {re.match(r"Requires-Dist: ([\w-]+)", line)[1] for line in base} == {"torch", "numpy"}
     assert "Requires-Python: >=3.10,<3.15" in text
@@ -173,7 +175,7 @@ def test_without_a_compiler_the_wheel_is_pure(tree: Path, tmp_path: Path) -> Non
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert "bpkd/functional/native/__init__.py" in names
+    assert "bpkd/functional/backends/native/__init__.py" in names
     assert not [name for name in names if LIBRARIES.match(name)]
 
 
@@ -183,8 +185,8 @@ from pathlib import Path
 import torch
 import bpkd.convert, bpkd.analysis.report
 from bpkd.distillers import DISTILLERS
-from bpkd.functional import boundary_kd, class_edge_mask, native, use_path
-from bpkd.functional.native.openmp import loaded_runtimes
+from bpkd.functional import boundary_kd, class_edge_mask, native, use_backend
+from bpkd.functional.backends.native.openmp import loaded_runtimes
 from bpkd.metrics import SegmentationMetrics
 from bpkd.structures import SegOutput
 
@@ -200,7 +202,7 @@ student, teacher = SegOutput(s.requires_grad_(), None, {"decode": s * 2}), SegOu
 
 def everything(path):
     found = {}
-    with use_path(path):
+    with use_backend(path):
         mask = class_edge_mask(labels, num_classes=5, kernel_size=7, size=(8, 8))
         found["edge"], found["body"] = boundary_kd(s, t, mask)
         (found["gradient"],) = torch.autograd.grad(sum(boundary_kd(s, t, mask)), s)

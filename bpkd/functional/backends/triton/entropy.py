@@ -21,8 +21,8 @@ import torch
 import triton
 from torch import Tensor
 
-from bpkd.functional import paths
-from bpkd.functional.fused import CrossEntropyOptions
+from bpkd.functional.backends.errors import refuse_second_derivative
+from bpkd.functional.structures import CrossEntropyOptions
 
 from . import entropy_kernels as kernels
 from .losses import on_device, totals, warps
@@ -99,14 +99,14 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor, None, None]:
-        paths.refuse_second_derivative("triton")
+        refuse_second_derivative("triton")
         logits, target, log_sums = ctx.saved_tensors
         with on_device(logits):
             return _backward(logits, target, log_sums, factors[0], ctx.options), None, None
 
 
 def upsampled_cross_entropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions) -> Tensor:
-    """Sum over the pixels of the cross entropy at label size, over ``count``; logits [N, K, h, w], labels [N, H, W].
+    """See ``bpkd.functional.upsampled_cross_entropy``.
 
     A label that is neither a class nor ignored makes the loss NaN.
     """

@@ -1,4 +1,4 @@
-"""Edge masks in plain PyTorch, on any device: the set of labels in each window, as bit words.
+"""Edge masks on any device, from the set of labels in each window as a bit word.
 
 Dilation of class c's mask is 1 where the window holds c, erosion is 1 where it holds nothing else. So their
 difference is 1 exactly where the window holds c and a second label: it is read off the *set* of labels per window,
@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .edge_rows import Window
+from bpkd.functional.structures import EdgeWindow
+
+from .labels import check_labels
 
 # Classes per int32 word; the next bit stands for every label outside the group.
 _GROUP = 30
@@ -46,14 +48,53 @@ def window_reduce(x: Tensor, side: int, op: Callable[[Tensor, Tensor], Tensor], 
     return x
 
 
-def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window) -> None:
-    """Writes the non-zero shares of [N, H, W] labels into zeroed maps, float32 [N, K, h, w] each."""
-    for group, found in _edge_words(labels, targets[0].shape[1], window):
-        for target in targets:
-            _pool_into(target, found, group)
+def mixed_windows(labels: Tensor, valid: Tensor, side: int) -> Tensor:
+    """Valid pixels whose side x side window holds more than one valid label; beyond the image there is none.
+
+    Args:
+        labels: [..., H, W] integers.
+        valid: bool, same shape; the other pixels have no label.
+        side: side of the square window in pixels, odd.
+
+    Returns:
+        bool, same shape.
+    """
+    low, high, least, most = _filled(labels, valid)
+    low = window_reduce(low, side, torch.minimum, most)
+    high = window_reduce(high, side, torch.maximum, least)
+    # A valid pixel lies in its own window, so low <= high there; equal means one label.
+    return (low < high) & valid
 
 
-def _edge_words(labels: Tensor, num_classes: int, window: Window) -> Iterator[tuple[list[int], Tensor]]:
+def _filled(labels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, int, int]:
+    """Returns the labels with the largest and with the least number where not ``valid``, and these two numbers."""
+    if labels.dtype == torch.uint8:  # four times as many per vector instruction, and bits fill ten times as fast
+        ignored = valid.view(torch.uint8) - 1  # 255 where not valid, else 0
+        return labels | ignored, labels & ~ignored, 0, 255
+    x = labels.to(torch.int32)
+    least, most = torch.iinfo(x.dtype).min, torch.iinfo(x.dtype).max
+    return x.masked_fill(~valid, most), x.masked_fill(~valid, least), least, most
+
+
+def class_edge_masks(
+    labels: Tensor, num_classes: int, sizes: Sequence[tuple[int, int]], window: EdgeWindow
+) -> list[Tensor]:
+    """See ``bpkd.functional.class_edge_mask``; one mask per size."""
+    if labels.device.type == "cpu":  # on a GPU this would wait for the queue
+        check_labels(labels, num_classes, window.ignore_index)
+    masks = [labels.new_zeros((len(labels), num_classes, *size), dtype=torch.float32) for size in sizes]
+    for group, found in _edge_words(labels, num_classes, window):
+        for mask in masks:
+            _pool_into(mask, found, group)
+    return masks
+
+
+def class_edges(labels: Tensor, num_classes: int, size: tuple[int, int], window: EdgeWindow) -> Tensor:
+    """See ``bpkd.functional.class_edges``; the dense mask."""
+    return class_edge_masks(labels, num_classes, [size], window)[0]
+
+
+def _edge_words(labels: Tensor, num_classes: int, window: EdgeWindow) -> Iterator[tuple[list[int], Tensor]]:
     """Yields (classes, int32 [N, H, W]): bit b is set where the pixel is an edge pixel of class ``classes[b]``."""
     ignored = labels == window.ignore_index
     index = labels.long().masked_fill(ignored, num_classes)
@@ -69,7 +110,7 @@ def _edge_words(labels: Tensor, num_classes: int, window: Window) -> Iterator[tu
         yield group, found.masked_fill(ignored, 0) if window.transparent else found
 
 
-def _table(group: Sequence[int], num_classes: int, window: Window, device: torch.device) -> Tensor:
+def _table(group: Sequence[int], num_classes: int, window: EdgeWindow, device: torch.device) -> Tensor:
     """Label -> word, "void" last: one bit per class of the group; every other label, and opaque void, shares the next.
 
     Filled on the device: a copy to a GPU would wait for it.

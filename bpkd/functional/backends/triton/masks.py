@@ -8,7 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
-from bpkd.functional.edge_rows import Window
+from bpkd.functional.reference.labels import check_labels
+from bpkd.functional.structures import EdgeMap, EdgeWindow
 
 from . import mask_kernels as kernels
 from .losses import on_device, warps
@@ -16,7 +17,7 @@ from .losses import on_device, warps
 CELL_PIXELS = 256  # of a program's row of cells
 
 
-def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window, numbers: Tensor | None = None) -> None:
+def write_edges(labels: Tensor, targets: Sequence[Tensor], window: EdgeWindow, numbers: Tensor | None = None) -> None:
     """Writes every share of [N, H, W] integer labels into the maps, float32 [N, K, h, w] each; these need no zeros.
 
     A label that is neither a class nor ignored counts as another label and has no map. The cells that are not zero are
@@ -42,3 +43,27 @@ def write_edges(labels: Tensor, targets: Sequence[Tensor], window: Window, numbe
                 BLOCK=cells,
                 num_warps=max(warps(pixels * cells), 2),
             )
+
+
+def class_edge_masks(
+    labels: Tensor, num_classes: int, sizes: Sequence[tuple[int, int]], window: EdgeWindow
+) -> list[Tensor]:
+    """See ``bpkd.functional.class_edge_mask``; one mask per size."""
+    _check(labels, num_classes, window)
+    masks = [labels.new_empty((len(labels), num_classes, *size), dtype=torch.float32) for size in sizes]
+    write_edges(labels, masks, window)
+    return masks
+
+
+def class_edges(labels: Tensor, num_classes: int, size: tuple[int, int], window: EdgeWindow) -> EdgeMap:
+    """See ``bpkd.functional.class_edges``; the dense mask with its counts."""
+    _check(labels, num_classes, window)
+    mask = labels.new_empty((len(labels), num_classes, *size), dtype=torch.float32)
+    counts = labels.new_zeros((len(labels), num_classes), dtype=torch.int32)
+    write_edges(labels, [mask], window, counts)
+    return EdgeMap(mask, counts)
+
+
+def _check(labels: Tensor, num_classes: int, window: EdgeWindow) -> None:
+    if labels.device.type == "cpu":  # on a GPU this would wait for the queue
+        check_labels(labels, num_classes, window.ignore_index)

@@ -16,9 +16,8 @@ import torch
 import triton
 from torch import Tensor
 
-from bpkd.functional import paths
-from bpkd.functional.edge_rows import EdgeMap
-from bpkd.functional.fused import PRE_MASK_CODES, BoundaryOptions
+from bpkd.functional.backends.errors import refuse_second_derivative
+from bpkd.functional.structures import BoundaryOptions, EdgeMap, EdgeMask, dense_edges
 
 from . import divergence_kernels, pixel_kernels, row_kernels
 
@@ -26,6 +25,7 @@ MOST_CELLS = 8192  # of a row that stay in registers
 MOST_CLASSES = 256  # of a cell
 EDGE_CELLS = 64  # per program of the edge term
 EDGE_CLASSES = 16  # per tile of it, where every class counts
+PRE_MASK_CODES = {name: getattr(divergence_kernels, name.upper()).value for name in ("soft", "hard", "none")}
 NO_EDGES, UNMASKED = divergence_kernels.NO_EDGES.value, divergence_kernels.NONE.value
 FORWARD, SETTLE, AFRESH = (getattr(divergence_kernels, name).value for name in ("FORWARD", "SETTLE", "AFRESH"))
 
@@ -92,7 +92,7 @@ class _Boundary(_Rows):
     """Both terms of BPKD."""
 
     alpha: Tensor | None = None
-    normalizer: str = "cells"
+    normalizer: str = "positions"
     counts: Tensor | None = None
 
     def forward(self, maps: tuple[Tensor, Tensor], gradient: Tensor | None) -> tuple[Tensor, ...]:
@@ -169,7 +169,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor, None, None]:
-        paths.refuse_second_derivative("triton")
+        refuse_second_derivative("triton")
         student, teacher = ctx.saved_tensors
         gradient, ctx.gradient = ctx.gradient, None  # given away once: autograd may add to it in place
         purpose = AFRESH if gradient is None else SETTLE
@@ -185,13 +185,13 @@ def _apply(student: Tensor, teacher: Tensor, job: _Rows | _Pixels) -> tuple[Tens
 
 
 def channel_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``divergence.channel_kd`` of two maps [N, C, h, w]."""
+    """See ``bpkd.functional.channel_kd``."""
     n, c = student.shape[:2]
     return _apply(student, teacher, _Rows(temperature, (0.0, temperature**2 / (n * c))))[0]
 
 
-def pixel_kd(student: Tensor, teacher: Tensor, temperature: float, *, valid: Tensor | None) -> Tensor:
-    """``divergence.pixel_kd`` of two maps [N, K, h, w]."""
+def pixel_kd(student: Tensor, teacher: Tensor, temperature: float, *, valid: Tensor | None = None) -> Tensor:
+    """See ``bpkd.functional.pixel_kd``."""
     if valid is None:
         pixels = len(student) * student[0, 0].numel()
         return _apply(student, teacher, _Pixels(temperature, temperature**2 / pixels, None, None))[0]
@@ -201,24 +201,22 @@ def pixel_kd(student: Tensor, teacher: Tensor, temperature: float, *, valid: Ten
 
 
 def boundary_kd(
-    student: Tensor,
-    teacher: Tensor,
-    edges: EdgeMap,
-    options: BoundaryOptions,
-    *,
-    weights: tuple[float, float],
+    student: Tensor, teacher: Tensor, edges: EdgeMask, options: BoundaryOptions, *, weights: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """``boundary_kd`` times the weights, of two maps [N, K, h, w] and a float32 mask of that shape."""
+    """See ``bpkd.functional.boundary_kd``."""
+    mask, counts = dense_edges(edges, student.device), None
+    if isinstance(edges, EdgeMap) and edges.mask.device == student.device:
+        counts = edges.counts
     (n, c), t = student.shape[:2], options.temperature
     divisor = student.numel() if options.normalizer == "average" else n
     job = _Boundary(
         t,
         (weights[0] * t**2 / divisor, weights[1] * t**2 / (n * c)),
         PRE_MASK_CODES[options.pre_mask],
-        (edges.mask.detach().contiguous(), None, None),
+        (mask.detach().contiguous(), None, None),
         options.alpha,
         options.normalizer,
-        edges.counts,
+        counts,
     )
     edge, body = _apply(student, teacher, job)
     return edge, body

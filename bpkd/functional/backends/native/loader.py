@@ -1,7 +1,7 @@
-"""The C++ extension: loading it, and its functions on tensors. Nothing is compiled here.
+"""Loads the C++ library. Nothing is compiled here.
 
 setup.py builds one plain shared library per instruction set, without headers of Python or PyTorch; the best one that
-this processor runs is loaded on first use. Without a compiler at install there is none: callers take another path.
+this processor runs is loaded on first use. Without a compiler at install there is none, and another backend runs.
 The environment variable ``BPKD_NATIVE_LEVEL`` pins one (base, avx2, avx512), or none as if nothing were built.
 """
 
@@ -36,16 +36,16 @@ _SIGNATURES = {
 }
 
 
-def asked_level() -> str:
+def requested_level() -> str:
     """Returns the instruction set that ``BPKD_NATIVE_LEVEL`` pins; empty: the best one runs.
 
     Raises:
         ValueError: it names none.
     """
-    asked = os.environ.get(VARIABLE, "")
-    if asked and asked not in PINS:
-        raise ValueError(f"{VARIABLE}: expected one of {', '.join(PINS)}, got {asked!r}.")
-    return asked
+    requested = os.environ.get(VARIABLE, "")
+    if requested and requested not in PINS:
+        raise ValueError(f"{VARIABLE}: expected one of {', '.join(PINS)}, got {requested!r}.")
+    return requested
 
 
 def _runs() -> tuple[str, ...]:
@@ -64,17 +64,17 @@ def candidates() -> list[Path]:
 
 
 @functools.cache
-def _load() -> tuple[ctypes.CDLL | None, str]:
-    """Returns the library, or None and the reason.
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    """Returns the library and None, or None and the reason.
 
     Raises:
         ValueError: ``BPKD_NATIVE_LEVEL`` names no instruction set, or one that cannot be had here.
     """
-    asked, reasons = asked_level(), list[str]()
-    if asked == "none":
+    requested, reasons = requested_level(), list[str]()
+    if requested == "none":
         return None, f"{VARIABLE} is none"
     for path in candidates():
-        if asked and _level_of(path) != asked:
+        if requested and _level_of(path) != requested:
             continue
         try:
             share_runtime()
@@ -87,21 +87,18 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         except (OSError, AttributeError) as error:
             reasons.append(f"{path.name} does not load ({error})")
             continue
-        return library, ""
-    reason = "; ".join(reasons) or "the C++ extension is not built (see docs/install.md)"
-    if not asked:
+        return library, None
+    reason = "; ".join(reasons) or "the C++ extension is not built (see docs/getting_started/install.md)"
+    if not requested:
         return None, reason
-    if asked not in _runs():
+    if requested not in _runs():
         limit = os.environ.get("ATEN_CPU_CAPABILITY")
         where = f"with ATEN_CPU_CAPABILITY={limit}" if limit else "in this processor"
         reason = f"torch finds {torch.backends.cpu.get_cpu_capability()} {where}"
     elif not reasons:
-        reason = "it is not built (see docs/install.md)"
-    raise ValueError(f"{VARIABLE}: expected one of {', '.join(_had())}, got {asked!r}: {reason}. Unset it.")
-
-
-def _had() -> list[str]:
-    return ["none", *map(_level_of, reversed(candidates()))]
+        reason = "it is not built (see docs/getting_started/install.md)"
+    known = ", ".join(["none", *map(_level_of, reversed(candidates()))])
+    raise ValueError(f"{VARIABLE}: expected one of {known}, got {requested!r}: {reason}. Unset it.")
 
 
 def check_level() -> None:
@@ -110,21 +107,21 @@ def check_level() -> None:
     Raises:
         ValueError: it names no instruction set, or one that this processor does not run, or that is not built.
     """
-    if asked_level():
+    if requested_level():
         _load()
 
 
-def unavailable() -> str:
-    """Returns why the extension cannot be used; empty: it can."""
+def unavailable_reason() -> str | None:
+    """Returns why the library cannot be used; None: it can."""
     if torch.compiler.is_compiling():
         return "torch.compile is tracing"
     return _load()[1]
 
 
-def level() -> str:
-    """Returns the instruction set of the loaded library ("avx512", "avx2", "base"), empty without one."""
+def level() -> str | None:
+    """Returns the instruction set of the loaded library ("avx512", "avx2", "base"), None without one."""
     library = _load()[0]
-    return "" if library is None else _level_of(Path(library._name))
+    return None if library is None else _level_of(Path(library._name))
 
 
 def library() -> ctypes.CDLL:

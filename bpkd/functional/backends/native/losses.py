@@ -1,33 +1,35 @@
 """The losses in C++: value and gradient in one pass over both maps, on the CPU.
 
 The gradient is finished in the forward pass and saved; backward multiplies it by the incoming factor. The teacher gets
-no gradient, and there is no second derivative: ask for the path "eager" where one is needed.
+no gradient, and there is no second derivative: the backend "eager" has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import native
-from .edge_rows import EdgeRows
-from .paths import refuse_second_derivative
+from bpkd.functional.backends.errors import refuse_second_derivative
+from bpkd.functional.reference.labels import check_labels
+from bpkd.functional.structures import BoundaryOptions, CrossEntropyOptions, EdgeMask, SparseEdgeMask
+
+from . import loader
+from .edges import sparse_mask
 
 PRE_MASK_CODES = {"soft": 0, "hard": 1, "none": 2}
-NORMALIZER_CODES = {"cells": 0, "classes": 1, "average": 2}
+NORMALIZER_CODES = {"positions": 0, "classes": 1, "average": 2}
 
 
-def obstacle(*maps: Tensor) -> str:
-    """Returns why the C++ losses cannot take these maps; empty: they can."""
+def unsupported_reason(*maps: Tensor) -> str | None:
+    """Returns why these losses cannot take the maps; None: they can."""
     if any(m.device.type != "cpu" for m in maps):
         return "it runs on the CPU alone"
-    if not maps[0].numel():
-        return "the maps are empty"
-    return native.unavailable()
+    if not all(m.numel() for m in maps):
+        return "a tensor is empty"
+    return loader.unavailable_reason()
 
 
 def times(gradient: Tensor, factor: Tensor) -> Tensor:
@@ -47,14 +49,14 @@ def _pointer(x: Tensor | None) -> int | None:
 def _maps(student: Tensor, teacher: Tensor) -> tuple[Any, ...]:
     """Both maps and their shape as C arguments."""
     n, k, h, w = student.shape
-    return student.data_ptr(), teacher.data_ptr(), native.int64s(n, k, h * w)
+    return student.data_ptr(), teacher.data_ptr(), loader.int64s(n, k, h * w)
 
 
 class _Channel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
-        value = native.library().bpkd_channel_kd(
+        value = loader.library().bpkd_channel_kd(
             *_maps(student, teacher), temperature, _pointer(grad), torch.get_num_threads()
         )
         ctx.save_for_backward(grad)
@@ -73,7 +75,7 @@ class _Pixel(torch.autograd.Function):
         grad = None
         if ctx.needs_input_grad[0]:
             grad = torch.empty_like(student) if weight is None else torch.zeros_like(student)
-        value = native.library().bpkd_pixel_kd(
+        value = loader.library().bpkd_pixel_kd(
             *_maps(student, teacher), temperature, _pointer(weight), count, _pointer(grad), torch.get_num_threads()
         )
         ctx.save_for_backward(grad)
@@ -84,28 +86,18 @@ class _Pixel(torch.autograd.Function):
         return times(ctx.saved_tensors[0], factors[0]), None, None, None
 
 
-@dataclass(frozen=True)
-class BoundaryOptions:
-    """Options of the boundary loss: see ``boundary_kd``; ``alpha`` has one entry per class."""
-
-    temperature: float
-    alpha: Tensor
-    pre_mask: str
-    normalizer: str
-
-
 def _boundary(
-    student: Tensor, teacher: Tensor, rows: EdgeRows, o: BoundaryOptions, *, factors: Sequence[float] | None
+    student: Tensor, teacher: Tensor, mask: SparseEdgeMask, o: BoundaryOptions, *, factors: Sequence[float] | None
 ) -> tuple[float, float, Tensor | None]:
     """Returns (edge, body, gradient of ``factors[0] edge + factors[1] body``, None without factors)."""
     grad = None if factors is None else torch.empty_like(student)
-    out = native.doubles(0.0, 0.0)
-    native.library().bpkd_boundary_kd(
+    out = loader.doubles(0.0, 0.0)
+    loader.library().bpkd_boundary_kd(
         *_maps(student, teacher),
         o.temperature,
-        *(x.data_ptr() for x in (rows.begin, rows.cells, rows.shares, o.alpha)),
-        native.int32s(PRE_MASK_CODES[o.pre_mask], NORMALIZER_CODES[o.normalizer]),
-        native.doubles(*(factors or (0.0, 0.0))),
+        *(x.data_ptr() for x in (mask.crow, mask.index, mask.value, o.alpha)),
+        loader.int32s(PRE_MASK_CODES[o.pre_mask], NORMALIZER_CODES[o.normalizer]),
+        loader.doubles(*(factors or (0.0, 0.0))),
         _pointer(grad),
         out,
         torch.get_num_threads(),
@@ -118,11 +110,16 @@ class _Boundary(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, rows: EdgeRows, options: BoundaryOptions, weights: Sequence[float]
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        mask: SparseEdgeMask,
+        options: BoundaryOptions,
+        weights: Sequence[float],
     ) -> tuple[Tensor, Tensor]:
         factors = weights if ctx.needs_input_grad[0] else None
-        edge, body, grad = _boundary(student, teacher, rows, options, factors=factors)
-        ctx.rows, ctx.options, ctx.weights = rows, options, weights
+        edge, body, grad = _boundary(student, teacher, mask, options, factors=factors)
+        ctx.mask, ctx.options, ctx.weights = mask, options, weights
         ctx.save_for_backward(student, teacher, grad)
         return student.new_tensor(weights[0] * edge), student.new_tensor(weights[1] * body)
 
@@ -135,29 +132,19 @@ class _Boundary(torch.autograd.Function):
         if not ctx.weights[0]:
             return times(grad, factors[1]), None, None, None, None
         own = (ctx.weights[0] * edge, ctx.weights[1] * body)  # they count differently: once more, for these factors
-        found = _boundary(student, teacher, ctx.rows, ctx.options, factors=own)[2]
+        found = _boundary(student, teacher, ctx.mask, ctx.options, factors=own)[2]
         return (None if found is None else times(found, torch.ones(()))), None, None, None, None
-
-
-@dataclass(frozen=True)
-class CrossEntropyOptions:
-    """Options of the cross entropy at label size: factors per class, the sum's divisor, the resize."""
-
-    weight: Tensor | None
-    count: Tensor | int
-    ignore_index: int
-    align_corners: bool
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, o: CrossEntropyOptions) -> Tensor:
         grad, count = torch.zeros_like(logits) if ctx.needs_input_grad[0] else None, float(o.count)
-        total = native.library().bpkd_upsampled_cross_entropy(
+        total = loader.library().bpkd_upsampled_cross_entropy(
             logits.data_ptr(),
             target.data_ptr(),
             _pointer(o.weight),
-            native.int64s(*logits.shape, *target.shape[1:]),
+            loader.int64s(*logits.shape, *target.shape[1:]),
             o.ignore_index,
             int(o.align_corners),
             1 / count,
@@ -173,26 +160,34 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
 
 
 def channel_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``divergence.channel_kd`` of two float32 maps [N, C, h, w] on the CPU."""
-    value: Tensor = _Channel.apply(student.contiguous(), teacher.contiguous(), float(temperature))
+    """See ``bpkd.functional.channel_kd``."""
+    value: Tensor = _Channel.apply(*_contiguous(student, teacher), temperature)
     return value
 
 
-def pixel_kd(student: Tensor, teacher: Tensor, temperature: float, *, valid: Tensor | None) -> Tensor:
-    """``divergence.pixel_kd`` of two float32 maps [N, K, h, w] on the CPU."""
-    value: Tensor = _Pixel.apply(student.contiguous(), teacher.contiguous(), float(temperature), valid)
+def pixel_kd(student: Tensor, teacher: Tensor, temperature: float, *, valid: Tensor | None = None) -> Tensor:
+    """See ``bpkd.functional.pixel_kd``."""
+    value: Tensor = _Pixel.apply(*_contiguous(student, teacher), temperature, valid)
     return value
 
 
 def boundary_kd(
-    student: Tensor, teacher: Tensor, rows: EdgeRows, options: BoundaryOptions, *, weights: tuple[float, float]
+    student: Tensor, teacher: Tensor, edges: EdgeMask, options: BoundaryOptions, *, weights: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """``boundary_kd`` times the weights, of two float32 maps [N, K, h, w] on the CPU and the rows of their mask."""
-    terms: tuple[Tensor, Tensor] = _Boundary.apply(student.contiguous(), teacher.contiguous(), rows, options, weights)
+    """See ``bpkd.functional.boundary_kd``."""
+    mask = sparse_mask(edges)
+    terms: tuple[Tensor, Tensor] = _Boundary.apply(*_contiguous(student, teacher), mask, options, weights)
     return terms
 
 
 def upsampled_cross_entropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions) -> Tensor:
-    """Sum over the pixels of the cross entropy at label size, over ``count``; float32 [N, K, h, w] on the CPU."""
-    value: Tensor = _UpsampledCrossEntropy.apply(logits.contiguous(), target.long().contiguous(), options)
+    """See ``bpkd.functional.upsampled_cross_entropy``."""
+    value: Tensor = _UpsampledCrossEntropy.apply(logits.float().contiguous(), target.long().contiguous(), options)
+    if value.isnan():  # so it is where a label is out of range
+        check_labels(target, logits.shape[1], options.ignore_index)
     return value
+
+
+def _contiguous(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps as the C++ functions read them."""
+    return student.float().contiguous(), teacher.detach().float().contiguous()
