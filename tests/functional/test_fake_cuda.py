@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_backend
 from bpkd.functional.reference.edges import _table
 from bpkd.functional.structures import EdgeWindow
-from bpkd.modeling.teachers import acceleration as fast
 from tests.helpers.architecture import network
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount")
@@ -119,7 +118,7 @@ def test_folding_is_judged_in_full_float32() -> None:
     try:
         for switch in switches:
             switch.allow_tf32 = True
-        assert fast.fold_batch_norm(model.eval(), torch.randn(1, 3, 64, 64)) > 0
+        assert acceleration.fold_batch_norm(model.eval(), torch.randn(1, 3, 64, 64)) > 0
         assert [switch.allow_tf32 for switch in switches] == [True, True]
     finally:
         for switch, was in zip(switches, before, strict=True):
