@@ -118,9 +118,10 @@ def test_unknown_method_lists_the_known_ones() -> None:
 
 
 def test_a_distiller_without_a_node_in_the_config_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = tiny_cfg(*save_teacher(tmp_path), *WRAP, "MSE")
     monkeypatch.setitem(DISTILLERS, "MSE", DISTILLERS["KD"])
-    with pytest.raises(ValueError, match=r"expected a node DISTILL.MSE .* bpkd/config/distillation.py"):
-        wrapper(tmp_path, "MSE")
+    with pytest.raises(ValueError, match=r"expected a node DISTILL.MSE, got none: .* Name its module in IMPORTS"):
+        build_model(cfg)
 
 
 def test_teacher_without_distiller_is_refused() -> None:
