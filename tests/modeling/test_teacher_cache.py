@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from bpkd.data import build_train_loader
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.cache_teacher import record_teacher
-from bpkd.modeling.teachers import combined as teachers
+from bpkd.modeling.teachers import build as teachers
 from bpkd.modeling.teachers.cached import FORMATS, INDEX, LOGITS, CachedTeacher, decode, encode, recorded_for
 from tests.engine.test_engine import largest_difference, losses, stop_after, tiny, train, weights  # noqa: F401
 
@@ -168,6 +168,14 @@ def test_a_recording_of_another_config_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"TEACHER.CACHE .*it was recorded for others .*{key}.*Record it"):
         cached(tiny, recorded, *opts)
+
+
+def test_a_recording_with_the_old_key_is_read(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+    index = json.loads((recorded / INDEX).read_text())
+    index["of"]["TEACHER.FAST"] = index["of"].pop("TEACHER.OPTIMIZE")
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    (tmp_path / LOGITS).write_bytes((recorded / LOGITS).read_bytes())
+    assert cached(tiny, tmp_path).folder.index["count"] == 16
 
 
 def test_a_recording_of_another_teacher_is_refused(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811

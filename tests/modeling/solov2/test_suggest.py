@@ -47,7 +47,7 @@ def test_ranges_overlap_and_lie_around_the_sizes() -> None:
     for (low, high), (following, _) in zip(ranges, ranges[1:], strict=False):
         assert low < following <= high
     assert suggested_ranges(torch.full((50,), 0.5))[0] == (1.0, 2.0)
-    with pytest.raises(ValueError, match="a data set with objects"):
+    with pytest.raises(ValueError, match="a data set with instances"):
         suggested_ranges(torch.zeros(0))
 
 
