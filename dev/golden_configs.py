@@ -24,7 +24,7 @@ from golden_losses import CASES, TASKS, TEACHERS  # noqa: E402 - beside this fil
 
 DUMPS = (
     "none", "kd_masked", "cwd_decode", "bpkd_literal", "skds", "ifvd_author", "cirkd", "kd_bpkd_weighted",
-    "two_teachers_probabilities", "instance_none", "instance_kd_towers", "instance_bpkd_per_class",
+    "two_teachers_probabilities", "instance_none", "instance_bpkd_per_class",
 )  # fmt: skip
 RECORDS = ("none", "bpkd_literal", "instance_none", "instance_bpkd_per_class")
 

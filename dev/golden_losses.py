@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ GOLDEN = ROOT / "tests" / "golden" / "losses"
 STEPS = 100
 # The committed files hold every step's total and the terms of each tenth step.
 TERMS_EVERY = 10
-# Relative to the value, or to the largest value that the term has in the run where that is more (see the README).
-TOLERANCE = 2e-3
 
 SEMANTIC = """
 VERSION: 2
@@ -47,7 +45,14 @@ DATASETS:
   PROCEDURAL: {SIZE: [48, 64], NUM_TRAIN: 12, NUM_VAL: 1}
 DATALOADER: {NUM_WORKERS: 0}
 INPUT: {CROP_SIZE: [48, 48], SCALE_RANGE: [0.75, 1.5], PHOTOMETRIC: False}
-SOLVER: {IMS_PER_BATCH: 2, CHECKPOINT_PERIOD: 1000, LOG_PERIOD: 1, BASE_LR: 0.01, GRADIENT_RATIO_LIMIT: 0.0}
+SOLVER:
+  IMS_PER_BATCH: 2
+  BASE_LR: 0.0002
+  MIN_LR: 0.00002
+  CLIP_GRADIENTS: {ENABLED: True, CLIP_VALUE: 1.0}
+  CHECKPOINT_PERIOD: 1000
+  LOG_PERIOD: 1
+  GRADIENT_RATIO_LIMIT: 0.0
 TEST: {TRIMAP_WIDTHS: [3]}
 """
 INSTANCE = """
@@ -80,7 +85,14 @@ DATASETS:
   PROCEDURAL: {SIZE: [64, 96], NUM_TRAIN: 12, NUM_VAL: 1}
 DATALOADER: {NUM_WORKERS: 0}
 INPUT: {MIN_SIZE_TRAIN: [64], MAX_SIZE_TRAIN: 96, MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 96}
-SOLVER: {IMS_PER_BATCH: 2, CHECKPOINT_PERIOD: 1000, LOG_PERIOD: 1, BASE_LR: 0.01, GRADIENT_RATIO_LIMIT: 0.0}
+SOLVER:
+  IMS_PER_BATCH: 2
+  BASE_LR: 0.0002
+  MIN_LR: 0.00002
+  CLIP_GRADIENTS: {ENABLED: True, CLIP_VALUE: 1.0}
+  CHECKPOINT_PERIOD: 1000
+  LOG_PERIOD: 1
+  GRADIENT_RATIO_LIMIT: 0.0
 """
 TASKS = {"semantic": (SEMANTIC, "SemanticDistiller"), "instance": (INSTANCE, "InstanceDistiller")}
 
@@ -91,7 +103,7 @@ def method(name: str, *opts: Any, task: str = "semantic") -> tuple[str, tuple[st
 
 
 # Name of the file -> task and options. The teacher of a task is a run too: the student alone, from another seed.
-# A critic takes ten times as long as all else: two cases have one, of either kind of loss.
+# A critic takes ten times as long as all else: one case has one.
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "teacher": ("semantic", ("SEED", "7")),
     "none": method("none"),
@@ -108,7 +120,6 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "skds_author": method("SKDS", "DISTILL.SKDS.PRESET", "author", "DISTILL.SKDS.ADV_WEIGHT", 0.0),
     "ifvd": method("IFVD", "DISTILL.IFVD.ADV_WEIGHT", 0.0),
     "ifvd_author": method("IFVD", "DISTILL.IFVD.PRESET", "author", "DISTILL.IFVD.ADV_WEIGHT", 0.0),
-    "ifvd_cirkd": method("IFVD", "DISTILL.IFVD.PRESET", "cirkd"),
     "cirkd": method("CIRKD", "DISTILL.CIRKD.PIXEL_QUEUE", 200, "DISTILL.CIRKD.REGION_QUEUE", 50),
     "cwd_ifvd": method("CWD+IFVD", "DISTILL.IFVD.ADV_WEIGHT", 0.0),
     "kd_bpkd_weighted": method("KD+BPKD", "DISTILL.WEIGHTS", [0.5, 2.0]),
@@ -119,16 +130,13 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "instance_kd": method("KD", task="instance"),
     "instance_cwd": method("CWD", task="instance"),
     "instance_bpkd": method("BPKD", "DISTILL.BPKD.PRESET", "instances", task="instance"),
-    "instance_bpkd_per_class": method(
-        *("BPKD", "DISTILL.BPKD.PRESET", "instances", "DISTILL.INSTANCE.PER_CLASS", True),
-        *("DISTILL.INSTANCE.MATCH", "score", "DISTILL.INSTANCE.BOX_REGION", 1.5),
-        task="instance",
-    ),
-    "instance_kd_towers": method(
-        *("KD", "DISTILL.INSTANCE.MASK_TERM", "mask_towers", "DISTILL.INSTANCE.DIVERGENCE", "softmax"), task="instance"
-    ),
 }
 TEACHERS = {"semantic": "teacher", "instance": "instance_teacher"}
+# The teachers have learned little. The weights of their last layers times this, and they say something worth learning.
+SHARPER = {"decode_head.conv_seg.weight": 20.0, "cate_pred.weight": 20.0, "kernel_pred.weight": 20.0}
+# Of `check`, see ``furthest``: what another instruction set or number of threads may change (the README says what was
+# measured).
+TOLERANCES = dict.fromkeys(CASES, 1e-3)
 Record = dict[str, list[float]]
 
 
@@ -167,10 +175,10 @@ def _run(args: argparse.Namespace) -> int:
         write(record(args.tree, names), args.folder, compact=args.compact)
         return 0
     if args.command == "check":
-        return verdict(check(read(args.folder, names), record(ROOT, names), tolerance=TOLERANCE), names)
+        return verdict(check(read(args.folder, names), record(ROOT, names), tolerances=TOLERANCES), names)
     with contextlib.ExitStack() as stack:
         old, new = (stack.enter_context(recorded(place, names)) for place in (args.old, args.new))
-        return verdict(check(old, new, tolerance=0.0), names)
+        return verdict(check(old, new, tolerances={}), names)
 
 
 def verdict(differences: Sequence[str], names: Sequence[str]) -> int:
@@ -252,8 +260,20 @@ def train_case(folder: Path, name: str) -> Record:
     steps = {row["iteration"]: row for row in rows if "total_loss" in row}
     if sorted(steps) != list(range(STEPS)):
         raise ValueError(f"{name}: expected {STEPS} rows with losses, got {len(steps)}.")
+    if name in TEACHERS.values():
+        sharpen(out / "model_final.pth")
     terms = [key for key in steps[0] if key.startswith("loss_") and not key.startswith("loss_share_")]
     return {key: [steps[i][key] for i in range(STEPS)] for key in ("total_loss", *sorted(terms))}
+
+
+def sharpen(path: Path) -> None:
+    """Scales the last layers in a checkpoint by SHARPER."""
+    import torch
+
+    data = torch.load(path, weights_only=True)
+    for key, value in data["model"].items():
+        value *= next((factor for end, factor in SHARPER.items() if key.endswith(end)), 1)
+    torch.save(data, path)
 
 
 # Records
@@ -318,13 +338,13 @@ def _quietly(command: list[str], cwd: Path = ROOT) -> None:
         raise ValueError(f"{' '.join(command[:6])} failed: {' '.join(last)}")
 
 
-def check(want: dict[str, Record], got: dict[str, Record], *, tolerance: float) -> list[str]:
+def check(want: dict[str, Record], got: dict[str, Record], *, tolerances: Mapping[str, float]) -> list[str]:
     """Returns a line per term that differs.
 
     Args:
         want: {case: {term: values}}, of all steps or of every tenth.
         got: the same, of all steps.
-        tolerance: relative difference that is allowed; 0: the same bits.
+        tolerances: {case: difference that is allowed, see ``furthest``}; the same bits where a case is missing.
     """
     lines = []
     for name, old in want.items():
@@ -335,7 +355,7 @@ def check(want: dict[str, Record], got: dict[str, Record], *, tolerance: float) 
         for term, values in old.items():
             every = STEPS // len(values)
             step, size = furthest(values, new[term][:: every if len(new[term]) > len(values) else 1])
-            if size > tolerance:
+            if size > tolerances.get(name, 0.0):
                 lines.append(f"{name}: {term} differs most at step {step * every}: by {size:.2g} of {values[step]:.9g}")
     return lines
 
