@@ -15,7 +15,8 @@ def import_modules(cfg: CfgNode, loaded: Mapping[str, Any], opts: Sequence[Any])
     """Imports the modules that IMPORTS names, before the rest of a config is merged into the defaults.
 
     A module is found as by ``import``: installed, or in a folder of PYTHONPATH. The folder of the config file is not
-    searched, the current folder only where Python does so itself (``python -m``). A module that defines ``add_config(cfg)`` adds its keys there.
+    searched, the current folder only where Python does so itself (``python -m``). A module that defines
+    ``add_config(cfg)`` adds its keys there.
 
     Args:
         cfg: defaults; ``add_config`` functions change it.
