@@ -87,7 +87,7 @@ def summarise(times: Times, num_classes: int) -> list[Row]:
 
 def extension() -> str:
     """The instruction set of the C++ functions and that of torch, which ratios between the two depend on."""
-    return f"{native.level() or native.unavailable()} (torch {torch.backends.cpu.get_cpu_capability()})"
+    return f"{native.level() or native.unavailable_reason()} (torch {torch.backends.cpu.get_cpu_capability()})"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -14,8 +14,9 @@ from detectron2.config import CfgNode
 def import_modules(cfg: CfgNode, loaded: Mapping[str, Any], opts: Sequence[Any]) -> None:
     """Imports the modules that IMPORTS names, before the rest of a config is merged into the defaults.
 
-    A module is found as by ``import``: installed, or in a folder of PYTHONPATH. The folder of the config file and the
-    current folder are not searched on their own. A module that defines ``add_config(cfg)`` adds its keys there.
+    A module is found as by ``import``: installed, or in a folder of PYTHONPATH. The folder of the config file is not
+    searched, the current folder only where Python does so itself (``python -m``). A module that defines
+    ``add_config(cfg)`` adds its keys there.
 
     Args:
         cfg: defaults; ``add_config`` functions change it.
@@ -73,5 +74,5 @@ def _not_found(name: str, missing: str) -> str:
     hint = "It lies in the current folder: set PYTHONPATH=." if here else "Install it, or set PYTHONPATH=its folder"
     return (
         f"IMPORTS: found no {missing!r} for {name!r} among the installed packages and in PYTHONPATH "
-        f"({os.environ.get('PYTHONPATH') or 'not set'}); the current folder is not searched. {hint}."
+        f"({os.environ.get('PYTHONPATH') or 'not set'}). {hint}."
     )
