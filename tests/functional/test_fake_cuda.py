@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_backend
 from bpkd.functional.reference.edges import _table
 from bpkd.functional.structures import EdgeWindow
+from bpkd.modeling.teachers import acceleration
 from tests.helpers.architecture import network
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount")
