@@ -23,7 +23,7 @@ def _add_teacher(cfg: CN) -> None:
     # The teacher is built from its own config file and weights; no other key of the student's config reaches it.
     cfg.TEACHER = CN()
     add_teacher_keys(cfg.TEACHER)
-    # A folder that tools/cache_teacher.py recorded: the teachers' logits are read from it and no teacher is loaded.
+    # A folder that bpkd cache-teacher recorded: the teachers' logits are read from it and no teacher is loaded.
     # CONFIG_FILE and WEIGHTS stay, to tell whether it is theirs.
     cfg.TEACHER.CACHE = ""
     # More teachers: a list of mappings with the keys above, e.g. [{CONFIG_FILE: b.yaml, WEIGHTS: b.pth}].
@@ -52,7 +52,7 @@ def add_teacher_keys(node: CN) -> None:
     """Adds the keys that describe one teacher."""
     node.CONFIG_FILE = ""
     node.WEIGHTS = ""
-    # Instead of WEIGHTS: a TorchScript (.ts, .pt) or torch.export (.pt2) file, as tools/export_model.py writes them.
+    # Instead of WEIGHTS: a TorchScript (.ts, .pt) or torch.export (.pt2) file, as bpkd export writes them.
     # CONFIG_FILE may then stay empty if the file states its classes, pixel statistics and colour order.
     node.EXPORTED = ""
     # KEY VALUE pairs merged into the teacher's config.

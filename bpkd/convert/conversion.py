@@ -1,4 +1,4 @@
-"""From one project's file to another's: what `tools/convert_checkpoint.py` does, step by step."""
+"""From one project's file to another's: what `bpkd convert` does, step by step."""
 
 from __future__ import annotations
 

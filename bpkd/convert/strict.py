@@ -76,7 +76,7 @@ def load_strict(
 def load_backbone(backbone: nn.Module, path: str, *, source_name: str = "MODEL.BACKBONE.WEIGHTS") -> LoadedWeights:
     """Loads an ImageNet file into a backbone, as strictly as `load_strict`.
 
-    Accepts what ``tools/convert_checkpoint.py`` writes for a backbone and, directly, the files of torchvision, timm,
+    Accepts what ``bpkd convert`` writes for a backbone and, directly, the files of torchvision, timm,
     OpenMMLab and HRNet's authors. Their classifier is left out with a line in the log.
 
     Args:

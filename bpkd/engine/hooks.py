@@ -158,7 +158,7 @@ class SilentTermGuard(HookBase):
         taps = [f"{name} (tap {self.taps.get(name.removeprefix(DISTILLATION_PREFIX), 'unknown')!r})" for name in silent]
         return (
             f"{', '.join(taps)}: exactly 0 in each of the first {self.ITERATIONS} iterations, so nothing is distilled "
-            "through it. Check that the labels are not all ignored or of one class (tools/visualize.py "
+            "through it. Check that the labels are not all ignored or of one class (bpkd visualize "
             "shows them), that TEACHER.WEIGHTS are not the student's own, and that the tapped maps differ. "
             "A term that you do not want has weight 0."
         )
@@ -196,7 +196,7 @@ class MaskLossHint(HookBase):
                 "loss_mask is still %.2f after %d iterations, near its start. Usual causes: a learning rate too high "
                 "for the batch (SOLVER.BASE_LR is meant for IMS_PER_BATCH 16: lower it in proportion), no ImageNet "
                 "weights (MODEL.BACKBONE.WEIGHTS), instances that MODEL.SOLOV2.SCALE_RANGES or NUM_GRIDS do not fit "
-                "(tools/suggest_grids.py), wrong annotations (tools/check_data.py).",
+                "(bpkd suggest-grids), wrong annotations (bpkd check-data).",
                 mean,
                 self.trainer.iter + 1,
             )

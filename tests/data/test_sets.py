@@ -412,8 +412,8 @@ def test_fewer_images_than_published_are_refused_unless_meant(tmp_path: Path, na
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ((), r"Put trainval_merged\.json into .* and run tools/prepare_data\.py pascal_context"),
-        (("trainval_merged.json",), r"tools/prepare_data\.py pascal_context .* makes them from trainval_merged\.json"),
+        ((), r"Put trainval_merged\.json into .* and run bpkd prepare-data pascal_context"),
+        (("trainval_merged.json",), r"bpkd prepare-data pascal_context .* makes them from trainval_merged\.json"),
         (("annotations_detectron2/pc59_val/a.png",), r"another edition, in the order of 59_labels\.txt"),
     ],
 )

@@ -74,13 +74,13 @@ def _items(where: Place, split: str) -> Items:
 
 def _way_out(where: Place) -> str:
     if (where.folder / ANNOTATIONS).is_file():
-        return f"tools/prepare_data.py pascal_context {where.root} makes them from {ANNOTATIONS}."
+        return f"bpkd prepare-data pascal_context {where.root} makes them from {ANNOTATIONS}."
     if (where.folder / "annotations_detectron2").is_dir():
         return (
             "The masks in annotations_detectron2/ are another edition, in the order of 59_labels.txt, and are not "
-            f"read: with them a class would silently be another. Get {ANNOTATIONS} and run tools/prepare_data.py."
+            f"read: with them a class would silently be another. Get {ANNOTATIONS} and run bpkd prepare-data."
         )
-    return f"Put {ANNOTATIONS} into {where.folder} and run tools/prepare_data.py pascal_context {where.root}."
+    return f"Put {ANNOTATIONS} into {where.folder} and run bpkd prepare-data pascal_context {where.root}."
 
 
 def stems(listing: Path) -> list[str]:

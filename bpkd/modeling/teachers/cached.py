@@ -33,7 +33,7 @@ STREAM = (
     "INPUT.CROP_MAX_CLASS_SHARE", "INPUT.FLIP_PROB", "INPUT.PHOTOMETRIC",
 )  # fmt: skip
 CHECKSUM = 4  # bytes
-ADVICE = "Record it with this config (tools/cache_teacher.py), or leave TEACHER.CACHE empty."
+ADVICE = "Record it with this config (bpkd cache-teacher), or leave TEACHER.CACHE empty."
 
 
 def encode(logits: Tensor, kind: str) -> NDArray[np.uint8]:
@@ -173,7 +173,7 @@ class CachedTeacher(Teacher[SegOutput]):
         if count < samples:
             raise ValueError(
                 f"TEACHER.CACHE {path}: expected {samples} samples (SOLVER.MAX_ITER x ACCUMULATE x IMS_PER_BATCH), got "
-                f"{count}. Record more (tools/cache_teacher.py), or let them come again: DATALOADER.REPEAT {count}."
+                f"{count}. Record more (bpkd cache-teacher), or let them come again: DATALOADER.REPEAT {count}."
             )
         self._rows = self.folder.rows()
 
