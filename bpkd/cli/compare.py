@@ -121,13 +121,13 @@ def run(args: Any) -> int:
         say(f"teacher: {jobs[0].evaluates or 'trained here'} ({jobs[0].config_file})")
         if args.equal_time and machine.runs > 1:
             say(f"--equal-time: {machine.runs} runs at a time slow each other down; --workers 1 gives truer iterations")
-        run_jobs(start_order(jobs), say=say, machine=machine)
+        run_jobs(start_order(jobs), progress=say, machine=machine)
     except KeyboardInterrupt:
         again = "" if args.resume else " with --resume"
         print(f"stopped; the same command{again} goes on from here", file=sys.stderr)
         return INTERRUPTED
     report = output / args.report
     drawn = {"trimap_width": args.widths, "images": positions}
-    say("\n" + write_report(jobs, report, margin=args.margin, say=say, **drawn))
+    say("\n" + write_report(jobs, report, margin=args.margin, progress=say, **drawn))
     say(f"\nreport: {report}/report.html, table.md, results.json; tables as CSV and figures as PNG beside them")
     return 0

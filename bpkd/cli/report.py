@@ -78,6 +78,6 @@ def remake(args: Any) -> int:
         positions = compare.choose_positions(args.positions, widths, args.widths, cfg.DATASETS.TEST[0])
         report = folder / args.report
         drawn = {"trimap_width": args.widths, "images": positions}
-        say("\n" + write_report(jobs, report, margin=args.margin, say=say, **drawn))
+        say("\n" + write_report(jobs, report, margin=args.margin, progress=say, **drawn))
     say(f"\nreport: {report}/report.html, table.md, results.json; tables as CSV and figures as PNG beside them")
     return 0

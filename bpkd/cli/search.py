@@ -51,7 +51,7 @@ def run(args: Any) -> int:
     stop_on_sigterm()
     try:
         many = {"finalists": args.finalists, "opts": args.opts, "workers": args.workers, "resume": args.resume}
-        rows = run_search(args.search, args.output, say=say, **many)
+        rows = run_search(args.search, args.output, progress=say, **many)
     except KeyboardInterrupt:
         print("stopped; the same command with --resume goes on from here", file=sys.stderr)
         return INTERRUPTED

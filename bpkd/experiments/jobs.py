@@ -93,7 +93,7 @@ class JobFailedError(RuntimeError):
 def run_jobs(
     jobs: Sequence[Job],
     *,
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
     machine: Machine | None = None,
     poll_seconds: float = 5.0,
 ) -> None:
@@ -101,7 +101,7 @@ def run_jobs(
 
     Args:
         jobs: runs in order; a job starts when the ones it names in ``after`` are complete.
-        say: receives the lines.
+        progress: receives the lines.
         machine: runs at a time and what each gets; None: one per CPU core.
         poll_seconds: seconds between lines of progress.
 
@@ -112,11 +112,11 @@ def run_jobs(
     machine = machine or Machine()
     done = {job.name for job in jobs if job.record}
     if done:
-        say(f"already complete: {', '.join(j.name for j in jobs if j.name in done)}")
+        progress(f"already complete: {', '.join(j.name for j in jobs if j.name in done)}")
     waiting = [job for job in jobs if job.name not in done]
     if waiting:
         where = waiting[0].output.parent
-        say(f"{len(waiting)} runs, at most {machine.runs} at a time; each writes console.log below {where}")
+        progress(f"{len(waiting)} runs, at most {machine.runs} at a time; each writes console.log below {where}")
     running: dict[Job, subprocess.Popen[bytes]] = {}
     free, taken = list(machine.slots), dict[Job, str]()
     try:
@@ -130,9 +130,9 @@ def run_jobs(
             _wait(running.values(), poll_seconds)
             for job in [j for j, process in running.items() if process.poll() is not None]:
                 free.append(taken.pop(job))
-                _collect(job, running.pop(job), done, say)
+                _collect(job, running.pop(job), done, progress)
             if running:
-                say(f"[{len(done)} of {len(jobs)} done] {_progress(running)}")
+                progress(f"[{len(done)} of {len(jobs)} done] {_progress(running)}")
     except BaseException:
         _stop(running.values())
         raise
@@ -151,7 +151,7 @@ def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], say: Callable[[str], None]) -> None:
+def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], progress: Callable[[str], None]) -> None:
     record = job.record
     if process.returncode or record is None:
         log = job.output / "console.log"
@@ -161,7 +161,7 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], say: Ca
     score = record["metrics"].get(task.score)
     reached = f"{task.score} {float('nan') if score is None else score:.2f}"
     trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
-    say(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
+    progress(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
 
 
 def _reason(log: Path) -> str:

@@ -43,7 +43,7 @@ def write_report(
     *,
     trimap_width: int,
     images: Sequence[int],
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
     margin: float = 0.5,
 ) -> str:
     """Writes the report: ``results.json``, tables as Markdown and CSV, figures as PNG, all of it in ``report.html``.
@@ -53,7 +53,7 @@ def write_report(
         folder: folder of the report.
         trimap_width: half-width of the table's trimap column, of the bars' and of the pictures' error band.
         images: test images to draw.
-        say: progress callback; it receives a line per step.
+        progress: progress callback; it receives a line per step.
         margin: the smallest gain that would matter, in percentage points.
 
     Returns:
@@ -63,7 +63,7 @@ def write_report(
     records = collect(jobs)
     write_records(folder / "results.json", records)
     body = write_tables(records, folder, trimap_width=trimap_width, margin=margin)
-    say("drawing curves and pictures ...")
+    progress("drawing curves and pictures ...")
     draw_figures(records, folder, trimap_width=trimap_width)
     first = first_of_each_method(jobs)
     plots.curves({m: j.output for m, j in first.items() if not j.evaluates}, folder / "curves.png")
@@ -83,7 +83,7 @@ def write_report(
         margin=margin,
         runs={job.output.name: job.output for job in jobs},
     )
-    say(f"report.html: {size / 1e6:.1f} MB")
+    progress(f"report.html: {size / 1e6:.1f} MB")
     return body
 
 

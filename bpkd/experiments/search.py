@@ -77,7 +77,7 @@ def run_search(
     *,
     finalists: int,
     opts: Sequence[str],
-    say: Callable[[str], None],
+    progress: Callable[[str], None],
     workers: int = 0,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def run_search(
         output: folder of the runs.
         finalists: candidates per method that get a second run.
         opts: KEY VALUE pairs for every run, after the file's own.
-        say: receives lines of progress.
+        progress: receives lines of progress.
         workers: runs at a time; 0: one per GPU, without GPUs one per core.
         resume: the folder may hold runs of this search.
 
@@ -111,7 +111,7 @@ def run_search(
         check_method(method)
         load_config(one.config_file, one.opts)  # a wrong key of the last candidate is found before the first runs
     check_runs(first, resume=resume)
-    run_jobs(first, say=say, machine=machine)
+    run_jobs(first, progress=progress, machine=machine)
     for method, listed in trials.items():
         ranked = sorted(range(len(listed)), key=lambda i: -_score(runs[method, i][0]))
         for i in ranked[:finalists]:
@@ -119,7 +119,7 @@ def run_search(
     again = [jobs[1] for jobs in runs.values() if len(jobs) > 1]
     if again:
         check_runs(again, resume=True)
-    run_jobs(again, say=say, machine=machine)
+    run_jobs(again, progress=progress, machine=machine)
     return rows({(m, i): (trials[m][i], jobs) for (m, i), jobs in runs.items()})
 
 

@@ -38,19 +38,19 @@ def forget_starts() -> None:
 def test_order_and_resume(tmp_path: Path) -> None:
     teacher = FakeJob("teacher", "", tmp_path / "t")
     jobs = [teacher, *(FakeJob(n, "", tmp_path / n, after=("teacher",)) for n in "ab")]
-    run_jobs(jobs, say=lambda line: None, poll_seconds=0.2)
+    run_jobs(jobs, progress=lambda line: None, poll_seconds=0.2)
     assert FakeJob.started[0] == "teacher"
     assert sorted(FakeJob.started[1:]) == ["a", "b"]
     (tmp_path / "b" / "run.json").unlink()
     said: list[str] = []
-    run_jobs(jobs, say=said.append, poll_seconds=0.2)
+    run_jobs(jobs, progress=said.append, poll_seconds=0.2)
     assert FakeJob.started[3:] == ["b"]
     assert "already complete: teacher, a" in said[0]
 
 
 def test_failure_shows_the_end_of_the_log(tmp_path: Path) -> None:
     with pytest.raises(JobFailedError, match=r"(?s)status 3.*boom"):
-        run_jobs([FakeJob("x", "bad", tmp_path / "x")], say=lambda line: None, poll_seconds=0.2)
+        run_jobs([FakeJob("x", "bad", tmp_path / "x")], progress=lambda line: None, poll_seconds=0.2)
 
 
 def test_progress_reads_the_last_whole_row(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_job_with_late_changes_asks_for_them_when_it_starts(tmp_path: Path) ->
         return ("ITERATIONS", str(first.record["iterations"] + 1))
 
     job = Tells("second", "", tmp_path / "second", ("SEED", "0"), after=("first",), late_opts=late)
-    run_jobs([job, first], say=lambda line: None, poll_seconds=0.2)
+    run_jobs([job, first], progress=lambda line: None, poll_seconds=0.2)
     assert (job.output / "told").read_text() == "SEED 0 ITERATIONS 2"
 
 
@@ -87,7 +87,7 @@ def test_each_run_has_gpus_of_its_own(tmp_path: Path) -> None:
 
     jobs = [Shows(n, "", tmp_path / n) for n in "abc"]
     machine = divide(gpus=["0", "1", "5", "7"], per_run=2, cores=8)
-    run_jobs(jobs, say=lambda line: None, machine=machine, poll_seconds=0.1)
+    run_jobs(jobs, progress=lambda line: None, machine=machine, poll_seconds=0.1)
     seen = [(tmp_path / n / "gpus").read_text() for n in "abc"]
     assert sorted(seen[:2]) == ["0,1 2", "5,7 2"]  # 8 cores for 2 runs of 2 processes
     assert seen[2] in seen[:2]  # the slot that came free

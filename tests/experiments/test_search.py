@@ -45,7 +45,7 @@ def test_best_candidate_is_the_best_mean_of_those_that_ran_twice(
     monkeypatch.setattr(search, "run_jobs", run)
     path = tmp_path / "search.yaml"
     path.write_text(TEXT)
-    rows = run_search(path, tmp_path / "out", finalists=2, opts=["TEST.EVAL_PERIOD", "7"], say=print)
+    rows = run_search(path, tmp_path / "out", finalists=2, opts=["TEST.EVAL_PERIOD", "7"], progress=print)
     chosen = {(row["method"], row["candidate"]) for row in rows if row["chosen"]}
     assert chosen == {("KD", 0), ("CWD", 0)}
     assert sorted(job.name for job in started) == sorted(
@@ -67,7 +67,7 @@ def test_one_finalist_is_chosen_among_those_with_two_runs(tmp_path: Path, monkey
     monkeypatch.setattr(search, "run_jobs", run)
     path = tmp_path / "search.yaml"
     path.write_text(TEXT)
-    rows = run_search(path, tmp_path / "out", finalists=1, opts=[], say=print)
+    rows = run_search(path, tmp_path / "out", finalists=1, opts=[], progress=print)
     assert [row["candidate"] for row in rows if row["chosen"]] == [1, 1]
     assert [len(row["seeds"]) for row in rows] == [1, 2, 1, 2]
 
@@ -86,7 +86,7 @@ def test_instances_are_judged_by_mask_ap(tmp_path: Path, monkeypatch: pytest.Mon
     path = tmp_path / "search.yaml"
     listed = "[{DISTILL.INSTANCE.MASK_WEIGHT: 1.0, WEIGHT: 1.0}, {DISTILL.INSTANCE.MASK_WEIGHT: 0.1, WEIGHT: 1.0}]"
     path.write_text(f"config: {pair}\nopts: []\ntrials: {{CWD: {listed}}}\n")
-    rows = run_search(path, tmp_path / "out", finalists=1, opts=[], say=print)
+    rows = run_search(path, tmp_path / "out", finalists=1, opts=[], progress=print)
     assert [row["candidate"] for row in rows if row["chosen"]] == [1]
     assert started[0].opts[4:] == ("DISTILL.INSTANCE.MASK_WEIGHT", "1.0", "DISTILL.CWD.WEIGHT", "1.0")
     table = search_table(rows)
@@ -126,15 +126,15 @@ def test_runs_of_another_search_are_not_taken_for_this_one(tmp_path: Path, monke
     monkeypatch.setattr(search, "run_jobs", lambda jobs, **_: [finish(job, 40.0) for job in jobs])
     path, out = tmp_path / "search.yaml", tmp_path / "out"
     path.write_text(TEXT)
-    rows = run_search(path, out, finalists=1, opts=[], say=print)
+    rows = run_search(path, out, finalists=1, opts=[], progress=print)
     with pytest.raises(ValueError, match="already holds runs .* Add --resume"):
-        run_search(path, out, finalists=1, opts=[], say=print)
-    assert run_search(path, out, finalists=1, opts=[], say=print, resume=True) == rows
+        run_search(path, out, finalists=1, opts=[], progress=print)
+    assert run_search(path, out, finalists=1, opts=[], progress=print, resume=True) == rows
     path.write_text(TEXT.replace("WEIGHT: 3.0", "WEIGHT: 99.0"))
     with pytest.raises(
         ValueError, match=r"KD-1-seed0 was made with another config \(DISTILL.KD.WEIGHT: 3.0 there, 99.0"
     ):
-        run_search(path, out, finalists=1, opts=[], say=print, resume=True)
+        run_search(path, out, finalists=1, opts=[], progress=print, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_wrong_candidate_is_found_before_the_first_run(
     path = tmp_path / "search.yaml"
     path.write_text(TEXT.replace(old, new))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run_search(path, tmp_path / "out", finalists=1, opts=[], say=print)
+        run_search(path, tmp_path / "out", finalists=1, opts=[], progress=print)
 
 
 def test_main_effects_are_the_means_of_levels() -> None:
