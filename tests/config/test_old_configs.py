@@ -23,11 +23,30 @@ RECORDS = sorted(GOLDEN.glob("*.run.json"))
 RESOLVED = json.loads((GOLDEN / "resolved.json").read_text())
 
 # Old key -> the key that holds its value now.
-RENAMED: dict[str, str] = {}
+RENAMED = {"TEACHER.FAST": "TEACHER.OPTIMIZE"}
 # Old keys that are gone; a file that has them at their old default loads.
-GONE: set[str] = set()
-# (old key, old value) -> the value that means the same now.
-SAME: dict[tuple[str, str], Any] = {}
+GONE = {"DISTILL.SKDS.POOL_KERNEL", "DISTILL.SKDS.DETACH_NORM", "DISTILL.CIRKD.LEGACY_ENQUEUE"}
+# Keys that a preset fills: -1 and "" meant so, None does now.
+OPEN = {
+    "SKDS": ("PIXEL_WEIGHT", "PAIR_WEIGHT", "ADV_WEIGHT", "CRITIC_WEIGHT", "CRITIC_OPTIMIZER"),
+    "IFVD": ("PIXEL_WEIGHT", "IFV_WEIGHT", "ADV_WEIGHT", "ADV_LOSS"),
+    "CIRKD": ("KD_WEIGHT", "MINI_BATCH_WEIGHT", "PIXEL_WEIGHT", "REGION_WEIGHT", "MAX_GIGABYTES"),
+    "BPKD": ("EDGE_WEIGHT", "BODY_WEIGHT", "NORMALIZER", "PRE_MASK", "RAMP_ITERS"),
+}
+PRESETS = {
+    "default": "recommended",
+    "safe": "recommended",
+    "instances": "recommended_instance",
+    "author": "author_code",
+}
+# (old key, old value as JSON) -> the value that means the same now.
+SAME: dict[tuple[str, str], Any] = {
+    (f"DISTILL.{name}.{key}", empty): None
+    for name, keys in OPEN.items()
+    for key in keys
+    for empty in ("-1", "-1.0", '""')
+}
+SAME |= {(f"DISTILL.{name}.PRESET", json.dumps(old)): new for name in OPEN for old, new in PRESETS.items()}
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
