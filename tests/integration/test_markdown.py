@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,19 @@ def test_commands_parse(path: Path) -> None:
             parser.parse_args(words)
         except SystemExit as stop:
             pytest.fail(f"{path.name}, line {number}: bpkd {shlex.join([verb, *words])} ends with {stop.code}")
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.name != "changelog.md"], ids=ids)
+def test_verbs_and_modules_that_it_names_exist(path: Path) -> None:
+    """Verbs of make and modules of this repository that are run by Python."""
+    code: list[str] = []
+    for _, line, fence in lines(path):
+        code += [line.partition("#")[0]] if fence == "bash" else re.findall("`[^`]*`", line)
+    verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"\bmake((?: [a-z][a-z-]*\b(?!=))+)", "\n".join(code))
+    assert {verb for words in named for verb in words.split()} <= verbs
+    modules = re.findall(r"python -m ((?:bpkd|benchmarks)[\w.]*)", "\n".join(code))
+    assert not [name for name in modules if find_spec(name) is None]
 
 
 def test_the_reference_lists_every_command() -> None:
