@@ -30,7 +30,7 @@ PYTEST = $(PY) -m pytest -q -n $(WORKERS) --dist worksteal --durations=10
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
-quickstart: env ## distil a small student on procedural scenes (under 8 minutes on 2 cores)
+quickstart: env ## distil a small student on built-in scenes (about 4 minutes on 2 cores)
 	@$(PY) tools/quickstart.py $(ARGS)
 
 quickstart-full: env ## the same with KD too and 3 seeds
@@ -45,7 +45,7 @@ test-slow: env ## the slow tests: they train, interpret or generate code
 test-levels: env ## losses, masks, distillers and metrics on the processor's other instruction sets
 	@$(PY) dev/test_levels.py -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-browser: env ## the report's page in headless Chromium, installed where Debian's can be
+test-browser: env ## the report's page in headless Chromium, which is installed where that is possible
 	@chromium=$$(dev/find_chromium.sh) || exit; CHROMIUM="$$chromium" $(PY) -m pytest -q -m browser tests/analysis/test_browser.py $(ARGS)
 
 lint: env ## ruff

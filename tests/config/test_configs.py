@@ -163,8 +163,8 @@ def no_files() -> Iterator[None]:
         patch.setattr("bpkd.modeling.teachers.build.build_student", teacher_built)
         patch.setattr("bpkd.engine.trainer.load_backbone", lambda *args: None)
         patch.setattr("bpkd.engine.trainer.environment", dict)
-        evaluation = importlib.import_module("bpkd.engine.evaluate")  # the room exports a function of that name
-        patch.setattr(evaluation, "inference_on_dataset", lambda *args: {})
+        evaluation = importlib.import_module("bpkd.engine.evaluate")  # the package exports a function of that name
+        patch.setattr(evaluation, "inference_on_dataset", lambda *args, **kwargs: {})
         for writer in ("TermPrinter", "JSONWriter", "TensorboardXWriter"):
             patch.setattr(f"bpkd.engine.trainer.{writer}", lambda *args, **kwargs: EventWriter())
         yield

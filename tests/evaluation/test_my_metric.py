@@ -110,18 +110,11 @@ def test_wrong_metrics_are_refused_at_the_start(example: Path) -> None:
         check_metrics(cfg)
 
 
-def config_file(example: Path) -> str:
-    path = example / "config.yaml"
-    if "IMPORTS" not in get_bpkd_cfg():  # the module is imported above
-        path.write_text("".join(x for x in path.read_text().splitlines(True) if not x.startswith("IMPORTS")))
-    return str(path)
-
-
 def test_a_run_records_the_figure(example: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     opts = ["OUTPUT_DIR", str(out), "MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.LOG_PERIOD", "1"]
     out.mkdir()
-    trainer = DistillationTrainer(load_config(config_file(example), opts))
+    trainer = DistillationTrainer(load_config(str(example / "config.yaml"), opts))
     trainer.resume_or_load(resume=False)
     trainer.train()
     (record,) = read_records([out / "run.json"])

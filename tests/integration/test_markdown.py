@@ -6,9 +6,12 @@ import re
 import shlex
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from bpkd.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 100
@@ -102,9 +105,8 @@ def test_files_that_it_names_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=ids)
 def test_commands_parse(path: Path) -> None:
     """Every command line is understood by the command's own parser; every command in prose exists."""
-    known = pytest.importorskip("bpkd.cli.main").COMMANDS
     named = {verb for _, line, fence in lines(path) if not fence for verb in re.findall(r"`bpkd ([a-z][\w-]*)", line)}
-    assert named <= known.keys()
+    assert named <= COMMANDS.keys()
     for number, (verb, *words) in commands(path):
         parser = import_module(f"bpkd.cli.{verb.replace('-', '_')}").parser(f"bpkd {verb}")
         try:
@@ -113,10 +115,22 @@ def test_commands_parse(path: Path) -> None:
             pytest.fail(f"{path.name}, line {number}: bpkd {shlex.join([verb, *words])} ends with {stop.code}")
 
 
+@pytest.mark.parametrize("path", [f for f in FILES if f.name != "changelog.md"], ids=ids)
+def test_verbs_and_modules_that_it_names_exist(path: Path) -> None:
+    """Verbs of make and modules of this repository that are run by Python."""
+    code: list[str] = []
+    for _, line, fence in lines(path):
+        code += [line.partition("#")[0]] if fence == "bash" else re.findall("`[^`]*`", line)
+    verbs = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"\bmake((?: [a-z][a-z-]*\b(?!=))+)", "\n".join(code))
+    assert {verb for words in named for verb in words.split()} <= verbs
+    modules = re.findall(r"python -m ((?:bpkd|benchmarks)[\w.]*)", "\n".join(code))
+    assert not [name for name in modules if find_spec(name) is None]
+
+
 def test_the_reference_lists_every_command() -> None:
-    known = pytest.importorskip("bpkd.cli.main").COMMANDS
     page = (ROOT / "docs/reference/command_line.md").read_text()
-    assert re.findall(r"^\| `bpkd ([\w-]+)` \|", page, re.MULTILINE) == list(known)
+    assert re.findall(r"^\| `bpkd ([\w-]+)` \|", page, re.MULTILINE) == list(COMMANDS)
 
 
 def test_pages_that_code_names_exist() -> None:

@@ -12,14 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from bpkd.config import get_bpkd_cfg
-
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SHORT = "MODEL.DEVICE cpu DATALOADER.NUM_WORKERS 0 SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 SOLVER.CHECKPOINT_PERIOD 2"
 SCENES = "DATASETS.PROCEDURAL.SIZE [48,64] DATASETS.PROCEDURAL.NUM_TRAIN 4 DATASETS.PROCEDURAL.NUM_VAL 2"
-
-imports = pytest.mark.skipif("IMPORTS" not in get_bpkd_cfg(), reason="configs without the key IMPORTS")
 
 
 def train(example: str, output: Path, *opts: str, **environment: str) -> dict:
@@ -38,13 +34,11 @@ def train(example: str, output: Path, *opts: str, **environment: str) -> dict:
     return json.loads((output / "run.json").read_text())
 
 
-@imports
 def test_network(tmp_path: Path) -> None:
     record = train("my_network", tmp_path / "out", *SCENES.split())
     assert 0 <= record["metrics"]["mIoU"] <= 100
 
 
-@imports
 def test_data_set(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("val", 2)):
         (folder := tmp_path / "data" / split).mkdir(parents=True)
