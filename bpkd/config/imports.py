@@ -69,10 +69,13 @@ def _import(name: str) -> Any:
 
 
 def _not_found(name: str, missing: str) -> str:
-    path = os.path.join(*name.split("."))
-    here = os.path.exists(path) or os.path.exists(f"{path}.py")
-    hint = "It lies in the current folder: set PYTHONPATH=." if here else "Install it, or set PYTHONPATH=its folder"
+    file = os.path.join(*name.split("."))
+    here = os.path.exists(file) or os.path.exists(f"{file}.py")
+    path = os.environ.get("PYTHONPATH")
+    added = f":{path}" if path else ""
+    lies = f"It lies in the current folder: export PYTHONPATH={os.getcwd()}{added}"
+    of = "" if missing == name else f" for {name!r}"
     return (
-        f"IMPORTS: found no {missing!r} for {name!r} among the installed packages and in PYTHONPATH "
-        f"({os.environ.get('PYTHONPATH') or 'not set'}). {hint}."
+        f"IMPORTS: found no {missing!r}{of} among the installed packages and in PYTHONPATH ({path or 'not set'}). "
+        f"{lies if here else f'Install it, or export PYTHONPATH=FOLDER_OF_THE_MODULE{added}'}"
     )

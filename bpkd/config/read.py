@@ -106,9 +106,13 @@ def _not_a_file(path: str) -> str:
     if os.path.isdir(path):
         return f"the folder {path!r}."
     folder = os.path.dirname(path)
-    near = nearest(os.path.basename(path), os.listdir(folder or "."), count=1) if os.path.isdir(folder or ".") else []
+    there = (
+        [n for n in os.listdir(folder or ".") if n.endswith((".yaml", ".yml"))] if os.path.isdir(folder or ".") else []
+    )
+    near = nearest(os.path.basename(path), there, count=1)
     hint = f" Did you mean {os.path.join(folder, near[0])}?" if near else ""
-    return f"{path!r}; configs/ and projects/ hold some.{hint}"
+    where = "" if os.path.isabs(path) else f" (in the current folder, {os.getcwd()})"
+    return f"{path!r}{where}; configs/ and projects/ hold some.{hint}"
 
 
 def _yaml_fault(error: Exception) -> str:

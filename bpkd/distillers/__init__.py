@@ -9,6 +9,7 @@ from .cwd import CWD
 from .ifvd import IFVD
 from .kd import KD
 from .levels import LevelDistiller
+from .ranks import gather_ranks, sum_over_ranks, world_size
 from .registry import DISTILLERS, DistillerRegistry
 from .skds import SKDS
 from .target import LabelledEdges, Target
@@ -34,4 +35,7 @@ __all__ = [
     "PerTeacher",
     "Target",
     "arguments",
+    "gather_ranks",
+    "sum_over_ranks",
+    "world_size",
 ]

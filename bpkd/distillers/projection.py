@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.distributed.nn
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .ranks import world_size
+from .ranks import sum_over_ranks, world_size
 
 
 class JointBatchNorm(nn.BatchNorm2d):
@@ -23,10 +22,10 @@ class JointBatchNorm(nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(input)
         sums = torch.cat([input.sum((0, 2, 3)), input.new_tensor([float(input.numel() // input.shape[1])])])
-        sums = _sum_over_ranks(sums)
+        sums = sum_over_ranks(sums)
         count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
         centred = input - mean[:, None, None]
-        var = _sum_over_ranks((centred * centred).sum((0, 2, 3))) / count
+        var = sum_over_ranks((centred * centred).sum((0, 2, 3))) / count
         cast(Tensor, self.num_batches_tracked).add_(1)
         for running, value in ((self.running_mean, mean), (self.running_var, var * count / (count - 1))):
             cast(Tensor, running).lerp_(value.detach(), cast(float, self.momentum))
@@ -50,8 +49,3 @@ class ProjectionHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.conv2(F.relu(self.norm(self.conv1(features.float()))))
             return out
-
-
-def _sum_over_ranks(x: Tensor) -> Tensor:
-    total: Tensor = torch.distributed.nn.all_reduce(x)  # type: ignore[no-untyped-call]
-    return total

@@ -64,6 +64,16 @@ def gradients(terms: Mapping[str, Tensor], output: SegOutput) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, maps(output), strict=True)]
 
 
+def parameter_gradients(terms: Mapping[str, Tensor], distiller: Distiller) -> list[Tensor]:
+    """Returns the gradients of the sum of some terms with respect to a distiller's parameters, zeros where none."""
+    parameters = [p for p in distiller.parameters() if p.requires_grad]
+    if not parameters:
+        return []
+    total = torch.stack([term.double() for term in terms.values()]).sum()
+    found = torch.autograd.grad(total, parameters, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+
+
 class DistillerSuite:
     """Tests of one distiller; inherit as ``class TestMine(DistillerSuite)``.
 
@@ -73,8 +83,11 @@ class DistillerSuite:
         channels: channels of the student's and the teacher's feature ``decode``.
         no_oracle: terms that ``oracle`` leaves out because another test compares them.
         nonzero_at_teacher: terms that are not 0 where the student equals the teacher.
-        averages_over_images: the loss of a batch is the mean of its images' losses: then accumulated gradients and
-            several processes give what one large batch gives.
+        averages_over_images: whether the loss of a batch is the mean of its images' losses. False skips the test of
+            accumulated gradients (SOLVER.ACCUMULATE).
+        processes_join: whether two processes with an image each train as one with both. None: as
+            ``averages_over_images``; True for a loss of the joint batch that sums over the processes
+            (`bpkd.distillers.sum_over_ranks`). False skips the test.
     """
 
     distiller: ClassVar[type[Distiller]]
@@ -83,6 +96,7 @@ class DistillerSuite:
     no_oracle: ClassVar[frozenset[str]] = frozenset()
     nonzero_at_teacher: ClassVar[frozenset[str]] = frozenset()
     averages_over_images: ClassVar[bool] = True
+    processes_join: ClassVar[bool | None] = None
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
         """Returns the terms by the paper's formula, weights applied, written independently of the distiller.
@@ -144,7 +158,7 @@ class DistillerSuite:
         want = self.oracle(distiller, theirs, leaves(teacher, torch.float64), labels)
         assert set(want) | self.no_oracle == set(got)
         for name, value in want.items():
-            assert float(got[name]) == pytest.approx(float(value.detach()), rel=1e-4, abs=1e-7), name
+            assert float(got[name].detach()) == pytest.approx(float(value.detach()), rel=1e-4, abs=1e-7), name
             pairs = zip(gradients({name: got[name]}, ours), gradients({name: value}, theirs), strict=True)
             for a, b in pairs:
                 assert float((a - b).abs().max()) <= 1e-3 * float(b.abs().max()) + 1e-9, name
@@ -212,28 +226,35 @@ class DistillerSuite:
     def test_accumulated_gradients_are_those_of_the_joint_batch(self) -> None:
         """The mean over single images is the loss of their batch."""
         if not self.averages_over_images:
-            pytest.skip("a batch is more than the mean of its images here")
+            pytest.skip("averages_over_images is False")
         student, teacher, labels = self.batch()
         student = leaves(student)
         whole = self.run(self.build(), student, teacher, labels)
         parts = [self.run(self.build(), *half) for half in self._halves((student, teacher, labels))]
         mean = {name: torch.stack([part[name] for part in parts]).mean() for name in whole}
         for name in whole:
-            assert float(mean[name]) == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-7), name
+            advice = f"{name}: is the loss a mean over images? If it is not, set averages_over_images = False"
+            assert float(mean[name]) == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-7), advice
         for a, b in zip(gradients(mean, student), gradients(whole, student), strict=True):
             assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9
 
-    @pytest.mark.slow
     def test_two_processes_are_one(self, tmp_path: Path) -> None:
-        """Two processes with an image each have the mean loss of one process with both."""
-        if not self.averages_over_images:
-            pytest.skip("a batch is more than the mean of its images here")
+        """Two processes with an image each have the loss and, averaged, the gradients of one process with both."""
+        if not (self.averages_over_images if self.processes_join is None else self.processes_join):
+            pytest.skip("processes_join is False, or averages_over_images where it is None")
         start_processes(_replica, (type(self), str(tmp_path)), 2, start_method="spawn")
         student, teacher, labels = self.batch()
-        whole = self.run(self.build(), student, teacher, labels)
+        student, distiller = leaves(student), self.build()
+        whole = self.run(distiller, student, teacher, labels)
         ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
         for name, term in whole.items():
-            assert sum(r[name] for r in ranks) / 2 == pytest.approx(float(term), rel=1e-4, abs=1e-7), name
+            mean = sum(r["terms"][name] for r in ranks) / 2
+            assert mean == pytest.approx(float(term.detach()), rel=1e-4, abs=1e-7), name
+        joint = [torch.cat(parts) / 2 for parts in zip(*(r["maps"] for r in ranks), strict=True)]
+        shared = [torch.stack(parts).mean(0) for parts in zip(*(r["parameters"] for r in ranks), strict=True)]
+        want = [*gradients(whole, student), *parameter_gradients(whole, distiller)]
+        for a, b in zip([*joint, *shared], want, strict=True):
+            assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9
 
     def test_a_resumed_run_goes_on_as_if_uninterrupted(self) -> None:
         """``state_dict`` holds all that the next step depends on."""
@@ -273,7 +294,10 @@ def _replica(rank: int, suite: type[DistillerSuite], folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     tests = suite()
-    half = list(tests._halves(tests.batch()))[rank]
-    terms = tests.run(tests.build(), *half)
-    torch.save({name: float(term) for name, term in terms.items()}, f"{folder}/{rank}.pt")
+    student, teacher, labels = list(tests._halves(tests.batch()))[rank]
+    student, distiller = leaves(student), tests.build()
+    terms = tests.run(distiller, student, teacher, labels)
+    found: dict[str, Any] = {"terms": {name: float(term.detach()) for name, term in terms.items()}}
+    found |= {"maps": gradients(terms, student), "parameters": parameter_gradients(terms, distiller)}
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
