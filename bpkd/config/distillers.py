@@ -100,6 +100,12 @@ def _settled(name: str, node: Mapping[str, Any], *, warn: bool = True) -> dict[s
             out[key] = argument.check(node[key])
         except ValueError as error:
             raise ValueError(f"DISTILL.{name}.{key}: {error}.") from None
+        known = distiller.renamed_values.get(argument.name, {})
+        if isinstance(out[key], str) and out[key] in known:
+            if warn:
+                new = known[out[key]]
+                warnings.warn(f"DISTILL.{name}.{key}: {out[key]!r} is now called {new!r}.", FutureWarning, stacklevel=3)
+            out[key] = known[out[key]]
         if key == "PRESET" and distiller.presets:
             try:
                 out[key] = preset_name(distiller.presets, out[key], warn=warn)

@@ -90,10 +90,12 @@ class Distiller(DistillationModule):
     Attributes:
         presets: values of arguments by name of the preset; such an argument has the default None, "from the preset".
         parity_arguments: arguments for comparing numbers with other code; they are no config keys.
+        renamed_values: values of older configs by argument, and what they are called now.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     parity_arguments: ClassVar[frozenset[str]] = frozenset()
+    renamed_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
 
     def __init__(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -66,6 +66,7 @@ class BPKD(Distiller):
     """
 
     presets = PRESETS
+    renamed_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = {"normalizer": {"cells": "positions"}}
 
     def __init__(
         self,

@@ -212,6 +212,11 @@ def register_metric(metric: type[M]) -> type[M]:
 
     Raises:
         ValueError: another class has the same name.
+
+    >>> class Nothing(Metric):
+    ...     """A metric without figures."""
+    >>> register_metric(Nothing) is METRICS.pop("Nothing")
+    True
     """
     known = METRICS.setdefault(metric.__name__, metric)
     if (known.__module__, known.__qualname__) != (metric.__module__, metric.__qualname__):

@@ -46,6 +46,7 @@ SAME: dict[tuple[str, str], Any] = {
     for key in keys
     for empty in ("-1", "-1.0", '""')
 }
+SAME["DISTILL.BPKD.NORMALIZER", '"cells"'] = "positions"
 SAME |= {(f"DISTILL.{name}.PRESET", json.dumps(old)): new for name in OPEN for old, new in PRESETS.items()}
 
 
