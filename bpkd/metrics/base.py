@@ -214,7 +214,7 @@ def register_metric(metric: type[M]) -> type[M]:
         ValueError: another class has the same name.
 
     >>> class Nothing(Metric):
-    ...     """A metric without figures."""
+    ...     pass
     >>> register_metric(Nothing) is METRICS.pop("Nothing")
     True
     """
