@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import subprocess
@@ -152,8 +153,6 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(REPO)}
 
 
@@ -187,3 +186,14 @@ def test_one_warning_option_of_the_user_turns_the_silence_off() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, cwd=REPO)
     assert "torch.jit.script" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "bpkd", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment())
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)
