@@ -179,6 +179,17 @@ def test_warnings_of_others_are_silenced_and_ours_are_not(tmp_path: Path) -> Non
     assert done.stderr == ""
 
 
+def test_our_warnings_are_one_line() -> None:
+    code = (
+        "from bpkd.cli.quiet import silence_libraries; silence_libraries()\n"
+        "import warnings; from bpkd.errors import PACKAGE\n"
+        "for path in (str(PACKAGE / 'config' / 'read.py'), 'f.py'):\n"
+        "    warnings.warn_explicit('old name', FutureWarning, path, 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.stderr.splitlines() == ["warning: old name", "f.py:1: FutureWarning: old name"]
+
+
 def test_one_warning_option_of_the_user_turns_the_silence_off() -> None:
     code = (
         "import warnings; from bpkd.cli.quiet import silence_libraries; silence_libraries()\n"
