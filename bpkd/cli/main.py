@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
 from bpkd import __version__
-from bpkd.errors import INTERRUPTED, MISTAKE, did_you_mean, exit_status, one_line
+from bpkd.errors import FAILURE, INTERRUPTED, MISTAKE, did_you_mean, exit_status, one_line
 
 from .quiet import silence_libraries
 
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     if name == "help" and words[1:2] and words[1] in COMMANDS:
         return run(words[1], ["--help"], prog=f"bpkd {words[1]}")
     if name in ("-h", "--help", "help"):
-        print(overview())
+        with written_out():
+            print(overview())
         return 0
     if name == "--version":
         print(f"bpkd {__version__}")
@@ -79,7 +81,8 @@ def run(name: str, argv: list[str] | None = None, *, prog: str | None = None) ->
     """
     module: Any = import_module(f"bpkd.cli.{name.replace('-', '_')}")
     parser = module.parser(prog or os.path.basename(sys.argv[0]))
-    args = parser.parse_args(argv)
+    with written_out():  # --help
+        args = parser.parse_args(argv)
     fault = module.mistake(args) if hasattr(module, "mistake") else ""
     if fault:
         parser.error(fault)
@@ -95,13 +98,11 @@ def guarded(function: Callable[[Any], int], args: Any) -> int:
         args: parsed arguments; ``traceback`` asks for the frames above the line.
     """
     try:
-        return function(args)
+        with written_out():
+            return function(args)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `bpkd report ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         status = exit_status(error)
         if status is None:
@@ -110,3 +111,17 @@ def guarded(function: Callable[[Any], int], args: Any) -> int:
             traceback.print_exc()
         print(f"error: {one_line(error)}", file=sys.stderr)
         return status
+
+
+@contextlib.contextmanager
+def written_out() -> Iterator[None]:
+    """Writes out what was printed; ends the program quietly where the reader has gone (``bpkd report ... | head``)."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again as it ends
+        sys.exit(FAILURE)

@@ -7,6 +7,8 @@ import re
 import sys
 import warnings
 
+from bpkd.errors import PACKAGE
+
 # Beginning of the message, category, module that it points at.
 NOISE: tuple[tuple[str, type[Warning], str], ...] = (
     ("`torch.jit.", FutureWarning, "torch.jit"),
@@ -18,7 +20,11 @@ NOISE: tuple[tuple[str, type[Warning], str], ...] = (
 
 
 def silence_libraries() -> None:
-    """Ignores the warnings of `NOISE`, here and in processes that this one starts; ``python -W`` turns that off."""
+    """Ignores the warnings of `NOISE`, here and in processes that this one starts; ``python -W`` turns that off.
+
+    What bpkd itself warns about old names becomes one line without the place in the program.
+    """
+    warnings.formatwarning = _one_line
     # "Terminating process N via signal SIGTERM": the error that ends the command says why.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     if sys.warnoptions:
@@ -28,3 +34,14 @@ def silence_libraries() -> None:
         warnings.filterwarnings("ignore", re.escape(message), category, start)
         # Started processes read these; a message in them is a plain beginning, a module would be a whole name.
         sys.warnoptions.append(f"ignore:{message}:{category.__name__}")
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if category in (FutureWarning, DeprecationWarning) and filename.startswith(str(PACKAGE)):
+        return f"warning: {message}\n"
+    return _FORMAT(message, category, filename, lineno, line)
+
+
+_FORMAT = warnings.formatwarning

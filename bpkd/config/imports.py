@@ -63,7 +63,7 @@ def _import(name: str) -> Any:
         if not f"{name}.".startswith(f"{missing}."):
             raise ValueError(f"IMPORTS: {name} needs {missing!r}, which is not found. Install it.") from error
         raise ValueError(_not_found(name, missing)) from error
-    except Exception as error:  # whatever a module outside of bpkd does
+    except (Exception, SystemExit) as error:  # whatever a module outside of bpkd does; a script without main() exits
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"IMPORTS: importing {name} failed: {message}") from error
 

@@ -43,6 +43,9 @@ class Argument:
     preset: bool
     """Whether a preset fills it where it is None."""
 
+    optional: bool = False
+    """Whether None is a value of its own, as annotated."""
+
     def check(self, value: Any) -> Any:
         """Returns the value as the constructor takes it: whole numbers as floats where those are expected.
 
@@ -51,14 +54,14 @@ class Argument:
         """
         if self.preset and not isinstance(value, bool | list | tuple) and value in OPEN:
             return None
-        if value is None and self.default is None:
+        if value is None and (self.default is None or self.optional):
             return None
         if type(value) is int and float in self.types and int not in self.types:
             return float(value)
         kind = list if type(value) is tuple else type(value)
         if self.types and kind not in self.types:
             expected = " or ".join(NAMES.get(t, t.__name__) for t in self.types)
-            empty = " or None" if self.default is None else ""
+            empty = " or None" if self.default is None or self.optional else ""
             raise ValueError(f"expected {expected}{empty}, got {value!r} ({type(value).__name__})")
         return value
 
@@ -97,7 +100,10 @@ def _arguments(distiller: Any) -> dict[str, Argument]:
                 f"{distiller.__name__}: argument {name!r} expects a default that a config can hold (a number, text, "
                 f"bool, tuple or None), got {'none' if parameter.default is parameter.empty else repr(default)}."
             )
-        out[name] = Argument(name, default, _types(hints.get(name)), meanings.get(name, ""), name in filled)
+        kinds, optional = _types(hints.get(name)), type(None) in typing.get_args(hints.get(name))
+        if type(default) is int and float in kinds and int not in kinds:
+            default = float(default)  # a config's key keeps the type of its default
+        out[name] = Argument(name, default, kinds, meanings.get(name, ""), name in filled, optional)
     return out
 
 

@@ -61,9 +61,15 @@ def check_metrics(cfg: CfgNode) -> None:
     """Checks TEST.METRICS before a run, which reads it at its end.
 
     Raises:
-        ValueError: a metric is unknown or named twice, or a test set holds objects, which these metrics do not compare.
+        ValueError: a metric is unknown or named twice, cannot be made as the evaluator makes it, or a test set holds
+            objects, which these metrics do not compare.
     """
-    find_metrics(cfg.TEST.METRICS)
+    for metric in find_metrics(cfg.TEST.METRICS):
+        try:
+            metric(2, ignore_index=255).state_dict()
+        except Exception as error:  # whatever a class outside of bpkd does
+            call = f"{metric.__name__}(num_classes, ignore_index=255)"
+            raise ValueError(f"TEST.METRICS: {call} failed: {type(error).__name__}: {error}") from error
     objects = [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("evaluator_type") == "coco"]
     if cfg.TEST.METRICS and objects:
         raise ValueError(

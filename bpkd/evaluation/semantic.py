@@ -109,8 +109,8 @@ class SemanticEvaluator(DatasetEvaluator):
         full: dict[str, Any] = {}
         figures: dict[str, float] = {}
         for metric in self.metrics:
-            result = metric.compute()
-            _add(figures, metric.flatten(result, self.class_names), prefix=type(metric).__name__)
+            result = computed(metric)
+            _add(figures, checked(metric, metric.flatten(result, self.class_names)), prefix=type(metric).__name__)
             _add(full, result, prefix=type(metric).__name__)
         full["protocol"].update(self.protocol)
         if self.output_dir:
@@ -146,17 +146,52 @@ def find_metrics(metrics: Sequence[type[Metric] | str]) -> list[type[Metric]]:
     return found
 
 
+def computed(metric: Metric) -> dict[str, Any]:
+    """Returns what a metric computes, with plain numbers and lists for tensors and arrays.
+
+    Raises:
+        ValueError: it is no dict.
+    """
+    found: Any = _listed(metric.compute())
+    if not isinstance(found, dict):
+        raise ValueError(f"{type(metric).__name__}.compute: expected a dict of figures by name, got {found!r}.")
+    return found
+
+
+def checked(metric: Metric, figures: dict[str, Any]) -> dict[str, float]:
+    """Returns the figures of a metric for the run's record.
+
+    Raises:
+        ValueError: one of them is no number.
+    """
+    for name, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(
+                f"{type(metric).__name__}.compute: {name}: expected a number or a list of one number per class, got "
+                f"{value!r}. Other results need the metric's own flatten()."
+            )
+    return figures
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _listed(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_listed(v) for v in value]
+    return value.tolist() if hasattr(value, "tolist") else value  # tensors, numpy's arrays and numbers
+
+
 def _add(figures: dict[str, Any], more: dict[str, Any], *, prefix: str) -> None:
     figures.update({f"{prefix}.{k}" if k in figures else k: v for k, v in more.items()})
 
 
 def plain(value: Any) -> Any:
-    """Returns the same with None for nan, in dicts and lists too: JSON does not know nan."""
+    """Returns the same with None for nan and infinity, in dicts and lists too: JSON does not know them."""
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def per_class(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, dict[str, float]]:

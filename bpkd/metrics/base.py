@@ -125,10 +125,18 @@ class Metric:
         Args:
             result: figures as ``compute`` returns them.
             class_names: names of the K classes.
+
+        Raises:
+            ValueError: a list has not one number per class.
         """
         flat: dict[str, float] = {}
         for name, value in result.items():
             if isinstance(value, list | tuple):
+                if len(value) != len(class_names):
+                    raise ValueError(
+                        f"{type(self).__name__}.compute: {name}: expected a number or a list of one number per class "
+                        f"({len(class_names)}), got {len(value)}."
+                    )
                 flat.update({f"{name}-{c}": v for c, v in zip(class_names, value, strict=True)})
             else:
                 flat[name] = value

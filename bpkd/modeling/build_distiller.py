@@ -96,7 +96,7 @@ def distiller_of_config(cfg: CfgNode, **common: Any) -> Distiller:
     """Returns the distillers that DISTILL.METHOD names, with their nodes' options, as one.
 
     Args:
-        cfg: DISTILL.
+        cfg: The config.
         **common: arguments of `bpkd.distillers.Distiller`, the same for all of them.
 
     Raises:
@@ -114,11 +114,11 @@ def _options(node: CfgNode, name: str) -> dict[str, Any]:
             f"DISTILL.METHOD: expected a node DISTILL.{name}, got none: {name} was registered after this config was "
             "made. Name its module in IMPORTS, or import it before get_bpkd_cfg()."
         )
-    known, options = arguments(DISTILLERS[name]), {}
+    known, options = {a.name.upper(): a for a in arguments(DISTILLERS[name]).values()}, {}
     for key, value in node[name].items():
-        argument = known.get(key.lower())
+        argument = known.get(key)
         try:
-            options[key.lower()] = value if argument is None else argument.check(value)
+            options[argument.name if argument else key.lower()] = argument.check(value) if argument else value
         except ValueError as error:
             raise ValueError(f"DISTILL.{name}.{key}: {error}.") from None
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import subprocess
@@ -152,8 +153,6 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(REPO)}
 
 
@@ -180,6 +179,17 @@ def test_warnings_of_others_are_silenced_and_ours_are_not(tmp_path: Path) -> Non
     assert done.stderr == ""
 
 
+def test_our_warnings_are_one_line() -> None:
+    code = (
+        "from bpkd.cli.quiet import silence_libraries; silence_libraries()\n"
+        "import warnings; from bpkd.errors import PACKAGE\n"
+        "for path in (str(PACKAGE / 'config' / 'read.py'), 'f.py'):\n"
+        "    warnings.warn_explicit('old name', FutureWarning, path, 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert done.stderr.splitlines() == ["warning: old name", "f.py:1: FutureWarning: old name"]
+
+
 def test_one_warning_option_of_the_user_turns_the_silence_off() -> None:
     code = (
         "import warnings; from bpkd.cli.quiet import silence_libraries; silence_libraries()\n"
@@ -187,3 +197,14 @@ def test_one_warning_option_of_the_user_turns_the_silence_off() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, cwd=REPO)
     assert "torch.jit.script" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "bpkd", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment())
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)

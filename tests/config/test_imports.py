@@ -9,6 +9,7 @@ import yaml
 
 from bpkd.config import read_config
 from bpkd.distillers import DISTILLERS
+from bpkd.modeling.build_distiller import distiller_of_config
 
 MODULE = """
 from bpkd.distillers import DISTILLERS, Distiller
@@ -79,6 +80,7 @@ def test_values_of_another_packages_node_have_their_types(outside: Path) -> None
         ),
         ("[no_such.module]", "found no 'no_such' for 'no_such.module'"),
         ("[outside_broken]", "importing outside_broken failed: RuntimeError: it breaks here"),
+        ("[outside_exits]", "importing outside_exits failed: SystemExit: 0"),
         ("[outside_needs]", "outside_needs needs 'no_such_package', which is not found"),
         (
             "[outside_one, outside_same]",
@@ -91,6 +93,7 @@ def test_values_of_another_packages_node_have_their_types(outside: Path) -> None
 )
 def test_mistakes_end_in_one_line(outside: Path, imports: str, message: str) -> None:
     (outside / "outside_broken.py").write_text("raise RuntimeError('it breaks\\nhere')")
+    (outside / "outside_exits.py").write_text("raise SystemExit(0)")
     (outside / "outside_needs.py").write_text("import no_such_package")
     (outside / "outside_same.py").write_text(MODULE.format(name="Outside"))
     with pytest.raises(ValueError, match=message) as error:
@@ -107,3 +110,23 @@ def test_a_module_in_the_current_folder_is_found_by_pythonpath_alone(
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", ".", str(tmp_path))])
     with pytest.raises(ValueError, match="It lies in the current folder: set PYTHONPATH=."):
         read_config(write(tmp_path, "IMPORTS: [lies_here]"))
+
+
+def test_arguments_of_many_kinds(outside: Path) -> None:
+    signature = (
+        "weight: float = 1, tap: float | None = 2.0, sizes: tuple[int, int] = (3, 4), names: list = ['a'], "
+        "mode: Literal['x', 'y'] = 'x', soft: bool = False, camelCase: int = 1"
+    )
+    text = MODULE.replace('weight: float = 1.0, tap: str = "decode", steps: int | None = None', signature)
+    keep = "self.kept = (weight, tap, sizes, names, mode, soft, camelCase)"
+    text = "from typing import Literal\n" + text.replace("(**common)", f"(**common)\n        {keep}")
+    (outside / "outside_one.py").write_text(text.format(name="Outside"))
+    path = write(outside, "IMPORTS: [outside_one]\nDISTILL: {METHOD: Outside, Outside: {WEIGHT: 0.5, TAP: null}}")
+    changes = {"SIZES": "(5, 6)", "NAMES": "['b']", "MODE": "y", "SOFT": "True", "CAMELCASE": "7"}
+    cfg = read_config(path, [word for key, value in changes.items() for word in (f"DISTILL.Outside.{key}", value)])
+    again = read_config(write(outside, cfg.dump(), "dumped.yaml"))
+    for one in (cfg, again):
+        kept = distiller_of_config(one, num_classes=3).kept
+        assert kept == (0.5, None, [5, 6], ["b"], "y", True, 7)
+    with pytest.raises(ValueError, match="DISTILL.Outside.SOFT: expected bool, got int"):
+        read_config(path, ["DISTILL.Outside.SOFT", "1"])

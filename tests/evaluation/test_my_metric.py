@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -22,7 +23,7 @@ from bpkd.config import get_bpkd_cfg
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.launch import leave_group
 from bpkd.evaluation import SemanticEvaluator, check_metrics
-from bpkd.metrics import Metric
+from bpkd.metrics import METRICS, Metric
 from tests.evaluation.test_evaluation import NAMES, WIDTHS, evaluator, pairs
 from tests.helpers.processes import spawn
 
@@ -133,3 +134,67 @@ def test_the_examples_own_test_passes(example: Path) -> None:
     done = subprocess.run(command, cwd=example, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
+
+
+def metric_class(figures: Any) -> type[Metric]:
+    """Returns a metric that computes these figures."""
+
+    class Fixed(Metric):
+        def count(self, prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> None:
+            pass
+
+        def compute(self) -> dict[str, Any]:
+            return figures
+
+    return Fixed
+
+
+def evaluated(figures: Any, folder: Path) -> dict[str, float]:
+    own = SemanticEvaluator(class_names=NAMES, metrics=[metric_class(figures)], output_dir=str(folder))
+    for item, output in pairs():
+        own.process([item], [output])
+    result = own.evaluate()
+    assert result is not None
+    return result["sem_seg"]
+
+
+def test_tensors_and_arrays_are_figures_too(tmp_path: Path) -> None:
+    per_class = torch.arange(len(NAMES), dtype=torch.float32)
+    figures = {"t": torch.tensor(2.5), "n": np.float32(0.5), "endless": float("inf"), "per": per_class, "mIoU": 7}
+    found = evaluated(figures, tmp_path)
+    assert (found["t"], found["n"], found[f"per-{NAMES[2]}"], found["Fixed.mIoU"]) == (2.5, 0.5, 2.0, 7)
+    assert found["mIoU"] != 7
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert (written["t"], written["endless"], written["per"]) == (2.5, None, per_class.tolist())
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        ({"a": [1.0]}, rf"Fixed.compute: a: expected .*one number per class \({len(NAMES)}\), got 1"),
+        ({"a": "good"}, "Fixed.compute: a: expected a number .*got 'good'"),
+        ({"a": {"b": 1.0}}, "Fixed.compute: a: expected a number .*own flatten"),
+        ({"a": torch.ones(len(NAMES), 2)}, "Fixed.compute: a-.*: expected a number"),
+        (1.0, "Fixed.compute: expected a dict of figures by name, got 1.0"),
+    ],
+)
+def test_other_figures_are_refused_by_name(figures: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluated(figures, tmp_path)
+
+
+def test_a_metric_that_cannot_be_made_is_found_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoOptions(Metric):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(num_classes)
+
+    class NoBase(Metric):
+        def __init__(self, num_classes: int, **options: Any) -> None:
+            pass
+
+    for kind in (NoOptions, NoBase):
+        monkeypatch.setitem(METRICS, kind.__name__, kind)
+        cfg = get_bpkd_cfg()
+        cfg.TEST.METRICS = [kind.__name__]
+        with pytest.raises(ValueError, match=rf"TEST.METRICS: {kind.__name__}\(num_classes.*failed: \w+Error"):
+            check_metrics(cfg)

@@ -27,11 +27,21 @@ def _imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Import, ast.ImportFrom)):
             yield child
+        elif name := _named(child):
+            yield ast.Import([ast.alias(name)])
         elif _only_for_types(child):
             for other in child.orelse:  # type: ignore[attr-defined]
                 yield from _imports(other)
         else:
             yield from _imports(child)
+
+
+def _named(node: ast.AST) -> str:
+    """Returns the module of ``import_module("a.b")`` or ``__import__("a.b")``, "" of anything else."""
+    if not isinstance(node, ast.Call) or len(node.args) != 1 or not isinstance(node.args[0], ast.Constant):
+        return ""
+    called = ast.unparse(node.func).rpartition(".")[2]
+    return str(node.args[0].value) if called in ("import_module", "__import__") else ""
 
 
 def _targets(node: ast.Import | ast.ImportFrom, module: str, *, is_package: bool) -> Iterator[str]:
