@@ -113,7 +113,7 @@ def test_another_python_is_named_at_once(far: Path, answer: str, message: str) -
 
 @pytest.mark.parametrize("change", ["edited", "gone"])
 def test_a_file_that_differs_is_in_the_commit(far: Path, change: str) -> None:
-    file = far / "bpkd" / "functional" / "native" / "__init__.py"
+    file = far / "bpkd" / "functional" / "backends" / "native" / "__init__.py"
     if change == "edited":
         file.write_text("changed = True\n")
     else:
@@ -132,7 +132,7 @@ def test_changes_when_it_was_bundled_are_named_once(far: Path) -> None:
 
 
 def test_libraries_are_copied_where_there_are_none(far: Path) -> None:
-    native = far / "bpkd" / "functional" / "native"
+    native = far / "bpkd" / "functional" / "backends" / "native"
     (far / ".gpu" / "native").mkdir()
     for name in ("_base.so", "_avx2.so"):
         (far / ".gpu" / "native" / name).write_text("bundled")

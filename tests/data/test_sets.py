@@ -564,7 +564,7 @@ def test_the_sheet_shows_the_classes_colours(tmp_path: Path) -> None:
 
 def test_the_preparation_tool(tmp_path: Path, capsys: Any) -> None:
     main = tool("prepare_data").main
-    assert main(["pascal_context", str(tmp_path)]) == 1
+    assert main(["pascal_context", str(tmp_path)]) == 2
     assert "error: Pascal Context: expected" in capsys.readouterr().err
     write_pascal_context(tmp_path)
     assert main(["pascal_context", str(tmp_path), "--workers", "0"]) == 0

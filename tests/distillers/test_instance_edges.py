@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,8 @@ def test_edge_and_body_sum_to_the_content(size: tuple[int, int]) -> None:
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     masks = boxes(*((i, i, i + 10, i + 12) for i in range(9)))
     whole = instance_edges(masks, 3, (64, 64), [(16, 16), (12, 12)])
-    monkeypatch.setattr("bpkd.functional.instance_edges.CHUNK_PIXELS", 2 * 64 * 64)
+    module = importlib.import_module("bpkd.functional.instance_edges")  # a function of the package has the same name
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 2 * 64 * 64)
     parts = instance_edges(masks, 3, (64, 64), [(16, 16), (12, 12)])
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
 

@@ -231,7 +231,7 @@ def test_runs_are_kept_only_on_request(pair: Path, tmp_path: Path) -> None:
 def test_a_run_with_another_config_is_named(pair: Path, tmp_path: Path, complete: bool) -> None:
     jobs = jobs_of(pair, tmp_path)
     written(jobs[2], complete=complete, SOLVER__BASE_LR=0.5, DISTILL__BPKD__EDGE_WEIGHT=3.0)
-    keys = r"EDGE_WEIGHT: 3.0 there, -1.0 asked for; SOLVER.BASE_LR: 0.5 there, 0.02 asked for"
+    keys = r"EDGE_WEIGHT: 3.0 there, None asked for; SOLVER.BASE_LR: 0.5 there, 0.02 asked for"
     with pytest.raises(ConfigDifferenceError, match=rf"BPKD-seed0 was made with another config .*{keys}"):
         check_runs(jobs, resume=True)
 

@@ -135,9 +135,9 @@ def test_edge_and_body_weights_sum_to_the_content(size: tuple[int, int], edges: 
     content = torch.zeros(1, 1, *outputs.canvas)
     content[..., : size[0], : size[1]] = 1
     for maps in levels.maps:
-        pooled = nn.functional.adaptive_avg_pool2d(content, maps.edge.shape[-2:])
-        body = (maps.valid - maps.edge).clamp(min=0)
-        assert torch.allclose(maps.edge + body, pooled, atol=1e-6)
+        pooled = nn.functional.adaptive_avg_pool2d(content, maps.edge_map.shape[-2:])
+        body = (maps.valid - maps.edge_map).clamp(min=0)
+        assert torch.allclose(maps.edge_map + body, pooled, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
