@@ -151,7 +151,7 @@ echo "[4/4] Detectron2 ..."
 # shellcheck disable=SC2086
 "$py" tools/install_detectron2.py ${D2_ARGS:-}
 "$py" -c 'import cv2, torch, torchvision, bpkd' || fail "the installed packages do not import. Run 'make clean', then this again."
-"$py" -c 'from bpkd.functional import native
+"$py" -c 'from bpkd.functional.backends import native
 print("C++ functions:", native.level() or f"none ({native.unavailable_reason()}); the losses run in PyTorch")'
 echo "$root" >"$venv/.bpkd-installed-${requirements##*/}"
 echo "environment ready: $("$py" -V), torch $("$py" -c 'import torch; print(torch.__version__)')"
