@@ -20,8 +20,8 @@ from bpkd.functional.backends import native
 REPO = Path(__file__).parents[1]
 NAMES = {
     "functional": "losses fast_losses edges",
-    "distillers": "instance_edges memory_bank distillers cirkd ifvd skds",
-    "modeling": "solov2_losses",
+    "distillers": "instance_edges memory_bank distillers suite cirkd ifvd skds",
+    "modeling/solov2": "losses",
     "metrics": "metrics",
 }
 TESTS = [f"tests/{folder}/test_{name}.py" for folder, names in NAMES.items() for name in names.split()]
