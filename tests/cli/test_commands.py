@@ -153,7 +153,8 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPO)}
+    """That of this process, without warning options: `make test` sets some, and they switch the silence off."""
+    return {**{k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}, "PYTHONPATH": str(REPO)}
 
 
 def test_warnings_of_others_are_silenced_and_ours_are_not(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_values_of_another_packages_node_have_their_types(outside: Path) -> None
     [
         (
             "[no_such_module]",
-            r"found no 'no_such_module' for 'no_such_module'.*PYTHONPATH \(.*Install it",
+            r"found no 'no_such_module' among.*PYTHONPATH \(.*Install it",
         ),
         ("[no_such.module]", "found no 'no_such' for 'no_such.module'"),
         ("[outside_broken]", "importing outside_broken failed: RuntimeError: it breaks here"),
@@ -108,7 +108,7 @@ def test_a_module_in_the_current_folder_is_found_by_pythonpath_alone(
     write(tmp_path, "", "lies_here.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", ".", str(tmp_path))])
-    with pytest.raises(ValueError, match="It lies in the current folder: set PYTHONPATH=."):
+    with pytest.raises(ValueError, match="It lies in the current folder: export PYTHONPATH=/"):
         read_config(write(tmp_path, "IMPORTS: [lies_here]"))
 
 

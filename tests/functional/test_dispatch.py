@@ -105,9 +105,9 @@ def test_what_was_asked_for_and_cannot_run_falls_back_with_a_warning(caplog: pyt
         assert choose() == "cpp"
     with use_backend("eager"):
         assert choose() == "eager"
-    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
-        ("WARNING", "f on cpu runs the backend eager (cpp was asked for, but not built)."),
-        ("WARNING", "f on cpu runs the backend cpp (triton was asked for, but no GPU)."),
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "f on cpu runs the backend eager (cpp was asked for, but not built).",
+        "f on cpu runs the backend cpp (triton was asked for, but no GPU).",
     ]
 
 
