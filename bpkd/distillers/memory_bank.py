@@ -76,8 +76,8 @@ class ClassQueue(nn.Module):
             num_classes: K.
             size: entries per class.
             channels: D.
-            dtype: of the storage.
-            generator: of the first entries.
+            dtype: floating-point type of the stored vectors.
+            generator: random generator that draws the first entries.
             legacy: at the end write the last slots and start over, instead of wrapping around.
         """
         super().__init__()
@@ -156,7 +156,7 @@ class MemoryBank(nn.Module):
             ignore_index: label of pixels that are not taken.
             storage: "float32" or "float16".
             max_gigabytes: limit of both queues together (1e9 bytes), 0 for none; longer queues are shortened.
-            seed: of the first entries and of all draws.
+            seed: seed of the first entries and of every draw.
             legacy: take pixels and overflow as CIRKD's code does (see ``_legacy_positions``); for parity tests.
 
         Raises:
@@ -189,7 +189,7 @@ class MemoryBank(nn.Module):
         Args:
             teacher: [N, D, h, w] features.
             labels: [N, h, w].
-            iteration: of the training run.
+            iteration: iteration of the training run.
         """
         with torch.autocast(teacher.device.type, enabled=False):
             unit = F.normalize(teacher.float(), dim=1).flatten(2).transpose(1, 2)  # [N, A, D]
