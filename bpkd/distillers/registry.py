@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, TypeVar
+
+from bpkd.errors import did_you_mean
 
 if TYPE_CHECKING:
     from .base import Distiller
@@ -92,10 +93,9 @@ class DistillerRegistry(MutableMapping[str, "type[Distiller]"]):
 
     def unknown(self, name: str) -> str:
         """Returns the message about a name that is not known."""
-        near = get_close_matches(name.upper(), self._classes, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
         return (
-            f"expected one of {', '.join(['none', *self._classes])}, or several joined by +, got {name!r}.{hint} "
+            f"expected one of {', '.join(['none', *self._classes])}, or several joined by +, got {name!r}."
+            f"{did_you_mean(name, self._classes)} "
             "A distiller outside of bpkd is registered by a module that the config names in IMPORTS."
         )
 

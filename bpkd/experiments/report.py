@@ -53,7 +53,7 @@ def write_report(
         folder: folder of the report.
         trimap_width: half-width of the table's trimap column, of the bars' and of the pictures' error band.
         images: test images to draw.
-        progress: progress callback; it receives a line per step.
+        progress: callback that receives a line per step.
         margin: the smallest gain that would matter, in percentage points.
 
     Returns:

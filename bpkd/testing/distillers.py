@@ -59,19 +59,20 @@ def maps(output: SegOutput) -> list[Tensor]:
 
 def gradients(terms: Mapping[str, Tensor], output: SegOutput) -> list[Tensor]:
     """Returns the gradients of the sum of some terms with respect to the maps of an output, zeros where it has none."""
-    total = torch.stack([term.double() for term in terms.values()]).sum()
-    found = torch.autograd.grad(total, maps(output), allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, maps(output), strict=True)]
+    return _gradients(terms, maps(output))
 
 
 def parameter_gradients(terms: Mapping[str, Tensor], distiller: Distiller) -> list[Tensor]:
     """Returns the gradients of the sum of some terms with respect to a distiller's parameters, zeros where none."""
-    parameters = [p for p in distiller.parameters() if p.requires_grad]
-    if not parameters:
+    return _gradients(terms, [p for p in distiller.parameters() if p.requires_grad])
+
+
+def _gradients(terms: Mapping[str, Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    if not inputs:
         return []
     total = torch.stack([term.double() for term in terms.values()]).sum()
-    found = torch.autograd.grad(total, parameters, allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+    found = torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
 
 
 class DistillerSuite:
