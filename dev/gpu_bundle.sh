@@ -12,7 +12,7 @@ set -euo pipefail
 # Versions as in requirements.txt; what Detectron2 imports and such a machine may lack.
 wheels=(
   cloudpickle==3.1.3 hydra-core==1.3.8 omegaconf==2.3.1 portalocker==4.4.2 pycocotools==2.0.11 tabulate==0.10.0
-  termcolor==3.3.0 yacs==0.1.8
+  termcolor==3.3.0 tqdm==4.70.1 yacs==0.1.8
 )
 sources=(antlr4-python3-runtime==4.9.3 fvcore==0.1.5.post20221221 iopath==0.1.10) # pure Python, most have no wheel
 setuptools=setuptools==80.10.2 # the last ones with pkg_resources, which Detectron2 imports, are below 81

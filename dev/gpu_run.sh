@@ -132,7 +132,7 @@ else
     *) arguments+=(--only environment correct losses step) && say "no data in the bundle: without the part train" ;;
   esac
 fi
-[ ! -d "$here/peers" ] || arguments+=(--peers "$here/peers")
+[ ! -d "$here/peers" ] || arguments+=(--peer-root "$here/peers")
 export BPKD_COMMIT=$commit PYTHONPATH=$here/site:$PWD${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONWARNINGS=ignore::FutureWarning PYTHONUNBUFFERED=1
 

@@ -54,7 +54,7 @@ def teachers(settings: Settings, seconds: float, *, ways: tuple[tuple[str, str],
     pair = Pair(settings, "pspnet", (512, 512), 8)
     calls, refused, precision = {}, {}, {}
     for fast, amp in ways:
-        name = f"FAST {fast}, AMP {amp}"
+        name = f"OPTIMIZE {fast}, AMP {amp}"
         try:
             teacher = pair.teacher(fast, amp)
             calls[name], precision[name] = pair.step("BPKD", teacher, "bf16"), teacher.amp

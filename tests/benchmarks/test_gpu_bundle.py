@@ -76,7 +76,7 @@ def test_the_sheet_is_told_where_everything_lies(far: Path) -> None:
         (far / ".gpu" / name).mkdir(parents=True)
     done = run_sheet(far, SAYS, "--device", "cpu", "--tiny")
     bundle = far / ".gpu"
-    folders = f"--data {bundle}/data --peers {bundle}/peers"
+    folders = f"--data {bundle}/data --peer-root {bundle}/peers"
     assert f"called tools/gpu_sheet.py {bundle}/walk {folders} --resume --device cpu --tiny\n" in done.stdout
     assert f"env {COMMIT} {bundle}/site:{far} ignore::FutureWarning\n" in done.stdout
     assert done.returncode == 0, done.stderr
@@ -443,7 +443,7 @@ def test_check_runs_the_sheet_in_a_copy(checkout: Path, python: str, status: int
     done = bundle(checkout, "gpu", "--check", python, **variables)
     assert done.returncode == min(status, 1)
     copy = re.search(
-        r"measured \['--peers', '(.*)/\.gpu/peers', '--resume', '--device', 'cpu', '--tiny'\]", done.stdout
+        r"measured \['--peer-root', '(.*)/\.gpu/peers', '--resume', '--device', 'cpu', '--tiny'\]", done.stdout
     )
     assert copy
     assert f"{copy[1]}/.gpu/site:{copy[1]} None\n" in done.stdout
