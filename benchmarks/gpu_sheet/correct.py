@@ -34,6 +34,9 @@ SHAPES: tuple[Shape, ...] = ((2, 2, 33, 47), (4, 19, 64, 64), (2, 150, 31, 65))
 TINY_SHAPES: tuple[Shape, ...] = ((1, 3, 3, 5),)
 # Largest relative distance of a gradient, or of the values, to plain PyTorch's; half precision rounds the gradient.
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 2e-2}
+# The reference's own float32 rounding: the 150 masked logits of a cell are nearly all 0, and at T = 4 its edge term is
+# 3e-5 from the same in float64, where the kernels are 2e-6 from it.
+BOUNDARY_TOLERANCE = 1e-4
 GOLDEN_FACTOR = 4  # a GPU's convolutions add up in another order than the CPU that the tolerance was found on
 STEPS = 100
 FIRST_STEPS = 8  # rounding grows with every step: a thousandfold in 15
@@ -67,6 +70,8 @@ def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) ->
     device, counted, worst, where = torch.device(settings.device), 0, 0.0, ""
     exact = function == "class_edge_mask"
     limit = 0.0 if exact else TOLERANCE[dtype.split(",")[0]]
+    if function == "boundary_kd":
+        limit = max(limit, BOUNDARY_TOLERANCE)
     for shape in settings.pick(SHAPES, TINY_SHAPES):
         for kind in settings.pick(KINDS, KINDS[:1]):
             x = Inputs.draw(shape, kind, device, *TYPES[dtype])

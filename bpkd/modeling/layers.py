@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -178,6 +179,50 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Te
         if x.shape[2] == x.shape[3] == 1:
             return x.expand(-1, -1, *size)
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _bins(
+    size: tuple[int, int], scales: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Returns which cells each bin of adaptive pooling holds, times a power of two, and what is missing to the mean."""
+    rows = []
+    for scale in scales:
+        sides = []
+        for cells in size:
+            i, at = torch.arange(scale)[:, None], torch.arange(cells)
+            sides.append((at >= i * cells // scale) & (at < -(-(i + 1) * cells // scale)))
+        rows.append((sides[0][:, None, :, None] & sides[1][None, :, None, :]).flatten(2).flatten(0, 1))
+    inside = torch.cat(rows)
+    share = 1 / inside.sum(1)
+    power = torch.exp2(torch.floor(torch.log2(share)))  # no rounding, and no sum that overflows in half precision
+    return (inside * power[:, None]).to(device, dtype), (share / power).to(device)
+
+
+def pyramid_pool(x: Tensor, scales: Sequence[int]) -> list[Tensor]:
+    """Adaptive average pooling of [N, C, h, w] to several grids at once, as one matrix product.
+
+    The same as ``[F.adaptive_avg_pool2d(x, s) for s in scales]`` up to rounding. torch's kernels for it are made for
+    many bins: on an H200, [8, 2048, 64, 64] in bfloat16 to 1, 2, 3 and 6 bins took 5.7 ms in channels-last memory
+    (0.05 ms here), and 8.5 ms forward and backward in contiguous memory (0.8 ms here).
+
+    Args:
+        x: maps.
+        scales: Sides of the grids.
+
+    Returns:
+        A grid [N, C, s, s] per scale s, in the type of ``x``.
+    """
+    n, c, h, w = x.shape
+    bins, missing = _bins((h, w), tuple(scales), x.dtype, x.device)
+    if x.is_contiguous(memory_format=torch.channels_last):
+        pooled = torch.matmul(bins, x.permute(0, 2, 3, 1).flatten(1, 2)).transpose(1, 2)
+    else:
+        pooled = torch.matmul(x.flatten(2), bins.T)
+    pooled = (pooled * missing).to(x.dtype)
+    parts = pooled.split([s * s for s in scales], 2)
+    return [part.reshape(n, c, s, s) for part, s in zip(parts, scales, strict=True)]
 
 
 def init_convolutions(module: nn.Module) -> None:

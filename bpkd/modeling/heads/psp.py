@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -12,7 +12,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
 from bpkd.modeling.heads.base import SegHead, head_options, single_stage
-from bpkd.modeling.layers import ConvBlock, resize
+from bpkd.modeling.layers import ConvBlock, pyramid_pool, recording, resize
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -71,5 +71,14 @@ class PSPHead(SegHead):
     def decode(self, features: Mapping[str, Tensor]) -> Tensor:
         """Maps the stage [N, in_channels, h, w] to [N, channels, h, w]."""
         x = features[self.in_feature]
-        pooled = [resize(m(x), x.shape[2:], align_corners=self.align_corners) for m in self.psp_modules]
+        pooled = [resize(m, x.shape[2:], align_corners=self.align_corners) for m in self._grids(x)]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))
+
+    def _grids(self, x: Tensor) -> list[Tensor]:
+        """Returns every branch's grid [N, channels, scale, scale]."""
+        branches = [list(cast(nn.Sequential, m)) for m in self.psp_modules]
+        if x.is_cuda and not recording() and not torch.compiler.is_compiling():
+            pooled = pyramid_pool(x, tuple(int(pool.output_size) for pool, _ in branches))
+        else:
+            pooled = [pool(x) for pool, _ in branches]
+        return [conv(grid) for grid, (_, conv) in zip(pooled, branches, strict=True)]

@@ -73,7 +73,7 @@ def _tile(classes: int, columns: float) -> dict[str, int]:
         block = WIDE_BLOCK
     cells = max(1, min(SOURCE_COLUMNS, int(block / columns) - 1))  # and the one before them fill the block
     own = min((16, 8), key=lambda rows: triton.cdiv(classes, rows) * (2 * rows + 3))  # 3: what is done once a pixel
-    padded = max(8, triton.next_power_of_2(cells))
+    padded = max(16, triton.next_power_of_2(cells))
     return {"COLUMNS": cells, "PADDED": padded, "CLASSES": own, "BLOCK": block, "num_warps": warps(own * block)}
 
 

@@ -176,7 +176,7 @@ def entropy_kernel(
 
 @triton.jit
 def _band_gradient(
-    upper: tl.tensor,  # [CLASSES, BLOCK], so far
+    upper: tl.tensor,  # [BLOCK, CLASSES], so far
     top: tl.tensor,  # both source rows stretched
     bottom: tl.tensor,
     at: tl.tensor,  # offsets of the output columns in the image's first row
@@ -215,8 +215,8 @@ def _block_gradient(
     log_sums: tl.tensor,
     n: tl.tensor,
     i: tl.tensor,  # first source row
-    j: tl.tensor,  # source columns [1, PADDED]
-    c: tl.tensor,  # [CLASSES, 1]
+    j: tl.tensor,  # source columns [PADDED, 1]
+    c: tl.tensor,  # [1, CLASSES]
     x: tl.tensor,  # output columns [BLOCK] before ``end``
     end: tl.tensor,
     shape: tl.tuple,
@@ -225,26 +225,27 @@ def _block_gradient(
     ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,
 ) -> tl.tensor:
-    """What a block of output columns gives to the source cells, [ROWS, CLASSES, PADDED]."""
+    """What a block of output columns gives to the source cells, [ROWS, PADDED, CLASSES]."""
     C, h, w, H, W = shape
-    left, right, near, far = _columns(x[:, None], scales[1], w, ALIGNED)
-    fold = tl.where(left == j, near, 0.0) + tl.where(right == j, far, 0.0)  # [BLOCK, PADDED]
     left, right, near, far = _columns(x[None, :], scales[1], w, ALIGNED)
-    inside, at = (x < end)[None, :], n * H * W + x[None, :]
+    fold = tl.where(left == j, near, 0.0) + tl.where(right == j, far, 0.0)  # [PADDED, BLOCK]
+    left, right, near, far = _columns(x[:, None], scales[1], w, ALIGNED)
+    inside, at = (x < end)[:, None], n * H * W + x[:, None]
     ok, planes = inside & (c < C), logits + (n * C + c) * h * w
     start, rows = tl.maximum(i - 1, 0), tl.arange(0, ROWS)[:, None, None]
     bottom = _stretched(planes + start * w, left, right, near, far, ok)
-    lower, last = bottom * 0.0, _first(start, scales[0], h, H, ALIGNED)
-    found = (rows + (c + j)[None, :, :]) * 0.0
+    lower = bottom * 0.0
+    found = (rows + (j + c)[None, :, :]) * 0.0
     for band in range(start, tl.minimum(i + ROWS, h)):
-        first, top = last, bottom
-        last = _first(band + 1, scales[0], h, H, ALIGNED)
+        # Each band's rows are found anew: Triton 3.6 does not carry an integer from one round to the next here.
+        first, last = _first(band, scales[0], h, H, ALIGNED), _first(band + 1, scales[0], h, H, ALIGNED)
+        top = bottom
         bottom = _stretched(planes + tl.minimum(band + 1, h - 1) * w, left, right, near, far, ok)
         upper, lower = _band_gradient(
             lower, top, bottom, at, c, inside, target, weight, log_sums,
             band, first, last, shape, scales[0], ignored, ALIGNED,
         )  # fmt: skip
-        folded = tl.dot(upper, fold, input_precision="tf32x3")
+        folded = tl.dot(fold, upper, input_precision="tf32x3")
         found += tl.where(rows == band - i, folded[None, :, :], 0.0)
     return found
 
@@ -270,7 +271,7 @@ def entropy_gradient_kernel(
     ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,  # source rows of a program; the band above them is worked on twice
     COLUMNS: tl.constexpr,  # source columns of a program
-    PADDED: tl.constexpr,  # the same as a power of two
+    PADDED: tl.constexpr,  # the same as a power of two, at least 16
     CLASSES: tl.constexpr,
     BLOCK: tl.constexpr,  # output columns at a time
 ) -> None:
@@ -278,9 +279,9 @@ def entropy_gradient_kernel(
     shape, scales = (C, h, w, H, W), (row_scale, column_scale)
     n, place, tiles = tl.program_id(2).to(tl.int64), tl.program_id(0), (w + COLUMNS - 1) // COLUMNS
     i, j0 = place // tiles * ROWS, place % tiles * COLUMNS
-    c, j = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[:, None], j0 + tl.arange(0, PADDED)[None, :]
+    c, j = tl.program_id(1) * CLASSES + tl.arange(0, CLASSES)[None, :], j0 + tl.arange(0, PADDED)[:, None]
     begin, end = _first(j0 - 1, column_scale, w, W, ALIGNED), _first(j0 + COLUMNS, column_scale, w, W, ALIGNED)
-    found = tl.zeros([ROWS, CLASSES, PADDED], tl.float32)
+    found = tl.zeros([ROWS, PADDED, CLASSES], tl.float32)
     for start in range(begin, end, BLOCK):
         x = start + tl.arange(0, BLOCK)
         found += _block_gradient(

@@ -14,7 +14,8 @@ from bpkd.functional.structures import EdgeMap, EdgeWindow
 from . import mask_kernels as kernels
 from .losses import on_device, warps
 
-CELL_PIXELS = 256  # of a program's row of cells
+CELL_PIXELS = 128  # of a program's row of cells
+COLUMNS = 512  # of a program of the first kernel, four a thread
 
 
 def write_edges(labels: Tensor, targets: Sequence[Tensor], window: EdgeWindow, numbers: Tensor | None = None) -> None:
@@ -27,21 +28,23 @@ def write_edges(labels: Tensor, targets: Sequence[Tensor], window: EdgeWindow, n
     (n, height, width), classes = labels.shape, targets[0].shape[1]
     groups = triton.cdiv(classes, kernels.GROUP.value)
     words = torch.empty(groups, n, height, width, dtype=torch.int32, device=labels.device)
-    block = min(1024, triton.next_power_of_2(width))
-    rules = (window.side, window.ignore_index, window.transparent)
+    block = min(COLUMNS, triton.next_power_of_2(width))
+    rules = {"ignored": window.ignore_index, "SIDE": window.side, "TRANSPARENT": window.transparent}
     with on_device(labels):
         kernels.columns_kernel[(n * height, triton.cdiv(width, block), groups)](
-            labels, words, n * height, width, rules[0], classes, *rules[1:], BLOCK=block, num_warps=max(1, block // 256)
+            labels, words, n * height, width, classes, **rules, BLOCK=block, num_warps=max(1, block // 128)
         )
         for target in targets:
             h, w = target.shape[2:]
             pixels = triton.next_power_of_2(triton.cdiv(width, w) + (1 if width % w else 0))
             cells = max(1, min(triton.next_power_of_2(w), CELL_PIXELS // pixels))
             kernels.cells_kernel[(n * h, triton.cdiv(w, cells), groups)](
-                *(words, labels, target, numbers, n, height, width, h, w, classes, *rules),
+                *(words, labels, target, numbers, n, height, width, h, w, classes),
+                **rules,
                 PIXELS=pixels,
+                ROWS=max(1, 255 // pixels) if pixels < 256 else 255,
                 BLOCK=cells,
-                num_warps=max(warps(pixels * cells), 2),
+                num_warps=max(warps(8 * pixels * cells), 2),
             )
 
 
