@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpkd.transfer import send
+
 from .ranks import gather_ranks, rank
 
 FIRST_ROWS, PIXELS, PIXEL_ANCHORS, REGION_ANCHORS = range(1, 5)  # what a draw is for
@@ -25,11 +27,6 @@ def generator_for(*key: int) -> torch.Generator:
 def permutation(n: int, generator: torch.Generator) -> Tensor:
     """Returns 0..n-1 in random order."""
     return torch.randperm(n, generator=generator, device="cpu")
-
-
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """Returns a CPU tensor on a device; a GPU is not waited for."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def fitting_sizes(pixels: int, regions: int, *, row_bytes: int, max_bytes: float) -> tuple[int, int]:
@@ -148,7 +145,7 @@ class ClassQueue(nn.Module):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Returns [K * count, D] float32: the entries at ``count`` random positions, the same ones for every class."""
-        positions = sent(permutation(self.size, generator)[:count], self.rows.device)
+        positions = send(permutation(self.size, generator)[:count], self.rows.device)
         return self.rows[:, positions].flatten(0, 1).float()
 
 
@@ -252,7 +249,7 @@ class MemoryBank(nn.Module):
         """Returns [N, K, P]: for each class positions of its own pixels in random order; the first counts are valid."""
         n, a = classes.shape
         order = torch.stack([permutation(a, self._image_generator(i, n, iteration)) for i in range(n)])
-        order = sent(order, classes.device)
+        order = send(order, classes.device)
         grouped = order.gather(1, classes.gather(1, order).argsort(dim=1, stable=True))  # sorted by class
         starts = counts.cumsum(1) - counts
         slots = starts[..., None] + torch.arange(self.pixels_per_image, device=classes.device)
