@@ -16,6 +16,7 @@ from benchmarks.distillers import freeze, step
 from benchmarks.harness import Times, in_turns
 from benchmarks.scenes import make_batch
 from bpkd.config import read_config
+from bpkd.data.batch import Batch
 from bpkd.modeling import build_student
 from bpkd.modeling.teachers.frozen import FrozenTeacher
 
@@ -60,7 +61,7 @@ class Pair:
         if self.cfg.TEACHER.CONFIG_FILE:
             self.network = build_student(read_config(self.cfg.TEACHER.CONFIG_FILE, [*self.cfg.TEACHER.OPTS, *opts]))
             self.network.drop_auxiliary()
-        self.batch = make_batch(batch, self.size, self.student.num_classes)
+        self.batch = as_loaded(make_batch(batch, self.size, self.student.num_classes), settings)
         self.device = settings.device
 
     def teacher(self, fast: str, amp: str) -> FrozenTeacher:
@@ -71,6 +72,11 @@ class Pair:
     def step(self, method: str, teacher: FrozenTeacher, amp: str) -> Call:
         """The trainer's own step of a method."""
         return step(method, self.cfg, self.student, teacher, self.batch, amp=amp)
+
+
+def as_loaded(batch: list[dict[str, Any]], settings: Settings) -> list[dict[str, Any]]:
+    """Returns a batch as the training loader delivers it: for a GPU in pinned memory."""
+    return Batch(batch).pin_memory() if settings.device == "cuda" else batch
 
 
 def timed(settings: Settings, seconds: float, calls: dict[str, Call], images: int, against: str) -> Row:

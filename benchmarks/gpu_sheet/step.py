@@ -17,7 +17,7 @@ from bpkd.modeling import build_student
 
 from .device import Call
 from .items import Goal, Item, Part, Row, Settings
-from .pairs import PAIRS, Pair, Size, set_tf32, timed
+from .pairs import PAIRS, Pair, Size, as_loaded, set_tf32, timed
 from .profiles import profile
 from .rivals import RIVAL, rival
 
@@ -108,6 +108,7 @@ def solov2(settings: Settings, seconds: float) -> Row:
         }
         for seed in range(count)
     ]
+    batch = as_loaded(batch, settings)
     amp = settings.pick("bf16", "off")
     calls: dict[str, Call] = {}
     for name in settings.pick((ALONE, BASE, "KD", "CWD", "BPKD"), (ALONE, BASE, "BPKD")):

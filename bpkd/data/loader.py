@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from bpkd.config import loader_workers
 from bpkd.tasks import INSTANCE, SEMANTIC
 
+from .batch import Batch
 from .classes import check_class_count, check_same_classes, dataset_task
 from .files import DatasetError
 from .instances import InstanceEvalMapper, InstanceTrainMapper
@@ -110,10 +111,6 @@ class EvalDataset(Dataset[dict[str, Any]]):
             return self.mapper(self.items[index])
 
 
-def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return batch
-
-
 def _one_thread(worker: int) -> None:
     # Each worker is a process of its own: threads inside would fight over the cores.
     cv2.setNumThreads(0)
@@ -154,7 +151,7 @@ def build_train_loader(
         TrainStream(items, mapper, cfg.SEED, repeat=cfg.DATALOADER.REPEAT),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=Batch,
         worker_init_fn=_one_thread,
         persistent_workers=workers > 0,
         pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
@@ -169,7 +166,7 @@ def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int
         EvalDataset(items, mapper),
         batch_size=1,
         num_workers=loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE),
-        collate_fn=_as_list,
+        collate_fn=Batch,
         worker_init_fn=_one_thread,
     )
 

@@ -181,14 +181,28 @@ class CIRKD(Distiller):
         labels = nearest_labels(target, (teacher.shape[2], teacher.shape[3]))
         if torch.is_grad_enabled():  # a pass without gradient (precise batch norm) leaves the memory alone
             self.bank.update(teacher, labels, iteration)
-        valid = labels != self.ignore_index
-        s, t = (x.permute(0, 2, 3, 1)[valid] for x in (self.head(student), teacher))
+        s, t, valid = _pixels((self.head(student), teacher), labels != self.ignore_index)
         temperatures = (self.contrast_temperature, self.memory_temperature)
         terms = {}
         if self.bank.pixel is not None:
             anchors = self.bank.pixel_anchors(self.pixel_anchors, iteration)
-            terms["memory_pixel"] = self.pixel_weight * anchor_kd(s, t, anchors, *temperatures)
+            terms["memory_pixel"] = self.pixel_weight * anchor_kd(s, t, anchors, *temperatures, valid=valid)
         if self.bank.region is not None:
             anchors = self.bank.region_anchors(self.region_anchors, iteration)
-            terms["memory_region"] = self.region_weight * anchor_kd(s, t, anchors, *temperatures)
+            terms["memory_region"] = self.region_weight * anchor_kd(s, t, anchors, *temperatures, valid=valid)
         return terms
+
+
+def _pixels(maps: tuple[Tensor, Tensor], valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns the rows of two maps and which of them are valid: on a CPU only the valid ones, and None.
+
+    On a GPU choosing them would wait for their number.
+
+    Args:
+        maps: two maps [N, D, h, w].
+        valid: bool [N, h, w].
+    """
+    first, second = (x.permute(0, 2, 3, 1) for x in maps)
+    if valid.device.type == "cpu":
+        return first[valid], second[valid], None
+    return first.flatten(0, 2), second.flatten(0, 2), valid.flatten()

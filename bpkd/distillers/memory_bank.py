@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bpkd.transfer import send
+
 from .ranks import gather_ranks, rank
 
 FIRST_ROWS, PIXELS, PIXEL_ANCHORS, REGION_ANCHORS = range(1, 5)  # what a draw is for
@@ -105,22 +107,45 @@ class ClassQueue(nn.Module):
             self._write(image[None], count[None])
 
     def _write(self, rows: Tensor, counts: Tensor) -> None:
-        g, k, p, slot = self.slots(counts, rows.shape[2])
-        self.rows[k, slot] = rows[g, k, p].to(self.rows.dtype)
+        if rows.device.type == "cpu":
+            g, k, p, slot = self.slots(counts, rows.shape[2])
+            self.rows[k, slot] = rows[g, k, p].to(self.rows.dtype)
+        else:
+            self.write_all(rows, counts)
         self.pointer.copy_((self.pointer + counts.sum(0)) % self.size)
 
     def slots(self, counts: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns image, class and entry of what [G, K] counts of ``width`` entries write, and the slots, each once."""
-        entry = torch.arange(width, device=counts.device)
-        place = (counts.cumsum(0) - counts)[..., None] + entry  # [G, K, P] in this call's sequence of the class
-        # Of more entries than the ring holds only the last remain: no slot is written twice.
-        keep = (entry < counts[..., None]) & (place >= (counts.sum(0) - self.size)[:, None])
+        place, keep = self._places(counts, width)
         g, k, p = keep.nonzero(as_tuple=True)
         return g, k, p, (self.pointer[k] + place[g, k, p]) % self.size
 
+    def _places(self, counts: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Returns [G, K, P]: each entry's place in this call's sequence of its class, and whether it is written."""
+        entry = torch.arange(width, device=counts.device)
+        place = (counts.cumsum(0) - counts)[..., None] + entry
+        # Of more entries than the ring holds only the last remain: no slot is written twice.
+        keep = (entry < counts[..., None]) & (place >= (counts.sum(0) - self.size)[:, None])
+        return place, keep
+
+    def write_all(self, rows: Tensor, counts: Tensor) -> None:
+        """Writes the entries without asking a GPU how many there are; the arguments are those of ``enqueue``.
+
+        What is no entry writes the last entry of its class once more; in a class without entries it writes what is
+        there.
+        """
+        place, keep = self._places(counts, rows.shape[2])
+        place, keep, entries = (x.transpose(0, 1).flatten(1, 2) for x in (place, keep, rows))  # of each class
+        last, index = place.masked_fill(~keep, -1).max(1, keepdim=True)
+        index = torch.where(keep, torch.arange(keep.shape[1], device=keep.device), index)
+        k = torch.arange(len(index), device=index.device)[:, None]
+        slot = (self.pointer[:, None] + place.gather(1, index)) % self.size
+        new = entries[k, index].to(self.rows.dtype)
+        self.rows[k, slot] = torch.where((last < 0)[..., None], self.rows[k, slot], new)
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Returns [K * count, D] float32: the entries at ``count`` random positions, the same ones for every class."""
-        positions = permutation(self.size, generator)[:count].to(self.rows.device)
+        positions = send(permutation(self.size, generator)[:count], self.rows.device)
         return self.rows[:, positions].flatten(0, 1).float()
 
 
@@ -194,11 +219,12 @@ class MemoryBank(nn.Module):
         with torch.autocast(teacher.device.type, enabled=False):
             unit = F.normalize(teacher.float(), dim=1).flatten(2).transpose(1, 2)  # [N, A, D]
             classes = torch.where(labels == self.ignore_index, self.num_classes, labels.long()).flatten(1)
-            counts = torch.stack([torch.bincount(c, minlength=self.num_classes + 1)[:-1] for c in classes])  # [N, K]
+            member = unit.new_zeros(*classes.shape, self.num_classes + 1)
+            member = member.scatter_(2, classes[..., None], 1.0)[..., :-1].contiguous()  # [N, A, K]
+            counts = member.sum(1).long()  # [N, K]
             if self.region is not None:
-                one_hot = (F.one_hot(c, self.num_classes + 1)[:, :-1].to(unit.dtype) for c in classes)
-                means = torch.stack([members.T @ rows for members, rows in zip(one_hot, unit, strict=True)])
-                _enqueue(self.region, F.normalize(means, dim=2)[:, :, None], counts.clamp(max=1))
+                sums = torch.stack([members.T @ rows for members, rows in zip(member, unit, strict=True)])
+                _enqueue(self.region, F.normalize(sums, dim=2)[:, :, None], counts.clamp(max=1))
             if self.pixel is not None:
                 choose = self._legacy_positions if self.legacy else self._positions
                 positions = choose(classes, counts, iteration).flatten(1)[..., None]  # [N, K * P, 1]
@@ -223,7 +249,7 @@ class MemoryBank(nn.Module):
         """Returns [N, K, P]: for each class positions of its own pixels in random order; the first counts are valid."""
         n, a = classes.shape
         order = torch.stack([permutation(a, self._image_generator(i, n, iteration)) for i in range(n)])
-        order = order.to(classes.device)
+        order = send(order, classes.device)
         grouped = order.gather(1, classes.gather(1, order).argsort(dim=1, stable=True))  # sorted by class
         starts = counts.cumsum(1) - counts
         slots = starts[..., None] + torch.arange(self.pixels_per_image, device=classes.device)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .cross_image_pairs import LARGEST_EXPONENT, pairs_at_once
+
 
 def pool_nodes(features: Tensor, max_nodes: int) -> Tensor:
     """Average-pools [N, D, h, w] by the smallest whole number that leaves at most ``max_nodes`` positions.
@@ -92,6 +94,7 @@ def anchor_kd(
     temperature: float = 0.1,
     kd_temperature: float = 1.0,
     *,
+    valid: Tensor | None = None,
     rows_at_once: int = 8192,
 ) -> Tensor:
     """Mean over rows of Tk^2 KL(teacher || student) over the similarities to anchors, divided by tau and Tk.
@@ -102,6 +105,7 @@ def anchor_kd(
         anchors: [M, D] vectors of length 1; get no gradient.
         temperature: divisor tau of the similarities.
         kd_temperature: further divisor Tk, whose square is the loss's factor.
+        valid: bool [V]; the mean is over its true rows. Default: all.
         rows_at_once: rows whose similarities are in memory at a time; changes nothing else.
 
     Returns:
@@ -127,8 +131,11 @@ def anchor_kd(
         )
     with torch.autocast(student.device.type, enabled=False):
         s, t = F.normalize(student.float(), dim=1), F.normalize(teacher.detach().float(), dim=1)
+        if valid is not None:  # rows of zeros are alike in student and teacher: neither value nor gradient
+            s, t = (x.masked_fill(~valid[:, None], 0.0) for x in (s, t))
         value: Tensor = _Anchors.apply(s, t, anchors.detach().float(), temperature * kd_temperature, rows_at_once)
-        return value * kd_temperature**2
+        value = value * kd_temperature**2
+        return value if valid is None else value * (len(valid) / valid.sum().clamp(min=1))
 
 
 def _unit_nodes(features: Tensor, max_nodes: int) -> Tensor:
@@ -143,19 +150,11 @@ class _CrossImage(torch.autograd.Function):
     def forward(
         ctx: Any, student: Tensor, teacher: Tensor, far_student: Tensor, far_teacher: Tensor, temperature: float
     ) -> Tensor:
-        n = len(student)
-        s_columns, t_columns = (*student.unbind(), *far_student.unbind()), (*teacher.unbind(), *far_teacher.unbind())
-        total, slope = student.new_zeros(()), torch.zeros_like(student)
-        for i in range(n):
-            for j in range(i, len(s_columns)):
-                maps = student[i] @ s_columns[j].T, teacher[i] @ t_columns[j].T
-                # The transpose is the map of (j, i): its rows are these columns.
-                value, map_slope = _rows_divergence(*maps, temperature, both=i < j < n)
-                total += value
-                slope[i].addmm_(map_slope, s_columns[j])
-                if j < n:
-                    slope[j].addmm_(map_slope.T, student[i])
-        count = student.shape[1] * n * len(s_columns)
+        n, columns = len(student), len(student) + len(far_student)
+        by_pair = student.device.type == "cpu" or temperature * LARGEST_EXPONENT < 1
+        compare = _pair_by_pair if by_pair else pairs_at_once
+        total, slope = compare(student, teacher, far_student, far_teacher, temperature)
+        count = student.shape[1] * n * columns
         ctx.save_for_backward(slope.div_(count))
         return total.div_(count)
 
@@ -163,6 +162,25 @@ class _CrossImage(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         return gradients[0] * ctx.saved_tensors[0], None, None, None, None
+
+
+def _pair_by_pair(
+    student: Tensor, teacher: Tensor, far_student: Tensor, far_teacher: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the sum over pairs and rows, and its gradient by ``student``: the arguments of `_CrossImage`."""
+    n = len(student)
+    s_columns, t_columns = (*student.unbind(), *far_student.unbind()), (*teacher.unbind(), *far_teacher.unbind())
+    total, slope = student.new_zeros(()), torch.zeros_like(student)
+    for i in range(n):
+        for j in range(i, len(s_columns)):
+            maps = student[i] @ s_columns[j].T, teacher[i] @ t_columns[j].T
+            # The transpose is the map of (j, i): its rows are these columns.
+            value, map_slope = _rows_divergence(*maps, temperature, both=i < j < n)
+            total += value
+            slope[i].addmm_(map_slope, s_columns[j])
+            if j < n:
+                slope[j].addmm_(map_slope.T, student[i])
+    return total, slope
 
 
 class _Anchors(torch.autograd.Function):

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bpkd.transfer import send
+
 _RENAMED = {"begin": "crow", "cells": "index", "shares": "value"}  # fields of the class when it was called EdgeRows
 
 
@@ -91,7 +93,7 @@ class SparseEdgeMask:
         n, k, h, w = self.shape
         out = torch.zeros(n * k * h * w, device=device)
         row = torch.repeat_interleave(torch.arange(n * k), self.crow.diff())
-        out[(row * (h * w) + self.index).to(out.device)] = self.value.to(out.device)
+        out[send(row * (h * w) + self.index, out.device)] = send(self.value, out.device)
         return out.view(self.shape)
 
     @classmethod

@@ -14,6 +14,7 @@ from bpkd.functional.segmentation import check_labels, upsampled_cross_entropy
 from bpkd.modeling.preprocessing import check_format, file_names, normalised, stack_padded
 from bpkd.structures import SegOutput
 from bpkd.tasks import SEMANTIC
+from bpkd.transfer import send
 
 # Ways to use a network beyond calling it. "trace" and those in "any_size" are meant for images of any size; "onnx" for
 # the size of the example.
@@ -176,7 +177,7 @@ class DenseModel(nn.Module):
                     f"{name}: expected semantic segmentation labels ('sem_seg') of size {tuple(image.shape[-2:])} for "
                     f"training, got {got}. Return them from the mapper."
                 )
-        labels = [i["sem_seg"].to(self.device, non_blocking=True).long() for i in batch]
+        labels = [send(i["sem_seg"], self.device).long() for i in batch]
         target = stack_padded(labels, self.train_size, self.ignore_index, file_names(batch))
         return self.images(batch, self.train_size), target
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bpkd.transfer import send
+
 FORMATS = ("RGB", "BGR")
 
 
@@ -71,7 +73,7 @@ def normalised(batch: Sequence[dict[str, Any]], network: Normalised, key: str = 
     """
     rows = []
     for item in batch:
-        image = item[key].to(network.pixel_mean.device, non_blocking=True).float()
+        image = send(item[key], network.pixel_mean.device).float()
         if item.get("image_format", network.source_format) != network.input_format:
             image = image.flip(0)
         rows.append((image - network.pixel_mean) / network.pixel_std)

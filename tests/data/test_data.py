@@ -13,6 +13,7 @@ from PIL import Image
 from bpkd.config import get_bpkd_cfg
 from bpkd.data import DatasetError, build_test_loader, build_train_loader, check_dataset, register_datasets
 from bpkd.data.augment import TrainAugmentation, fitted_size, photometric
+from bpkd.data.batch import Batch
 from bpkd.data.files import label_table, read_image, read_label
 from bpkd.data.procedural import CLASSES, make_scene
 from tests.conftest import write_camvid
@@ -182,6 +183,15 @@ def equal(a: list[dict], b: list[dict]) -> bool:
         and torch.equal(x["sem_seg"], y["sem_seg"])
         for x, y in zip(a, b, strict=True)
     )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_for_a_gpu_are_pinned(device: str) -> None:
+    cfg = procedural_cfg()
+    cfg.MODEL.DEVICE, cfg.DATALOADER.NUM_WORKERS = device, 0
+    loader = build_train_loader(cfg)
+    assert loader.pin_memory == (device == "cuda")
+    assert isinstance(loader.collate_fn([{"image": torch.zeros(1)}]), Batch)
 
 
 def test_batches_depend_on_position_alone() -> None:

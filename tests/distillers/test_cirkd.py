@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bpkd.distillers import CIRKD
-from bpkd.functional import anchor_kd, cross_image_kd, gradient_norm, nearest_labels
+from bpkd.functional import anchor_kd, cross_image, cross_image_kd, cross_image_pairs, gradient_norm, nearest_labels
 from bpkd.functional.cross_image import pool_nodes
 from bpkd.structures import SegOutput
 
@@ -155,6 +155,48 @@ def test_mini_batch_equals_the_formula(size: tuple[int, int]) -> None:
     assert float(got.detach()) == pytest.approx(float(want.detach()), rel=1e-5)
     gradients = [torch.autograd.grad(x, student)[0] for x in (got, want)]
     assert torch.allclose(*gradients, atol=1e-7)
+
+
+@pytest.mark.parametrize("most", [1, 60 * 35**2])  # one pair at a time, all at once
+@pytest.mark.parametrize("far", [0, 2])
+@pytest.mark.parametrize("tau", [1.0, 0.1, 0.03])
+def test_what_a_gpu_computes_equals_pair_by_pair(
+    most: int, far: int, tau: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_image_pairs, "ENTRIES_AT_ONCE", most)
+    g = torch.Generator().manual_seed(0)
+    shapes = ((3, 6), (3, 10), (far, 6), (far, 10))
+    maps = [F.normalize(torch.randn(n, d, 7, 5, generator=g), dim=1).flatten(2).transpose(1, 2) for n, d in shapes]
+    value, slope = cross_image_pairs.pairs_at_once(*maps, tau)
+    want, want_slope = cross_image._pair_by_pair(*(x.double() for x in maps), tau)
+    assert float(value) == pytest.approx(float(want), rel=1e-6)
+    assert float((slope - want_slope).norm() / want_slope.norm()) < 1e-6
+
+
+def test_sharpest_similarities_of_a_gpu_stay_finite() -> None:
+    tau = 1 / cross_image_pairs.LARGEST_EXPONENT
+    student = F.normalize(torch.randn(2, 64, 3, generator=torch.Generator().manual_seed(0)), dim=2)
+    none = student[:0]
+    value, slope = cross_image_pairs.pairs_at_once(student, -student.flip(1), none, none, tau)
+    want, want_slope = cross_image._pair_by_pair(*(x.double() for x in (student, -student.flip(1), none, none)), tau)
+    assert float(value) == pytest.approx(float(want), rel=1e-5)
+    assert float((slope - want_slope).norm() / want_slope.norm()) < 1e-5
+
+
+def test_masked_rows_count_as_if_they_were_not_there() -> None:
+    g = torch.Generator().manual_seed(0)
+    student, teacher, anchors = (torch.randn(n, 6, generator=g) for n in (23, 23, 9))
+    anchors, valid = F.normalize(anchors, dim=1), torch.rand(23, generator=g) < 0.6
+    student.requires_grad_()
+    chosen = anchor_kd(student[valid], teacher[valid], anchors, kd_temperature=2.0)
+    masked = anchor_kd(student, teacher, anchors, kd_temperature=2.0, valid=valid)
+    assert float(masked.detach()) == pytest.approx(float(chosen.detach()), rel=1e-6)
+    gradients = [torch.autograd.grad(x, student)[0] for x in (masked, chosen)]
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
+    assert float(gradients[0][~valid].abs().max()) == 0
+    nothing = anchor_kd(student, teacher, anchors, valid=torch.zeros_like(valid))
+    assert float(nothing.detach()) == 0
+    assert float(torch.autograd.grad(nothing, student)[0].abs().max()) == 0
 
 
 def test_mini_batch_does_not_depend_on_how_often_an_image_is_there() -> None:

@@ -47,6 +47,22 @@ def test_ring_equals_a_deque() -> None:
     assert number > 3 * 7 * 10
 
 
+@pytest.mark.parametrize("storage", [torch.float32, torch.float16])
+def test_writing_without_counting_leaves_the_same_ring(storage: torch.dtype) -> None:
+    """What a GPU does; some classes get nothing, some more than the ring holds, and what is no entry is NaN."""
+    g = torch.Generator().manual_seed(0)
+    queue, other = (ClassQueue(4, 7, 3, dtype=storage, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    for _ in range(30):
+        counts = torch.randint(0, 5, (3, 4), generator=g) * torch.randint(0, 2, (4,), generator=g)
+        rows = torch.randn(3, 4, 4, 3, generator=g)
+        rows[torch.arange(4) >= counts[..., None]] = float("nan")
+        other.write_all(rows, counts)
+        queue.enqueue(rows, counts)
+        assert torch.equal(queue.rows, other.rows)
+        other.pointer.copy_(queue.pointer)
+    assert queue.rows.isfinite().all()
+
+
 def test_rings_start_as_unit_vectors_and_keep_them() -> None:
     for storage, tolerance in (("float32", 1e-6), ("float16", 1e-3)):
         memory = bank(storage=storage)

@@ -6,19 +6,25 @@ A copy from the CPU would wait for the GPU on every step, and a product of matri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bpkd.distillers import CIRKD
 from bpkd.functional import boundary_kd, channel_kd, class_edge_mask, pixel_kd, upsampled_cross_entropy, use_backend
 from bpkd.functional.reference.edges import _table
 from bpkd.functional.structures import EdgeWindow
+from bpkd.modeling.preprocessing import normalised
+from bpkd.modeling.solov2.meta import image_instances
 from bpkd.modeling.teachers import acceleration
+from bpkd.structures import SegOutput
 from tests.helpers.architecture import network
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "bincount")
@@ -84,6 +90,44 @@ def test_weights_per_class_are_copied_without_waiting(maps: tuple[Tensor, Tensor
     with use_backend("eager"), Spy() as spy:
         boundary_kd(student, teacher, mask, class_weight=weights)
     assert set(spy.found) <= {"lift_fresh", "detach"}  # the list's own tensor, on the CPU
+
+
+HOST = {"randperm", "stack", "slice"}  # draws, which are alike on every device, on their way to the GPU
+
+
+def test_cirkd_never_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: x)  # fake tensors have none
+    channels = {"student_channels": {"decode": 6}, "teacher_channels": {"decode": 10}}
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            distiller = CIRKD(pixel_queue=30, region_queue=10, num_classes=40, **channels)
+            maps = [torch.empty(2, c, 8, 9) for c in (40, 6, 40, 10)]
+            labels = torch.zeros(2, 64, 72, dtype=torch.long)
+        maps[1].requires_grad_()
+        student, teacher = (SegOutput(maps[i], None, {"decode": maps[i + 1]}) for i in (0, 2))
+        with use_backend("eager"), Spy() as spy:
+            terms = distiller(student, teacher, labels, 3)
+    assert len(terms) == 4
+    assert set(spy.found) - set(PRODUCTS) == HOST
+
+
+def test_a_batch_reaches_the_gpu_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: pinned.append(x.shape) or x)
+    device = torch.device("cuda")
+    with FakeTensorMode():
+        network = SimpleNamespace(
+            pixel_mean=torch.zeros(3, 1, 1, device=device), pixel_std=torch.ones(3, 1, 1, device=device),
+            input_format="RGB", source_format="RGB",
+        )  # fmt: skip
+        labelled = Instances((8, 9), gt_masks=BitMasks(torch.ones(2, 8, 9)), gt_boxes=Boxes(torch.ones(2, 4)),
+                             gt_classes=torch.zeros(2, dtype=torch.long))  # fmt: skip
+        with Spy() as spy:
+            (image,) = normalised([{"image": torch.empty(3, 8, 9, dtype=torch.uint8)}], network)
+            found = image_instances(labelled, device)
+        assert {x.device.type for x in (image, *vars(found).values())} == {"cuda"}
+    assert pinned == [(3, 8, 9), (2, 8, 9), (2, 4), (2,)]
+    assert "_to_copy" not in spy.found
 
 
 def test_the_spy_sees_a_copy_and_a_product(maps: tuple[Tensor, Tensor, Tensor]) -> None:

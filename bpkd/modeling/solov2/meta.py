@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bpkd.modeling.preprocessing import check_format, file_names, normalised
 from bpkd.structures import GridTargets, SOLOv2Outputs
 from bpkd.tasks import INSTANCE
+from bpkd.transfer import send
 
 from .deform import rename_old_offsets
 from .heads import InstanceHead, MaskHead
@@ -247,7 +248,7 @@ def image_instances(instances: Instances, device: torch.device) -> ImageInstance
             "segmentation."
         )
     boxes, classes = instances.gt_boxes.tensor, instances.gt_classes
-    return ImageInstances(masks.tensor.to(device), boxes.to(device), classes.to(device))
+    return ImageInstances(send(masks.tensor, device), send(boxes, device), send(classes, device))
 
 
 def detection_options(cfg: CfgNode) -> Detection:

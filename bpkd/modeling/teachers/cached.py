@@ -21,6 +21,7 @@ from bpkd.config import rename_flat, teacher_nodes, teacher_shares
 from bpkd.files import sha256_of, write_text
 from bpkd.modeling.preprocessing import file_names
 from bpkd.structures import SegOutput
+from bpkd.transfer import send
 
 from .base import Batch, Pending, Size, Taps, Teacher
 from .config import load_teacher_cfg
@@ -198,7 +199,7 @@ class CachedTeacher(Teacher[SegOutput]):
                 )
         index = self.folder.index
         logits = decode(np.ascontiguousarray(rows[:, CHECKSUM:]), index["format"], index["shape"])
-        output = SegOutput(logits.to(device, non_blocking=True))
+        output = SegOutput(send(logits, device))
         return Pending(lambda: output)
 
 
