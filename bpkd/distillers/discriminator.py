@@ -38,21 +38,18 @@ class SpectralNorm(nn.Module):
         self._iterate(matrix, 15)
 
     @torch.no_grad()
-    def _iterate(self, matrix: Tensor, times: int = 1) -> tuple[Tensor, Tensor]:
-        u, v = self._u, self._v
+    def _iterate(self, matrix: Tensor, times: int = 1) -> None:
         for _ in range(times):
-            u = F.normalize(matrix @ v, dim=0, eps=1e-12)
-            v = F.normalize(matrix.T @ u, dim=0, eps=1e-12)
-        self._u.copy_(u)
-        self._v.copy_(v)
-        return u, v
+            self._u.copy_(F.normalize(matrix @ self._v, dim=0, eps=1e-12))
+            self._v.copy_(F.normalize(matrix.T @ self._u, dim=0, eps=1e-12))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Maps a weight to one of the same shape and spectral norm 1."""
         matrix = weight.flatten(1)
-        # No buffers in the graph: the next forward changes them, this one's backward needs their values.
-        u, v = self._iterate(matrix) if self.training else (self._u.clone(), self._v.clone())
-        sigma = torch.dot(u, torch.mv(matrix, v))
+        if self.training:
+            self._iterate(matrix)
+        # Copies: the next forward changes the vectors that this one's backward needs.
+        sigma = torch.dot(self._u.clone(), torch.mv(matrix, self._v.clone()))
         return weight * sigma.reciprocal()
 
 
