@@ -68,7 +68,13 @@ def variants() -> list[tuple[Any, str, dict[str, Any]]]:
         found.append((mask_kernels.cells_kernel, kind, cell | {"TRANSPARENT": transparent}))
     found.append((mask_kernels.cells_kernel, "u8", cell | {"TRANSPARENT": False, "numbers": None}))
     ones = dict.fromkeys(["N", "H", "W", "h", "w", "classes", "ignored"], 1)
-    found.append((mask_kernels.cells_kernel, "i32", ones | {"SIDE": 1, "TRANSPARENT": True, "PIXELS": 1, "ROWS": 255, "BLOCK": 1}))
+    found.append(
+        (
+            mask_kernels.cells_kernel,
+            "i32",
+            ones | {"SIDE": 1, "TRANSPARENT": True, "PIXELS": 1, "ROWS": 255, "BLOCK": 1},
+        )
+    )
     return found
 
 
