@@ -60,16 +60,19 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Returns the source's git commit, with ``+changes`` where files differ; outside a repository BPKD_COMMIT.
+    """Returns BPKD_COMMIT where it is set, else the source's git commit, with ``+changes`` where files differ.
 
-    BPKD_COMMIT is set where files were copied without git (dev/gpu_run.sh). "unknown" where it is not set either.
+    BPKD_COMMIT is set where files were copied, without their ``.git`` or beside an older one (dev/gpu_run.sh, which
+    compares them with its list first). "unknown" where neither names a commit.
     """
+    if os.environ.get("BPKD_COMMIT"):
+        return os.environ["BPKD_COMMIT"]
     root = Path(__file__).resolve().parents[2]
     if (root / ".git").exists():  # else installed from a wheel, maybe inside another repository
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             name = _git(root, "rev-parse", "--short=12", "HEAD")
             return name + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
-    return os.environ.get("BPKD_COMMIT") or "unknown"
+    return "unknown"
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -239,14 +239,15 @@ def test_outside_git_the_environment_names_the_commit(
     assert commit() == named
 
 
-def test_in_git_the_environment_does_not_name_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("given", "named"), [("0123456789ab", "0123456789ab"), ("", "ba9876543210")])
+def test_in_git_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, named: str) -> None:
     (tmp_path / ".git").mkdir()
-    monkeypatch.setenv("BPKD_COMMIT", "0123456789ab")
+    monkeypatch.setenv("BPKD_COMMIT", given)
     monkeypatch.setattr("bpkd.analysis.records.__file__", str(tmp_path / "bpkd" / "analysis" / "records.py"))
     monkeypatch.setattr(
         "bpkd.analysis.records._git", lambda _root, verb, *_: {"rev-parse": "ba9876543210", "status": ""}[verb]
     )
-    assert commit() == "ba9876543210"
+    assert commit() == named
 
 
 def test_where_git_does_not_answer_the_environment_names_the_commit(
