@@ -59,11 +59,14 @@ class Predictor:
     """A network with the test protocol of its config.
 
     Attributes:
+        task: Task of the network.
         name: Name of the run, for titles and file names.
         class_names: Names of the classes in the order of the ids.
         colors: RGB per class.
         label_table: mask value -> trained id of the config's data set.
     """
+
+    task = SEMANTIC
 
     def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.
@@ -105,8 +108,11 @@ class InstancePredictor:
     """A network for instances with the test protocol of its config.
 
     Attributes:
+        task: Task of the network.
         name: Name of the run, for titles and file names.
     """
+
+    task = INSTANCE
 
     def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.

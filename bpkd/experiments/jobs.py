@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
 
 from .resources import Machine
 
@@ -157,9 +157,9 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], progres
         log = job.output / "console.log"
         raise JobFailedError(f"{job.name} ended with status {process.returncode}: {_reason(log)} See {log}.")
     done.add(job.name)
-    task = task_of([record])
-    score = record["metrics"].get(task.score)
-    reached = f"{task.score} {float('nan') if score is None else score:.2f}"
+    name = figures_of([record]).score
+    score = record["metrics"].get(name)
+    reached = f"{name} {float('nan') if score is None else score:.2f}"
     trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
     progress(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
 

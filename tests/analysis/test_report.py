@@ -19,7 +19,7 @@ from bpkd.analysis.bars import bars
 from bpkd.analysis.classes import class_rows, class_scores, edge_and_body, trimap_curves
 from bpkd.analysis.records import commit, environment, read_records, write_records
 from bpkd.analysis.report import best_cells, findings, provenance, run_rows, summarise, table, table_rows
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
 
 REPO = Path(__file__).parents[2]
 COLORS = [(0, 0, 255), (0, 255, 0), (9, 9, 9)]
@@ -145,7 +145,7 @@ def test_older_records_still_make_tables(
     assert "| student alone |" in text
     assert "nan" not in text
     records = read_records([file])
-    whole, near_edges = (figure for _, figure in task_of(records).per_class.values())
+    whole, near_edges = (figure for _, figure in figures_of(records).per_class.values())
     assert class_scores(records, near_edges).keys() <= {r["method"] for r in records}
     header, rows = class_rows(class_scores(records, whole))
     assert header[:2] == ["class", "student alone"]
