@@ -18,7 +18,7 @@ from .runner import Sheet  # noqa: E402
 
 PARTS = ("environment", "correct", "losses", "step", "train")
 MINUTES = 9.0
-TINY_MINUTES = 90.0  # ten times what the parts have: a walk on a CPU is to end, not to be cut
+TINY_MINUTES = 90.0  # ten times what the parts have: a run on a CPU has to reach its end
 
 
 def load(name: str) -> Part:
@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
         settings,
         seconds=seconds,
         resume=args.resume,
-        say=lambda line: print(line, flush=True),
+        progress=lambda line: print(line, flush=True),
         again=args.again,
     )
     try:

@@ -88,7 +88,7 @@ def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) ->
 
 
 def cases(settings: Settings, function: str, x: Inputs, path: str) -> Iterator[tuple[str, list[Tensor]]]:
-    """A function's cases on one implementation; a few where everything is to be small."""
+    """A function's cases on one implementation; a few with --tiny."""
     found = CASES[function](x)
     for _ in range(settings.pick(1000, 2)):
         with use_backend(path):  # for the case alone: the other implementation's generator runs in between
@@ -168,7 +168,7 @@ def golden_network(settings: Settings, seconds: float, *, name: str) -> Row:
     model = build_student(read_config(str(ROOT / "configs" / "networks" / f"{name}.yaml"), opts)).eval()
     fill(model, name)
     apart, other = differences(model, name, settings.device)
-    return judged(max(apart.values()), ALLOWED * GOLDEN_FACTOR, {"apart": apart, "other_classes": other})
+    return compared(max(apart.values()), ALLOWED * GOLDEN_FACTOR, {"apart": apart, "other_classes": other})
 
 
 def golden_solov2(settings: Settings, seconds: float, *, name: str) -> Row:
@@ -179,11 +179,11 @@ def golden_solov2(settings: Settings, seconds: float, *, name: str) -> Row:
     as_reference()
     model = filled_network(name).to(settings.device)
     apart, _ = forward_differences(model, name, settings.device)
-    return judged(max(apart.values()), GOLDEN_FACTOR, {"share_of_tolerance": apart})
+    return compared(max(apart.values()), GOLDEN_FACTOR, {"share_of_tolerance": apart})
 
 
-def judged(value: float, limit: float, row: Row) -> Row:
-    """A row that fails where a value is above its limit or no number."""
+def compared(value: float, limit: float, row: Row) -> Row:
+    """Returns a row with a value and its limit, failed where the value is above it or NaN."""
     row = {**row, "worst": value, "allowed": limit, "line": f"largest difference {value:.1e} (allowed {limit:.0e})"}
     return row if value <= limit else {**row, "failed": f"differs by {value:.2e}, allowed are {limit:.0e}"}
 

@@ -1,4 +1,4 @@
-"""Part 1: what the machine is, what it can reach, and which implementation each function takes there, and why."""
+"""Part 1: hardware and versions, peak rates, and the backend that each function chooses, with its reason."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def packages(settings: Settings, seconds: float) -> Row:
 
 
 def data(settings: Settings, seconds: float) -> Row:
-    """Looks whether the training's images and masks are all there."""
+    """Checks that the images and masks of the training exist."""
     from bpkd.config import read_config
     from bpkd.data import check_dataset, register_datasets
 
@@ -103,7 +103,7 @@ def ceilings(settings: Settings, seconds: float) -> Row:
     return {**found, "line": f"copy {found['copy_gb_s']:.0f} GB/s, bf16 product {rates['bf16']:.0f} TFLOP/s"}
 
 
-class Said(logging.Handler):
+class MessageList(logging.Handler):
     """Collects log messages."""
 
     def __init__(self) -> None:
@@ -121,16 +121,16 @@ def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
     On a GPU they compile the kernels and check them; the item fails where the check does not pass.
     """
     del seconds
-    heard, logger = Said(), logging.getLogger(dispatch.__name__)
+    messages, logger = MessageList(), logging.getLogger(dispatch.__name__)
     logger.setLevel(logging.INFO)
-    logger.addHandler(heard)
+    logger.addHandler(messages)
     device = torch.device(settings.device)
     begin = time.perf_counter()
     for student in (torch.float32, torch.bfloat16):  # a teacher's logits are always float32
         run_once(function, device, (student, torch.float32))
     spent = time.perf_counter() - begin
-    found: dict[str, Any] = {"choice": heard.lines, "first_calls_seconds": spent}
-    found["line"] = f"{'; '.join(heard.lines)} First calls: {spent:.1f} s"
+    found: dict[str, Any] = {"choice": messages.lines, "first_calls_seconds": spent}
+    found["line"] = f"{'; '.join(messages.lines)} First calls: {spent:.1f} s"
     reasons = self_check.failures()
     return {**found, "failed": reasons[0]} if reasons else found
 
@@ -143,5 +143,5 @@ def items(settings: Settings) -> list[Item]:
     return found + [Item(f"backend of {name}", partial(chosen, function=name), 90) for name in FUNCTIONS]
 
 
-# Five seconds of questions; the rest is for the kernels, which are compiled on their first use (once per machine).
+# The first items take five seconds; the rest is for the kernels, which are compiled on their first use (once per machine).
 PART = Part("environment", "Environment", 60, items, parallel=True)

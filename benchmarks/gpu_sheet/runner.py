@@ -26,7 +26,6 @@ from .records import RecordError, locked, read_record
 NINE_MINUTES = 540.0
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 90.0
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -41,10 +40,10 @@ class Running:
 
 
 class Sheet:
-    """One call of the sheet."""
+    """Runs the parts of the sheet in their order, each item with a time limit, and writes their records."""
 
     def __init__(
-        self, settings: Settings, *, seconds: float, resume: bool, say: Say, again: Sequence[str] = ()
+        self, settings: Settings, *, seconds: float, resume: bool, progress: Callable[[str], None], again: Sequence[str] = ()
     ) -> None:
         """Prepares the folders.
 
@@ -52,16 +51,16 @@ class Sheet:
             settings: what was asked for.
             seconds: in which everything is to end.
             resume: keep what an earlier call has found, and go on.
-            say: gets every line that the user is to see.
+            progress: callback that receives each line of progress.
             again: parts and items that are run again though they have passed.
         """
-        self.settings, self.seconds, self.resume, self.say = settings, seconds, resume, say
+        self.settings, self.seconds, self.resume, self.progress = settings, seconds, resume, progress
         self.again, self.signal = set(again), 0
         self.ends = time.monotonic() + seconds
         self.patience = 20 if settings.tiny else 1  # a busy machine is no reason to fail where nothing is measured
         self.facts: Row = {}
         self.names: list[str] = []
-        self.share = 1.0  # of the parts' planned seconds
+        self.share = 1.0  # seconds that there are over the planned seconds of all parts
         self.context: BaseContext = multiprocessing.get_context("fork")
         for folder in (settings.out, settings.work):
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,20 +75,20 @@ class Sheet:
             for part in parts:
                 self.check_record(part)
             if self.settings.tiny:
-                self.say("in small: sizes and steps are not those of the names, and no figure means anything")
+                self.progress("--tiny: sizes and steps are smaller than the names say; the figures are not measurements")
             counts = [self.run_part(part, later=parts[i + 1 :]) for i, part in enumerate(parts)]
         passed, whole = (sum(c[i] for c in counts) for i in (0, 1))
-        self.say(f"{passed} of {whole} items passed; records: {self.settings.out}")
+        self.progress(f"{passed} of {whole} items passed; records: {self.settings.out}")
         return 0 if passed == whole else 1
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Keeps SIGINT, SIGTERM and SIGHUP for the loops, which look at them; raised anywhere they may get lost."""
+        """Stores SIGINT, SIGTERM and SIGHUP, which `pause` raises: raised anywhere else they may get lost."""
 
-        def keep(number: int, frame: Any) -> None:
+        def remember(number: int, frame: Any) -> None:
             self.signal = number
 
-        before = {number: signal.signal(number, keep) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:
@@ -107,13 +106,13 @@ class Sheet:
             raise KeyboardInterrupt(signal.Signals(self.signal).name)
 
     def where(self) -> Row:
-        """Returns what records must share for their items to stand beside each other."""
+        """Returns the device, size and hardware, which must be the same in all records of a folder."""
         hardware = self.facts["hardware"]
         place = ", ".join(hardware["gpus"]) if self.settings.device == "cuda" else hardware["cpu"]
         return {"device": self.settings.device, "tiny": self.settings.tiny, "hardware": place}
 
     def check_record(self, part: Part) -> None:
-        """Looks whether a part's earlier record can be gone on with.
+        """Checks that a part's earlier record can be continued.
 
         Raises:
             RecordError: it is damaged, or was measured elsewhere or otherwise.
@@ -180,7 +179,7 @@ class Sheet:
                     running.remove(one)
                     done[one.item.name] = state = self.finish(one)
                     self.write(part, record, items, began)
-                    self.say(item_line(part.name, one.item.name, state))
+                    self.progress(item_line(part.name, one.item.name, state))
         finally:
             for one in running:
                 stop(one.process)
@@ -189,7 +188,7 @@ class Sheet:
                 done.setdefault(item.name, {"status": "not reached"})
             self.write(part, record, items, began)
         passed = sum(done[item.name]["status"] == "passed" for item in items)
-        self.say(f"{part.name}: {passed} of {len(items)} passed in {time.monotonic() - began:.0f} s{self.judged(part)}")
+        self.progress(f"{part.name}: {passed} of {len(items)} passed in {time.monotonic() - began:.0f} s{self.goals_met(part)}")
         return passed, len(items)
 
     def start_more(
@@ -205,13 +204,13 @@ class Sheet:
                 why = f"needs {lacking[0]}" if lacking else "no time was left"
                 waiting.remove(item)
                 done[item.name] = {"status": "not reached", "error": why}
-                self.say(item_line(part.name, item.name, done[item.name]))
+                self.progress(item_line(part.name, item.name, done[item.name]))
             elif len(running) < most and len(states) == len(item.needs):
                 waiting.remove(item)
                 running.append(self.start(part.name, item, min(ends, now + item.seconds * self.patience)))
 
     def processes(self, part: Part) -> int:
-        """Returns how many items of a part may run at a time; in small nothing is timed."""
+        """Returns how many items of a part may run at a time; with --tiny nothing is timed."""
         if self.settings.tiny:
             return min(8, usable_cores())
         return max(1, min(12, usable_cores() * 3 // 4)) if part.parallel else 1
@@ -264,16 +263,16 @@ class Sheet:
         temporary.replace(path)
 
     def goals(self, part: Part, done: dict[str, Row]) -> list[Row]:
-        """Returns the judged figures; in small there are none."""
+        """Returns the goals, each with its figure and whether it is met; with --tiny there are none."""
         if self.settings.tiny:
             return []
         try:
             return [goal.row() for goal in part.goals(results(done))]
         except Exception:
-            self.say(f"  {part.name}: its goals cannot be judged: {traceback.format_exc()}")
+            self.progress(f"  {part.name}: its goals cannot be compared: {traceback.format_exc()}")
             return []
 
-    def judged(self, part: Part) -> str:
+    def goals_met(self, part: Part) -> str:
         """Returns how many goals were met, for the part's line."""
         goals = json.loads((self.settings.out / f"{part.name}.json").read_text())["goals"]
         return f"; {sum(g['met'] for g in goals)} of {len(goals)} goals met" if goals else ""

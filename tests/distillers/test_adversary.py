@@ -40,7 +40,7 @@ def adversary(**options: Any) -> Adversary:
     return Adversary(K, **{"adv_weight": 0.1, "critic_weight": 1.0, **options})
 
 
-def still(module: nn.Module) -> None:
+def stop_power_iterations(module: nn.Module) -> None:
     """Stops the power iterations: each call of the critic then has the same weights, whatever their number."""
     for name, part in module.named_modules():
         if name.endswith("parametrizations.weight"):
@@ -82,9 +82,9 @@ def test_scores_terms_and_gradients_equal_the_golden_values(name: str) -> None:
 
 def test_the_joint_terms_are_the_golden_terms() -> None:
     """What a run adds up, with weights 1 and hinge: generator and critic term of the golden critic."""
-    game = Adversary(19, adv_weight=1.0, critic_weight=1.0, adv_loss="hinge")
-    game.critic = golden_critic()
-    terms = game(golden("disc_logits", "student"), golden("disc_logits", "teacher"))
+    module = Adversary(19, adv_weight=1.0, critic_weight=1.0, adv_loss="hinge")
+    module.critic = golden_critic()
+    terms = module(golden("disc_logits", "student"), golden("disc_logits", "teacher"))
     assert float(terms["adv"]) == pytest.approx(entry("disc/skds_adv_for_G")["loss"], rel=1e-5)
     assert float(terms["critic"].detach()) == pytest.approx(entry("disc/skds_adv_D_hinge")["loss"], rel=1e-5)
 
@@ -141,9 +141,9 @@ def test_batch_size_does_not_change_the_terms(options: dict) -> None:
     alpha = torch.tensor([0.3]).view(1, 1, 1, 1)
     values = []
     for repeat in (1, 2):
-        game = adversary(**options)
+        module = adversary(**options)
         s, t = student.detach().repeat(repeat, 1, 1, 1), teacher.repeat(repeat, 1, 1, 1)
-        terms = game(s, t) if "adv_loss" in options else {}
+        terms = module(s, t) if "adv_loss" in options else {}
         terms["penalty"] = gradient_penalty(adversary(**options).critic, s, t, alpha.repeat(repeat, 1, 1, 1))
         values.append({k: float(v.detach()) for k, v in terms.items()})
     if "critic_input" not in options:
@@ -158,10 +158,10 @@ def test_half_precision_is_evaluated_in_float32(dtype: torch.dtype) -> None:
     student.requires_grad_()
     results = []
     for enabled in (True, False):
-        game = adversary()
+        module = adversary()
         torch.manual_seed(1)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            results.append(game(student, teacher))
+            results.append(module(student, teacher))
     for name in ("adv", "critic"):
         assert results[0][name].dtype == torch.float32
         assert torch.equal(results[0][name], results[1][name])
@@ -201,17 +201,17 @@ def test_wrong_options_say_what_to_change() -> None:
 
 @pytest.mark.parametrize("adv_loss", ["wgan-gp", "hinge"])
 def test_each_gradient_reaches_its_own_player_alone(adv_loss: str) -> None:
-    game, (student, teacher) = adversary(adv_loss=adv_loss), pair()
+    module, (student, teacher) = adversary(adv_loss=adv_loss), pair()
     teacher.requires_grad_()
-    terms = game(student, teacher)
+    terms = module(student, teacher)
     terms["adv"].backward(retain_graph=True)
     assert float(student.grad.abs().max()) > 0
-    assert all(p.grad is None for p in game.parameters())
+    assert all(p.grad is None for p in module.parameters())
     student.grad = None
     terms["critic"].backward()
     assert student.grad is None
     assert teacher.grad is None
-    assert all(p.grad is not None for p in game.parameters())  # DistributedDataParallel waits for each
+    assert all(p.grad is not None for p in module.parameters())  # DistributedDataParallel waits for each
     assert gradient_norm(terms["critic"], student) == 0
 
 
@@ -274,30 +274,30 @@ def test_one_step_equals_the_authors_loop_of_two(options: dict) -> None:
     theirs, start = copy.deepcopy(ours), copy.deepcopy(ours.distiller.adversary.critic.state_dict())
     steps(StepTrainer(ours, loader(2), joint(ours)), 6)
 
-    game: Adversary = theirs.distiller.adversary
+    module: Adversary = theirs.distiller.adversary
     generator = torch.optim.SGD(theirs.student.parameters(), lr=0.05, momentum=0.9)
-    keywords = game.optimizer_options()
+    keywords = module.optimizer_options()
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[keywords.pop("optimizer")]
     keywords.pop("min_lr")
-    critic_optimizer = kind(game.critic.parameters(), **keywords)
+    critic_optimizer = kind(module.critic.parameters(), **keywords)
     theirs.distiller.adversary, theirs.distiller.taps = None, {}  # the other terms
     for iteration, batch in zip(range(6), loader(2), strict=False):
         seed_iteration(0, iteration, 0)
-        game.critic.requires_grad_(False)
+        module.critic.requires_grad_(False)
         generator.zero_grad()
         terms = theirs(batch)
         fake, real = (enlarge(x) for x in theirs.seen)
-        (sum(terms.values()) - game.adv_weight * game.critic(fake).mean()).backward()
+        (sum(terms.values()) - module.adv_weight * module.critic(fake).mean()).backward()
         generator.step()
-        game.critic.requires_grad_(True)
+        module.critic.requires_grad_(True)
         critic_optimizer.zero_grad()
         fake = fake.detach()
-        loss = critic_loss(game.critic(real), game.critic(fake), game.adv_loss)
-        if game.adv_loss == "wgan-gp":
-            loss = loss + 10 * gradient_penalty(game.critic, fake, real)
-        (game.critic_weight * loss).backward()
+        loss = critic_loss(module.critic(real), module.critic(fake), module.adv_loss)
+        if module.adv_loss == "wgan-gp":
+            loss = loss + 10 * gradient_penalty(module.critic, fake, real)
+        (module.critic_weight * loss).backward()
         critic_optimizer.step()
-    mine, other = ours.distiller.adversary.critic.state_dict(), game.critic.state_dict()
+    mine, other = ours.distiller.adversary.critic.state_dict(), module.critic.state_dict()
     # measured: 0.0
     assert largest_difference(ours.student.state_dict(), theirs.student.state_dict()) < 1e-7
     assert largest_difference(mine, other) < 1e-7
@@ -311,7 +311,7 @@ def test_accumulated_batches_give_the_step_of_the_joint_batch() -> None:
         torch.manual_seed(1)
         model = Toy(SKDS(num_classes=K, adv_loss="hinge", critic_input="tanh", critic_optimizer="sgd", adv_weight=0.1))
         trainer = StepTrainer(model, loader(size), joint(model), accumulate=accumulate)
-        still(model)
+        stop_power_iterations(model)
         steps(trainer, 3)
         results.append(model.state_dict())
     assert largest_difference(*results) < 1e-6
@@ -393,7 +393,7 @@ def test_two_processes(exact: bool, tmp_path: Path) -> None:
     """Replicas stay equal. They equal one process where the critic has no batch norm and draws no numbers.
 
     With batch norm each process normalises by its own images, and the penalty's points are drawn per process: the
-    gradient is then the mean of two games, not the game of the joint batch. That is the authors' DataParallel too.
+    gradient is then the mean of two games, not the module of the joint batch. That is the authors' DataParallel too.
     """
     options = {"adv_loss": "hinge", "critic_input": "tanh", "critic_optimizer": "sgd", "adv_weight": 0.1}
     options = options if exact else {}
@@ -511,13 +511,13 @@ def test_a_term_that_is_zero_for_20_iterations_is_an_error() -> None:
     guarded([1.0] * 20 + [0.0] * 50)
 
 
-def test_a_resumed_run_is_judged_over_all_its_iterations() -> None:
-    for first, judged in ((0.0, True), (1.0, False)):
+def test_a_resumed_run_is_checked_over_all_its_iterations() -> None:
+    for first, raises in ((0.0, True), (1.0, False)):
         saved = guarded([first] * 5).state_dict()
         guard = SilentTermGuard(SimpleNamespace(values={}), {})
         guard.load_state_dict(saved)
         guarded([0.0] * 14, start=5, guard=guard)
-        if judged:
+        if raises:
             with pytest.raises(SilentTermError):
                 guarded([0.0], start=19, guard=guard)
         else:

@@ -47,9 +47,9 @@ class ArchitectureSuite:
     golden: ClassVar[dict[str, tuple[str, float]]]
     lacks: ClassVar[frozenset[str]] = frozenset({"script"})
 
-    def build(self, *opts: Any, lively: bool = True) -> SemanticSegmentor:
+    def build(self, *opts: Any, random_weights: bool = True) -> SemanticSegmentor:
         model = network(self.config, *self.small, *opts)
-        if lively:  # zero-initialised branches and a classifier near zero would hide differences
+        if random_weights:  # zero-initialised branches and a classifier near zero would hide differences
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if parameter.dim() == 1 and name.endswith("weight"):
@@ -121,7 +121,7 @@ class ArchitectureSuite:
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
     def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
-        model, other = self.build(), self.build(lively=False)
+        model, other = self.build(), self.build(random_weights=False)
         torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
         load_strict(other, str(tmp_path / "weights.pth"))
         images = self.images(33, 47)
