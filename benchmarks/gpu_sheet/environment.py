@@ -143,5 +143,5 @@ def items(settings: Settings) -> list[Item]:
     return found + [Item(f"backend of {name}", partial(chosen, function=name), 90) for name in FUNCTIONS]
 
 
-# The first items take five seconds; the rest is for the kernels, which are compiled on their first use (once per machine).
+# Five seconds for the machine, the rest for the kernels, which are compiled on their first use (once per machine).
 PART = Part("environment", "Environment", 60, items, parallel=True)

@@ -26,6 +26,7 @@ from .records import RecordError, locked, read_record
 NINE_MINUTES = 540.0
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 90.0
+Progress = Callable[[str], None]
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Sheet:
     """Runs the parts of the sheet in their order, each item with a time limit, and writes their records."""
 
     def __init__(
-        self, settings: Settings, *, seconds: float, resume: bool, progress: Callable[[str], None], again: Sequence[str] = ()
+        self, settings: Settings, *, seconds: float, resume: bool, progress: Progress, again: Sequence[str] = ()
     ) -> None:
         """Prepares the folders.
 
@@ -75,7 +76,9 @@ class Sheet:
             for part in parts:
                 self.check_record(part)
             if self.settings.tiny:
-                self.progress("--tiny: sizes and steps are smaller than the names say; the figures are not measurements")
+                self.progress(
+                    "--tiny: sizes and steps are smaller than the names say; the figures are not measurements"
+                )
             counts = [self.run_part(part, later=parts[i + 1 :]) for i, part in enumerate(parts)]
         passed, whole = (sum(c[i] for c in counts) for i in (0, 1))
         self.progress(f"{passed} of {whole} items passed; records: {self.settings.out}")
@@ -188,7 +191,9 @@ class Sheet:
                 done.setdefault(item.name, {"status": "not reached"})
             self.write(part, record, items, began)
         passed = sum(done[item.name]["status"] == "passed" for item in items)
-        self.progress(f"{part.name}: {passed} of {len(items)} passed in {time.monotonic() - began:.0f} s{self.goals_met(part)}")
+        self.progress(
+            f"{part.name}: {passed} of {len(items)} passed in {time.monotonic() - began:.0f} s{self.goals_met(part)}"
+        )
         return passed, len(items)
 
     def start_more(

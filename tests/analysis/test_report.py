@@ -20,31 +20,10 @@ from bpkd.analysis.classes import class_rows, class_scores, edge_and_body, trima
 from bpkd.analysis.records import commit, environment, read_records, write_records
 from bpkd.analysis.report import best_cells, findings, provenance, run_rows, summarise, table, table_rows
 from bpkd.analysis.task import figures_of
+from tests.helpers.run_records import run, runs
 
 REPO = Path(__file__).parents[2]
 COLORS = [(0, 0, 255), (0, 255, 0), (9, 9, 9)]
-
-
-def run(method: str, seed: int, miou: float, **more: Any) -> dict[str, Any]:
-    metrics = {"mIoU": miou, "mAcc": miou + 10, "trimap_w3": miou - 20, "boundary_IoU": miou - 15}
-    record = {
-        "dataset": "toy",
-        "method": method,
-        "seed": seed,
-        "metrics": metrics,
-        "config": "SEED: 0",
-        "iterations": 10,
-        "seconds": 5.0,
-        "seconds_per_iteration": 0.5,
-        "params_m": 12.816,
-        "flops_g": 54.53,
-        **environment(),
-    }
-    return {**record, **more}
-
-
-def runs(**scores: list[float]) -> list[dict[str, Any]]:
-    return [run(m, seed, value) for m, values in scores.items() for seed, value in enumerate(values)]
 
 
 def test_table_gives_mean_deviation_and_share_of_the_teacher() -> None:

@@ -22,7 +22,8 @@ from bpkd.engine.optim import JointOptimizer, own_optimizer, parameter_groups, p
 from bpkd.engine.step import StepTrainer, seed_iteration
 from bpkd.functional import critic_loss, generator_loss, gradient_norm, gradient_penalty
 from bpkd.structures import SegOutput
-from tests.engine.test_engine import TINY, largest_difference, losses, stop_after, train, weights
+from tests.helpers.distiller_inputs import stop_power_iterations
+from tests.helpers.engine_runs import TINY, largest_difference, losses, stop_after, train, weights
 from tests.helpers.golden_distillers import entry, exact_norm, golden, golden_critic, gradient, names
 from tests.helpers.processes import spawn, two_processes
 
@@ -38,13 +39,6 @@ def pair(size: tuple[int, int] = (8, 8), count: int = 2, seed: int = 0) -> tuple
 def adversary(**options: Any) -> Adversary:
     torch.manual_seed(0)
     return Adversary(K, **{"adv_weight": 0.1, "critic_weight": 1.0, **options})
-
-
-def stop_power_iterations(module: nn.Module) -> None:
-    """Stops the power iterations: each call of the critic then has the same weights, whatever their number."""
-    for name, part in module.named_modules():
-        if name.endswith("parametrizations.weight"):
-            part.eval()
 
 
 # Golden values

@@ -15,12 +15,11 @@ from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.hooks import SilentTermError, SilentTermGuard
 from bpkd.export import to_torchscript
 from bpkd.functional import gradient_norm
-from tests.distillers.test_adversary import stop_power_iterations
-from tests.distillers.test_distillers import build, outputs
-from tests.engine.test_engine import TINY, largest_difference, losses, stop_after, train, weights
+from tests.helpers.distiller_inputs import build, outputs, stop_power_iterations
+from tests.helpers.engine_runs import TINY, largest_difference, losses, stop_after, train, weights
 from tests.helpers.processes import two_processes
 from tests.helpers.tiny_networks import batch, save_teacher, tiny_cfg
-from tests.modeling.test_exported import export
+from tests.helpers.tools import export
 
 WRAP = ("MODEL.META_ARCHITECTURE", "SemanticDistiller", "DISTILL.METHOD")
 NAMES = {

@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 
 from bpkd.config import check_values
 from bpkd.engine.monitors import GradientMonitor, Patience, ShareMonitor
-from tests.engine.test_engine import TINY, train
+from tests.helpers.engine_runs import TINY, train
 from tests.helpers.tiny_networks import tiny_cfg
 
 

@@ -27,9 +27,9 @@ from bpkd.config.check import check_values
 from bpkd.engine.launch import leave_group
 from bpkd.evaluation import CityscapesEvaluator, InstanceEvaluator, SemanticEvaluator, build_evaluator
 from bpkd.evaluation.cityscapes import in1d, official_scripts
-from tests.evaluation.test_evaluation import NAMES, WIDTHS, pairs
+from tests.helpers.evaluation import NAMES, WIDTHS, pairs
+from tests.helpers.label_maps import published_boundary
 from tests.helpers.processes import spawn
-from tests.metrics.test_metrics import published_boundary
 
 official = official_scripts()
 
@@ -116,7 +116,7 @@ def _worker(rank: int, root: Path, rows: Sequence[Pairs], count: int, world: int
     store = f"file://{root}/rendezvous{count}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     folder = root / f"machine{rank}"  # no common folder
-    got = [run(evaluator, part[:count][rank::world]) for evaluator, part in zip(evaluators(folder), rows, strict=True)]
+    got = [run(one, part[:count][rank::world]) for one, part in zip(evaluators(folder), rows, strict=True)]
     assert all((g is None) == (rank > 0) for g in got)
     if rank == 0:
         (root / f"got{count}.json").write_text(json.dumps(got))
@@ -129,7 +129,7 @@ def test_three_processes_equal_one(tmp_path: Path) -> None:
     for count in (5, 2):
         spawn(_worker, (tmp_path, rows, count, 3), 3)
         got = json.loads((tmp_path / f"got{count}.json").read_text())
-        want = [run(evaluator, part[:count]) for evaluator, part in zip(evaluators(tmp_path / "one"), rows, strict=True)]
+        want = [run(one, part[:count]) for one, part in zip(evaluators(tmp_path / "one"), rows, strict=True)]
         # Counts are whole numbers: exact. Sums of the instances' weights differ in the last digit by their order.
         assert json.dumps(got[::2]) == json.dumps([want[0], want[2]])
         assert got[1]["cityscapes"] == pytest.approx(want[1]["cityscapes"], rel=1e-12, nan_ok=True)

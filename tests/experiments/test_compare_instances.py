@@ -23,10 +23,10 @@ from bpkd.analysis.report import table
 from bpkd.analysis.significance import paired_tests
 from bpkd.analysis.statement import report_text
 from bpkd.analysis.task import INSTANCES, figures_of
-from tests.analysis.test_report import run as label_run
-from tests.engine.test_solov2_runs import SMALL, write_shapes
-from tests.experiments.test_compare import compare, own_loggers, started  # noqa: F401 - fixtures
+from tests.helpers.comparisons import compare, own_loggers, started  # noqa: F401 - fixtures
 from tests.helpers.golden_solov2 import REPO
+from tests.helpers.run_records import run as label_run
+from tests.helpers.solov2_runs import SMALL, write_shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 PAIR = """

@@ -28,8 +28,9 @@ from bpkd.functional import (
 from bpkd.functional.backends import dispatch, triton
 from bpkd.functional.backends.triton import functions, masks, self_check
 from bpkd.functional.backends.triton import losses as triton_losses
-from tests.functional.test_edges import scenes
-from tests.functional.test_fast_losses import (
+from tests.helpers.interpreter import prepare
+from tests.helpers.label_maps import scenes
+from tests.helpers.loss_checks import (
     LABELS,
     check_average_by_hand,
     check_average_without_an_edge,
@@ -42,7 +43,6 @@ from tests.functional.test_fast_losses import (
     labels_of,
     maps,
 )
-from tests.helpers.interpreter import prepare
 from tests.helpers.oracle import literal_edge_mask
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.cache_teacher import record_teacher
 from bpkd.modeling.teachers import build as teachers
 from bpkd.modeling.teachers.cached import FORMATS, INDEX, LOGITS, CachedTeacher, decode, encode, recorded_for
-from tests.engine.test_engine import largest_difference, losses, stop_after, tiny, train, weights  # noqa: F401
+from tests.helpers.engine_runs import largest_difference, losses, stop_after, tiny, train, weights  # noqa: F401
 
 TOOLS = str(Path(__file__).resolve().parents[2] / "tools")
 if TOOLS not in sys.path:

@@ -17,8 +17,7 @@ from bpkd.config import check_values, teacher_nodes, teacher_shares
 from bpkd.distillers import DISTILLERS, KD, PerTeacher
 from bpkd.functional import mean_probabilities
 from bpkd.modeling import FrozenTeacher, MeanTeacher, TeacherPanel, build_teachers
-from tests.distillers.test_adversary import stop_power_iterations
-from tests.distillers.test_distillers import build, outputs
+from tests.helpers.distiller_inputs import build, outputs, stop_power_iterations
 from tests.helpers.tiny_networks import TINY, TORCHVISION, batch, save_teacher, tiny_cfg
 
 WRAP = ("MODEL.META_ARCHITECTURE", "SemanticDistiller", "DISTILL.METHOD")
