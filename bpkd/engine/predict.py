@@ -1,4 +1,4 @@
-"""A checkpoint as a function from an image file to its semantic segmentation, or to masks of instances."""
+"""Predicts the classes or instances of an image file with a checkpoint."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class InstancePredictor:
         self.model.eval()
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
-        """Returns the masks [n, H, W] of an image file at its own size that score at least so much, the best first.
+        """Returns the masks [n, H, W] of an image file, at its own size, with at least this score, in falling order.
 
         Raises:
             DatasetError: the file cannot be read as an image.
@@ -139,7 +139,7 @@ class InstancePredictor:
         return masks
 
     def levels(self, item: dict[str, Any]) -> tuple[NDArray[np.uint8], list[tuple[str, NDArray[np.bool_], Size]], Size]:
-        """Says which labelled instances the network learns at each level, at the size it is tested with.
+        """Returns the labelled instances that are assigned to each level, at the test size.
 
         Args:
             item: dataset dict with ``file_name``, ``height``, ``width`` and ``annotations``.

@@ -1,4 +1,4 @@
-"""The comparison's HTML page: what the report folder holds, in one file."""
+"""The HTML page of a comparison: tables, figures and pictures of the report folder in one file."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _classes(records: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
 
 
 def _runs(records: Sequence[Mapping[str, Any]], folder: Path, runs: Mapping[str, Path]) -> Table:
-    """Returns the table of runs, with links to the folder, the config and the record of those that are there."""
+    """Returns the table of runs, with links to the folders, configs and records that exist."""
     header, rows = run_rows(records)
     cells: list[Sequence[object]] = []
     for name, *rest in rows:
@@ -137,7 +137,7 @@ def _files(run: Path | None, name: str) -> list[tuple[Path, str]]:
 
 
 def _link(path: Path, folder: Path, text: str) -> Link | str:
-    """Returns a link relative to the report, or the empty text where the file is not there."""
+    """Returns a link relative to the report, or "" where the file does not exist."""
     if not path.exists():
         return ""
     relative = Path(os.path.relpath(path, folder)).as_posix()
@@ -145,7 +145,7 @@ def _link(path: Path, folder: Path, text: str) -> Link | str:
 
 
 def _start(pictures: Sequence[Picture]) -> tuple[str, str] | None:
-    """Returns what the slider shows first: the student alone beside BPKD, where both are there."""
+    """Returns the two layers that the slider shows first, student alone and BPKD, or None where one is missing."""
     pair = (display_name(ALONE), OURS)
     return pair if pictures and all(name in pictures[0].layers for name in pair) else None
 

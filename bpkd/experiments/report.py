@@ -56,7 +56,7 @@ def write_report(
         jobs: complete runs, the teacher's among them.
         folder: folder of the report.
         trimap_width: half-width of the table's trimap column, of the bars' and of the pictures' error band.
-        images: test images to draw.
+        images: positions of the test images to draw.
         progress: callback that receives a line per step.
         margin: the smallest gain that would matter, in percentage points.
 
@@ -87,7 +87,7 @@ def write_report(
 
 
 def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int, margin: float) -> str:
-    """Writes ``table`` and ``classes_...`` (see ``Task.per_class``) as Markdown and CSV, and ``tests.csv``.
+    """Writes ``table`` and ``classes_...`` (see ``Figures.per_class``) as Markdown and CSV, and ``tests.csv``.
 
     ``table.md`` ends with the list of runs.
 
@@ -115,7 +115,7 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
 
 
 def draw_figures(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int) -> None:
-    """Draws the figures that need records alone: bars per class; trimap curves and edge against body (semantic)."""
+    """Draws the figures of records: bars per class and, for semantic segmentation, trimap curves, edge against body."""
     unit = f"{figures_of(records).class_score} in %"
     for name, (title, scores) in class_figures(records, trimap_width).items():
         bars(scores, folder / f"{name}.png", title=title, unit=unit)

@@ -1,4 +1,4 @@
-"""A search of distillers' settings with the same budget for every method: all candidates once, the best ones again."""
+"""Search for distillers' settings with equally many runs per method: every candidate once, the best ones twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RATIO = "gradient_ratio_kd_"
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: a distiller with some keys of its node changed, or of others by their full names."""
+    """A candidate: a distiller with values for keys of its node, or for other keys by their full names."""
 
     method: str
     settings: tuple[tuple[str, Any], ...]
@@ -88,9 +88,9 @@ def run_search(
         output: folder of the runs.
         finalists: candidates per method that get a second run.
         opts: KEY VALUE pairs for every run, after the file's own.
-        progress: receives lines of progress.
+        progress: callback that receives each line of progress.
         workers: runs at a time; 0: one per GPU, without GPUs one per core.
-        resume: the folder may hold runs of this search.
+        resume: whether the folder may hold runs of this search.
 
     Returns:
         One row per candidate, see `rows`.
@@ -157,7 +157,7 @@ def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[di
 
 
 def _ratios(job: Job) -> dict[str, float]:
-    """The terms' gradients at what they compare over the task's, the median over the run."""
+    """Returns the ratio of each term's gradient to the task loss's, the median over the run."""
     found: dict[str, list[float]] = {}
     for line in (job.output / "metrics.json").read_text().splitlines():
         for name, value in json.loads(line).items():
@@ -181,8 +181,8 @@ def search_table(found: Sequence[Mapping[str, Any]]) -> str:
 def main_effects(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns the mean score of seed 0 at each level of each key as Markdown; "" where there is no such design.
 
-    In an orthogonal array the levels of one key meet those of every other key equally often, so the means compare like
-    with like. A table is returned for methods in which every candidate sets the same two or more keys.
+    In an orthogonal array each level of a key is combined equally often with the levels of every other key, so the
+    means are comparable. A table is returned for methods in which every candidate sets the same two or more keys.
     """
     lines, score = [], figures_of_scores(found).score
     for method in dict.fromkeys(row["method"] for row in found):

@@ -248,7 +248,7 @@ def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:
     assert state["iteration"] == iteration
 
 
-def test_gradient_monitor_warns_of_a_drowning_term(
+def test_gradient_monitor_warns_of_a_dominating_term(
     tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opts = ("DISTILL.BPKD.PRESET", "literal", "DISTILL.BPKD.EDGE_WEIGHT", "5000.0", "SOLVER.BASE_LR", "1e-6")
