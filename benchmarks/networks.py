@@ -2,8 +2,7 @@
 
 Every round runs each variant once, forward and training step; a ratio is the median of the rounds' own ratios.
 `python -m benchmarks.networks --networks pspnet_r18 --rounds 9`; without mmsegmentation
-(docs/results/benchmarks_networks.md says how to
-install it) `--no-rival` times ours alone.
+(docs/results/benchmarks_networks.md says how to install it) `--no-rival` times ours alone.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 def packages(settings: Settings, seconds: float) -> Row:
-    """Imports what later parts need, so that a missing package is known at once."""
+    """Imports what later parts need, so that a missing package is reported first."""
     del seconds
     missing = []
     for name in (*PACKAGES, *(("scipy", "rich") if settings.peers else ())):
@@ -111,12 +111,12 @@ class MessageList(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a message."""
+        """Appends a message."""
         self.lines.append(record.getMessage())
 
 
 def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
-    """Returns which implementation a function takes, why, and how long its first calls take, in float32 and bf16.
+    """Returns the backend that a function chooses, the reason, and the time of its first calls in float32 and bf16.
 
     On a GPU they compile the kernels and check them; the item fails where the check does not pass.
     """

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for.
+    """Options of the command line.
 
     Attributes:
         device: "cuda" or "cpu".
@@ -31,7 +31,7 @@ class Settings:
     peers: Path | None = None
 
     def pick(self, full: Any, tiny: Any) -> Any:
-        """Returns ``tiny`` where everything is to be small, else ``full``."""
+        """Returns ``tiny`` with --tiny, else ``full``."""
         return tiny if self.tiny else full
 
 

@@ -1,4 +1,4 @@
-"""Runs the parts: every item in a process of its own with a time limit, every result written as soon as it is there."""
+"""Runs the parts: every item in a process of its own with a time limit, its result written at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 from bpkd.config.machine import usable_cores
 
 from .items import Item, Part, Row, Settings
-from .processes import look_at_device, stop, work
+from .processes import probe_device, stop, work
 from .records import RecordError, locked, read_record
 
 NINE_MINUTES = 540.0
@@ -49,19 +49,19 @@ class Sheet:
         """Prepares the folders.
 
         Args:
-            settings: what was asked for.
-            seconds: in which everything is to end.
-            resume: keep what an earlier call has found, and go on.
+            settings: options of the command line.
+            seconds: time limit of the whole call.
+            resume: whether to keep the results of an earlier call and run the rest.
             progress: callback that receives each line of progress.
-            again: parts and items that are run again though they have passed.
+            again: names of parts and items that are run again even if they have passed.
         """
         self.settings, self.seconds, self.resume, self.progress = settings, seconds, resume, progress
         self.again, self.signal = set(again), 0
         self.ends = time.monotonic() + seconds
-        self.patience = 20 if settings.tiny else 1  # a busy machine is no reason to fail where nothing is measured
+        self.limit_factor = 20 if settings.tiny else 1  # with --tiny, where nothing is timed, time limits are wide
         self.facts: Row = {}
         self.names: list[str] = []
-        self.share = 1.0  # seconds that there are over the planned seconds of all parts
+        self.share = 1.0  # available seconds over the planned seconds of all parts
         self.context: BaseContext = multiprocessing.get_context("fork")
         for folder in (settings.out, settings.work):
             folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ class Sheet:
         """Checks that a part's earlier record can be continued.
 
         Raises:
-            RecordError: it is damaged, or was measured elsewhere or otherwise.
+            RecordError: it is damaged, or of another device, size or hardware.
         """
         path = self.settings.out / f"{part.name}.json"
         if not (self.resume and path.is_file()):
@@ -136,7 +136,7 @@ class Sheet:
         reason = ""
         for method in ("fork", "spawn"):
             self.context = multiprocessing.get_context(method)
-            item = Item("probe", look_at_device, PROBE_SECONDS)
+            item = Item("probe", probe_device, PROBE_SECONDS)
             state = self.run_alone("probe", item)
             if state["status"] == "passed":
                 return {**state["result"], "start_method": method}
@@ -155,7 +155,7 @@ class Sheet:
         return state
 
     def limit_of(self, part: Part, later: Sequence[Part]) -> float:
-        """Returns when a part has to end: after its share, or where it takes what is left, before the later ones."""
+        """Returns the time by which a part has to end: after its share of the time, or before the later parts."""
         if part.seconds:
             return min(self.ends, time.monotonic() + self.share * part.seconds)
         return self.ends - self.share * sum(p.seconds for p in later)
@@ -199,7 +199,7 @@ class Sheet:
     def start_more(
         self, part: Part, waiting: list[Item], running: list[Running], done: dict[str, Row], ends: float
     ) -> None:
-        """Starts what may begin now; what cannot run any more gets its state."""
+        """Starts the items that can run now; those that can no longer run get their state."""
         most = self.processes(part)
         for item in list(waiting):
             now = time.monotonic()
@@ -212,10 +212,10 @@ class Sheet:
                 self.progress(item_line(part.name, item.name, done[item.name]))
             elif len(running) < most and len(states) == len(item.needs):
                 waiting.remove(item)
-                running.append(self.start(part.name, item, min(ends, now + item.seconds * self.patience)))
+                running.append(self.start(part.name, item, min(ends, now + item.seconds * self.limit_factor)))
 
     def processes(self, part: Part) -> int:
-        """Returns how many items of a part may run at a time; with --tiny nothing is timed."""
+        """Returns how many items of a part run at a time; with --tiny several, since nothing is timed."""
         if self.settings.tiny:
             return min(8, usable_cores())
         return max(1, min(12, usable_cores() * 3 // 4)) if part.parallel else 1
@@ -289,11 +289,11 @@ def results(done: dict[str, Row]) -> dict[str, Row]:
 
 
 def item_line(part: str, name: str, state: Row) -> str:
-    """Returns the line that tells an item's outcome."""
+    """Returns the line of progress about an item's outcome."""
     text = state.get("result", {}).get("line") if state["status"] == "passed" else state.get("error", "")
     return f"  {part}: {name}: {state['status']} ({state.get('seconds', 0):.1f} s){': ' + text if text else ''}"
 
 
 def reraise(error: Exception, settings: Settings, seconds: float) -> Row:
-    """Raises an error that came before there were items, so that it is recorded like an item's."""
+    """Raises an error of building the items, so that it is recorded as an item's."""
     raise error

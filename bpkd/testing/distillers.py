@@ -1,4 +1,4 @@
-"""What every distiller has to pass: a subclass names it, writes the formula down again and inherits the rest."""
+"""Tests that every distiller passes: a subclass names it, restates its formula and inherits the tests."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_wrong_metrics_are_refused_at_the_start(example: Path) -> None:
     with pytest.raises(ValueError, match="TEST.METRICS: expected each metric once"):
         check_metrics(cfg)
     cfg.TEST.METRICS, cfg.DATASETS.TEST = [NAME], ("tiny_objects_metric",)
-    MetadataCatalog.get("tiny_objects_metric").evaluatortype = "coco"
+    MetadataCatalog.get("tiny_objects_metric").evaluator_type = "coco"
     with pytest.raises(ValueError, match="TEST.METRICS: expected none for tiny_objects_metric"):
         check_metrics(cfg)
 

@@ -1,4 +1,4 @@
-"""What every architecture has to pass: a subclass names its configs and inherits the rest."""
+"""Tests that every architecture passes: a subclass names its configs and inherits the tests."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ArchitectureSuite:
         assert not any("auxiliary" in key for key in alone.state_dict())
 
     def auxiliary(self) -> tuple[Any, ...]:
-        """KEY VALUE pairs that give a network without auxiliary head one."""
+        """Returns KEY VALUE pairs that add an auxiliary head to a network that has none."""
         return ()
 
     def test_evaluation_has_no_dropout(self) -> None:

@@ -21,7 +21,7 @@ SECONDS = {"none": 0.2, "BPKD": 0.3}
 
 
 class Finished:
-    """Stands in for a process that has ended well."""
+    """Replaces a process that has ended with status 0."""
 
     returncode = 0
 
@@ -36,7 +36,7 @@ class Finished:
 
 @pytest.fixture
 def own_loggers() -> Iterator[None]:
-    """Takes away the log handlers that a run in this process adds: their stream is this test's alone."""
+    """Removes the log handlers that a run in this process adds: their stream is closed after the test."""
     loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "bpkd")]
     before = [(one, list(one.handlers), one.propagate) for one in loggers]
     yield
@@ -54,7 +54,7 @@ def started(monkeypatch: pytest.MonkeyPatch, own_loggers: None) -> list[str]:
         command = job.command(1)
         main(argument_parser().parse_args(command[4:]))
         made = job.output / "run.json"
-        if job.method in SECONDS and made.exists():  # what four steps take is chance
+        if job.method in SECONDS and made.exists():  # the times of four steps vary too much
             made.write_text(json.dumps({**json.loads(made.read_text()), "seconds_per_iteration": SECONDS[job.method]}))
         return Finished()
 

@@ -1,4 +1,4 @@
-"""The repository's config files by what they are for."""
+"""The repository's config files, by their purpose."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PAPER = [name for name in RUNS if Path(name).parent.name in SETS]
 
 @functools.cache
 def config(name: str) -> CfgNode:
-    """Reads a file once for all tests that only look at it."""
+    """Reads a config file, once for all tests; the config is frozen."""
     cfg = read_config(name)
     cfg.freeze()
     return cfg

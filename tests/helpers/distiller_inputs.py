@@ -15,7 +15,7 @@ def outputs(num_classes: int = 5, size: tuple[int, int] = (8, 8)) -> tuple[SegOu
     target = torch.randint(0, num_classes, (2, 32, 32), generator=g)
     target[:, :5] = 255
     student.requires_grad_()
-    # Features that depend on the logits: one gradient tells of every term.
+    # Features that depend on the logits: the gradient at the logits shows every term.
     return SegOutput(student, None, {"decode": student * 2}), SegOutput(teacher, None, {"decode": teacher * 2}), target
 
 
@@ -61,7 +61,7 @@ def feature_outputs(size: tuple[int, int] = (7, 5), num_classes: int = 5) -> tup
 
 
 def stop_power_iterations(module: nn.Module) -> None:
-    """Stops the power iterations: each call of the critic then has the same weights, whatever their number."""
+    """Stops the power iterations of spectral norm, so that the critic's weights are the same in every call."""
     for name, part in module.named_modules():
         if name.endswith("parametrizations.weight"):
             part.eval()

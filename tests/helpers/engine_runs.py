@@ -1,4 +1,4 @@
-"""Runs of the engine on tiny procedural scenes, and what they wrote."""
+"""Runs of the engine on tiny procedural scenes, and readers of their files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 
 
 def stop_after(trainer: DistillationTrainer, iterations: int):  # noqa: ANN201
-    """Breaks a run off as a killed process would, after its hooks wrote a checkpoint."""
+    """Returns an ``after_step`` that interrupts a run after so many iterations, when its hooks have run."""
     original = trainer.after_step
 
     def after_step() -> None:

@@ -1,4 +1,4 @@
-"""A semantic make_evaluator, and labels with scores for it."""
+"""A semantic evaluator, and labels with scores for it."""
 
 from __future__ import annotations
 
