@@ -70,7 +70,7 @@ def part(*items: Item, name: str = "trial", seconds: float = 60, **more: Any) ->
 
 
 def running_processes(work: Path) -> list[str]:
-    """Which of the processes that `sleeps` was are still there, zombies not counted."""
+    """Returns the ids of the processes of `sleeps` that still run, zombies not counted."""
     stats = [Path("/proc") / pid / "stat" for pid in (work / "pid").read_text().split()]
     return [s.parent.name for s in stats if s.exists() and s.read_text().rpartition(") ")[2][0] != "Z"]
 
@@ -325,8 +325,8 @@ def test_goals_read_the_rows_that_the_parts_write() -> None:
     calls = losses.variants(maps)
     row["rows"] = {name: {"device_ms": 1.0, "over_traffic": 2.0, "extra_mib": 3.0} for name in calls}
     row["ratios"] = {f"{a} over {b}": 0.5 for a, b in losses.pairs(calls)}
-    judged = losses.goals(dict.fromkeys(names, row))
-    assert len(judged) == 2 + len(losses.PRESETS) + 1 + 2 * len(losses.SHAPES)
+    goals = losses.goals(dict.fromkeys(names, row))
+    assert len(goals) == 2 + len(losses.PRESETS) + 1 + 2 * len(losses.SHAPES)
     names = [item.name for item in step.items(settings)]
     rows = dict.fromkeys(names, {"rows": {"BPKD": {"ratio": 0.5}}, "busy": 0.9, "preset": "safe"})
     assert [goal.value for goal in step.goals(rows)] == [0.5, 2.0, 2.0, 0.9]

@@ -1,4 +1,4 @@
-"""The adversary: critic and terms at the golden values, two players in one step, and what a run must survive."""
+"""The adversary: critic and terms at the golden values, both networks in one step, and what a run must survive."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_wrong_options_say_what_to_change() -> None:
         gradient_penalty(lambda x: x, torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 4))
 
 
-# Two players, one step
+# Student and critic in one step
 
 
 @pytest.mark.parametrize("adv_loss", ["wgan-gp", "hinge"])
@@ -311,7 +311,7 @@ def test_accumulated_batches_give_the_step_of_the_joint_batch() -> None:
     assert largest_difference(*results) < 1e-6
 
 
-def test_loss_scaler_scales_both_players_and_an_overflow_stops_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_scaler_scales_both_losses_and_an_overflow_stops_both(monkeypatch: pytest.MonkeyPatch) -> None:
     off = torch.autocast("cpu", enabled=False)
     monkeypatch.setattr("bpkd.engine.step.autocast", lambda *args: off)  # the scaler alone
     results = []
@@ -387,7 +387,7 @@ def test_two_processes(exact: bool, tmp_path: Path) -> None:
     """Replicas stay equal. They equal one process where the critic has no batch norm and draws no numbers.
 
     With batch norm each process normalises by its own images, and the penalty's points are drawn per process: the
-    gradient is then the mean of two games, not the module of the joint batch. That is the authors' DataParallel too.
+    gradient is then the mean of both processes' losses, not that of the joint batch, as with the authors' DataParallel.
     """
     options = {"adv_loss": "hinge", "critic_input": "tanh", "critic_optimizer": "sgd", "adv_weight": 0.1}
     options = options if exact else {}
@@ -448,7 +448,7 @@ def test_resume_equals_no_interruption(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "dtype"), [("SKDS", "fp16"), ("IFVD", "bf16")])
-def test_mixed_precision_trains_both_players(tiny: Path, tmp_path: Path, method: str, dtype: str) -> None:
+def test_mixed_precision_trains_both_networks(tiny: Path, tmp_path: Path, method: str, dtype: str) -> None:
     opts = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype, "TEACHER.AMP", dtype, "DISTILL.METHOD", method)
     trainer = train(tiny / "pair.yaml", tmp_path, *opts, "SOLVER.MAX_ITER", "2", "SOLVER.OPTIMIZER", "adamw")
     saved = state(tmp_path)

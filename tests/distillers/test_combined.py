@@ -52,7 +52,7 @@ def test_terms_are_the_single_ones_times_the_factor_and_named_after_their_method
     assert combined.taps["ifvd_ifv"] == "decode"
     for name, (method, term) in NAMES.items():
         alone, own_logits = run(parts[method])
-        # The critic's side of the game is played at its own pace.
+        # The critic's loss has weights of its own.
         factor = 1.0 if term == "critic" else FACTORS[method]
         torch.testing.assert_close(together[name], factor * alone[f"loss_kd_{term}"])
         want = factor * gradient_norm(alone[f"loss_kd_{term}"], own_logits)

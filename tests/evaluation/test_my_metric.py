@@ -1,4 +1,4 @@
-"""examples/my_metric from outside the package: in the make_evaluator, on two processes, and in a run's records."""
+"""examples/my_metric from outside the package: in the evaluator, on two processes, and in a run's records."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def evaluate(rows: list[Any], *metrics: Any, folder: Path | None = None) -> Any:
     return evaluator.evaluate()
 
 
-def test_the_evaluatorhas_its_figure_beside_its_own(example: Path, tmp_path: Path) -> None:
+def test_the_evaluator_has_its_figure_beside_its_own(example: Path, tmp_path: Path) -> None:
     results = evaluate(pairs(), NAME, folder=tmp_path)
     plain = make_evaluator()
     plain.process(*zip(*pairs(), strict=True))
