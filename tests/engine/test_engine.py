@@ -21,7 +21,7 @@ from bpkd.engine import DistillationTrainer, cli, load_config
 from bpkd.engine.hooks import RunClock
 from bpkd.engine.optim import parameter_groups, poly_schedule
 from bpkd.engine.step import NonFiniteLossError
-from tests.helpers.engine_runs import largest_difference, losses, stop_after, tiny, train, weights  # noqa: F401 - fixture
+from tests.helpers.engine_runs import largest_difference, losses, stop_after, train, weights
 from tests.helpers.processes import HANGS, command, free_port, run_parallel, two_processes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "networks"

@@ -18,7 +18,7 @@ from bpkd.config import get_bpkd_cfg
 from bpkd.experiments.compare import comparison_jobs, equal_time_iterations
 from bpkd.experiments.jobs import Job
 from bpkd.experiments.reuse import ConfigDifferenceError, RunsExistError, check_runs, differences
-from tests.helpers.comparisons import ROOT, compare, own_loggers, started  # noqa: F401 - fixtures
+from tests.helpers.comparisons import ROOT
 from tests.helpers.engine_runs import TINY, losses
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -23,7 +23,6 @@ from bpkd.analysis.report import table
 from bpkd.analysis.significance import paired_tests
 from bpkd.analysis.statement import report_text
 from bpkd.analysis.task import INSTANCES, figures_of
-from tests.helpers.comparisons import compare, own_loggers, started  # noqa: F401 - fixtures
 from tests.helpers.golden_solov2 import REPO
 from tests.helpers.run_records import run as label_run
 from tests.helpers.solov2_runs import SMALL, write_shapes
@@ -49,8 +48,8 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_whole_comparison_of_instances(
     pair: Path,
-    started: list[str],  # noqa: F811
-    compare: Callable[..., int],  # noqa: F811
+    started: list[str],
+    compare: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:

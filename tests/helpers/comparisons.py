@@ -1,11 +1,8 @@
-"""Fixtures that run comparisons in this process."""
+"""Runs the jobs of comparisons in this process."""
 
 from __future__ import annotations
 
 import json
-import logging
-import runpy
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +31,7 @@ class Finished:
         return 0
 
 
-@pytest.fixture
-def own_loggers() -> Iterator[None]:
-    """Removes the log handlers that a run in this process adds: their stream is closed after the test."""
-    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "bpkd")]
-    before = [(one, list(one.handlers), one.propagate) for one in loggers]
-    yield
-    for one, handlers, propagate in before:
-        one.handlers, one.propagate = handlers, propagate
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch, own_loggers: None) -> list[str]:
+def run_in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs jobs in this process instead of one each; returns the names in the order of their start."""
     names: list[str] = []
 
@@ -60,9 +46,3 @@ def started(monkeypatch: pytest.MonkeyPatch, own_loggers: None) -> list[str]:
 
     monkeypatch.setattr(Job, "start", start)
     return names
-
-
-@pytest.fixture(scope="module")
-def compare() -> Callable[..., int]:
-    tool: Callable[[list[str]], int] = runpy.run_path(str(ROOT / "tools" / "compare.py"))["main"]
-    return lambda *arguments: tool([str(a) for a in arguments])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch
 
+from bpkd.data.procedural import CLASSES
 from bpkd.engine import DistillationTrainer, load_config
 
 TINY = """
@@ -28,12 +28,8 @@ TEST: {TRIMAP_WIDTHS: [1, 3]}
 """
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with teacher.yaml, student.yaml, pair.yaml and a trained teacher.pth."""
-    from bpkd.data.procedural import CLASSES
-
-    root = tmp_path_factory.mktemp("tiny")
+def write_tiny_pair(root: Path) -> None:
+    """Writes teacher.yaml, student.yaml, pair.yaml and a trained teacher to a folder."""
     text = TINY % len(CLASSES)
     (root / "teacher.yaml").write_text(text)
     (root / "student.yaml").write_text(text)
@@ -42,7 +38,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"TEACHER: {{CONFIG_FILE: {root}/teacher.yaml, WEIGHTS: {root}/teacher/model_final.pth}}\n"
     )
     train(root / "teacher.yaml", root / "teacher", "SEED", "7")
-    return root
 
 
 def train(config: Path, out: Path, *opts: str, resume: bool = False) -> DistillationTrainer:
