@@ -12,7 +12,7 @@ import time
 import warnings
 
 warnings.simplefilter("ignore")
-answers, sys.stdout = sys.stdout, sys.stderr  # what is printed elsewhere is no answer
+answers, sys.stdout = sys.stdout, sys.stderr  # other output must not be read as an answer
 sys.path[0] = os.getcwd()  # the tree, not this file's folder
 
 
@@ -27,7 +27,7 @@ def main():
     work, trainer = tempfile.TemporaryDirectory(), None
     for line in sys.stdin:
         request = json.loads(line)
-        if request["do"] == "teacher":  # random weights: a teacher takes its time whatever it has learned
+        if request["do"] == "teacher":  # random weights: a teacher's time does not depend on them
             cfg = load_config(request["config"], request["opts"])
             teacher = DistillationTrainer.build_model(load_config(cfg.TEACHER.CONFIG_FILE, ["MODEL.DEVICE", "cpu"]))
             torch.save({"model": teacher.state_dict()}, request["path"])

@@ -41,14 +41,14 @@ COLUMNS = {
 
 
 class WorkerError(RuntimeError):
-    """A tree cannot be measured; the message says which and why."""
+    """A tree cannot be measured; the message names the tree and the reason."""
 
 
 class Worker:
     """A process that runs training steps of one tree."""
 
     def __init__(self, tree: Path, threads: int) -> None:
-        """Starts it; ``threads`` is its number of threads."""
+        """Starts the process with a number of threads."""
         self.tree, self.log = tree, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with it
         environ = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, str(WORKER)]
@@ -75,7 +75,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         self.process.kill()
         self.process.wait()
         self.log.close()
@@ -86,7 +86,7 @@ def checked_out(name: str) -> Iterator[Path]:
     """Yields the folder of a tree: itself, or a temporary worktree of a commit.
 
     Raises:
-        WorkerError: it is neither.
+        WorkerError: the argument is neither a folder nor a commit.
     """
     if Path(name).is_dir():
         yield Path(name).resolve()
@@ -134,7 +134,7 @@ def measure(trees: dict[str, Path], method: str, args: argparse.Namespace) -> Ro
 
 
 def one_start(trees: dict[str, Path], method: str, args: argparse.Namespace, number: int) -> tuple[Times, float]:
-    """Times of both sides in turns, from one start of the processes, and how far their losses are apart at most."""
+    """Returns the times of both sides in turns, from one start of the processes, and the largest loss difference."""
     order = [OLD, NEW] if number % 2 else [NEW, OLD]
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         workers = {}

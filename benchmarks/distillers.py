@@ -22,7 +22,7 @@ from benchmarks import harness
 from benchmarks.harness import ROOT, Row, Times, pair_of, spread
 from benchmarks.scenes import make_batch
 from bpkd.config import read_config
-from bpkd.distillers import DISTILLERS
+from bpkd.distillers import DISTILLERS, DistillationModule
 from bpkd.engine import DistillationTrainer
 from bpkd.engine.step import StepTrainer
 from bpkd.modeling import DenseModel, SemanticDistiller, build_student
@@ -45,20 +45,20 @@ COLUMNS = {
 }
 
 
-class NoTerms(nn.Module):
+class NoTerms(DistillationModule):
     """Distiller without loss terms: the teacher runs, nothing is compared."""
 
     def forward(self, *_: object) -> dict[str, Tensor]:
         """Returns no term."""
         return {}
 
-    def parameter_options(self) -> dict[str, dict[str, Any]]:
-        """Returns nothing: it has no parameters."""
-        return {}
+    def compared_features(self) -> frozenset[str]:
+        """Returns none, so that the teacher's features are not kept."""
+        return frozenset()
 
 
 def pair(args: argparse.Namespace) -> tuple[CfgNode, nn.Module, FrozenTeacher]:
-    """The config and its two networks, weights random: a teacher's answer takes its time whatever it has learned."""
+    """The config and its two networks, with random weights, since a teacher's time does not depend on them."""
     size = ["INPUT.CROP_SIZE", [args.size, args.size]]  # what training images are padded to
     cfg = read_config(args.config_file, ["MODEL.DEVICE", args.device, *size, *args.opts])
     teacher_cfg = read_config(cfg.TEACHER.CONFIG_FILE, ["MODEL.DEVICE", args.device, *cfg.TEACHER.OPTS])
@@ -71,7 +71,7 @@ def pair(args: argparse.Namespace) -> tuple[CfgNode, nn.Module, FrozenTeacher]:
 
 
 def freeze(model: DenseModel, fast: str, amp: str, args: argparse.Namespace) -> FrozenTeacher:
-    """The teacher as TEACHER.OPTIMIZE and AMP would run it."""
+    """Returns the frozen teacher with the config's TEACHER.OPTIMIZE and AMP."""
     plan = Optimizations.choose(fast, amp, torch.device(args.device))
     optimize_for_inference(model.eval(), plan, lambda: torch.randn(1, 3, args.size, args.size, device=args.device))
     return FrozenTeacher(model, amp=plan.amp, stream="stream" in plan.names)
@@ -105,13 +105,13 @@ def step(
 
 
 def endless(batch: list[dict[str, Tensor]]) -> Iterator[list[dict[str, Tensor]]]:
-    """The same batch for ever."""
+    """Yields the same batch endlessly."""
     while True:
         yield batch
 
 
 def runner(trainer: StepTrainer) -> Callable[[], None]:
-    """The trainer's next step; its gradients are freed, so that no other variant runs beside them."""
+    """Returns a function that runs the trainer's next step and frees its gradients."""
     trainer.iter = 0
 
     def run() -> None:

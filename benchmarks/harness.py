@@ -1,4 +1,4 @@
-"""What every benchmark shares: options, timing in turns, paired figures, Markdown tables and JSON records."""
+"""Shared functions of the benchmarks: options, timing in turns, paired ratios, Markdown tables and JSON records."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def in_turns(
 ) -> dict[Any, list[Any]]:
     """Times every call, round by round, after one round that is thrown away.
 
-    The order rotates, and turns round after each lap, so that no call always follows the same one.
+    The order rotates from round to round and is reversed after each full rotation, so that no call always follows the
+    same one.
 
     Args:
         calls: what to time, by name.

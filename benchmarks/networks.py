@@ -2,8 +2,7 @@
 
 Every round runs each variant once, forward and training step; a ratio is the median of the rounds' own ratios.
 `python -m benchmarks.networks --networks pspnet_r18 --rounds 9`; without mmsegmentation
-(docs/results/benchmarks_networks.md says how to
-install it) `--no-rival` times ours alone.
+(docs/results/benchmarks_networks.md says how to install it) `--no-rival` times ours alone.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ COLUMNS = {
 }
 
 
-class Contender:
-    """One variant of a network with its optimizer and the two things that are timed."""
+class Variant:
+    """A network of one project and memory layout, with the forward pass and the training step that are timed."""
 
     def __init__(self, variant: str, name: str, args: argparse.Namespace) -> None:
         """Builds network and batch, the same for every variant but for the weights."""
@@ -78,7 +77,7 @@ class Contender:
         self.optimizer.zero_grad(set_to_none=True)  # here, so that no other variant runs beside these gradients
 
 
-def check_agreement(found: dict[str, Contender], name: str) -> dict[str, float]:
+def check_agreement(found: dict[str, Variant], name: str) -> dict[str, float]:
     """Gives all the same weights; returns the logits' largest difference to the first variant's, over their std.
 
     Raises:
@@ -86,8 +85,8 @@ def check_agreement(found: dict[str, Contender], name: str) -> dict[str, float]:
     """
     first = next(iter(found.values()))
     state = random_state_dict(first.model)
-    for contender in found.values():
-        contender.model.load_state_dict(state)
+    for one in found.values():
+        one.model.load_state_dict(state)
     want = first.forward()
     apart = {v: float((c.forward() - want).abs().max() / want.std()) for v, c in found.items()}
     for variant, value in apart.items():
@@ -109,7 +108,7 @@ def summarise(times: Times) -> list[Row]:
 
 def benchmark(name: str, variants: Sequence[str], args: argparse.Namespace) -> list[Row]:
     """All rows of one network."""
-    found = {variant: Contender(variant, name, args) for variant in variants}
+    found = {variant: Variant(variant, name, args) for variant in variants}
     apart = check_agreement(found, name)
     calls = {(FORWARD, v): c.forward for v, c in found.items()} | {(STEP, v): c.step for v, c in found.items()}
     times = harness.measure(calls, args.rounds, harness.is_cuda(args), clock=harness.clock_of(args))
@@ -139,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}\n--no-rival times ours alone.", file=sys.stderr)
         return 2
     if args.peak_of:
-        print(harness.peak_mib(Contender(args.peak_of, args.networks[0], args).step))
+        print(harness.peak_mib(Variant(args.peak_of, args.networks[0], args).step))
         return 0
     record = harness.new_record(args, rival=versions)
     for name in args.networks:

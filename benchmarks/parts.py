@@ -63,7 +63,7 @@ def with_rows(batch: list[dict[str, Any]], cfg: Any, student: Any, teacher: Froz
 
 
 def recorded(teacher: FrozenTeacher, batch: list[dict[str, Any]], path: str) -> CachedTeacher:
-    """The teacher's answer to the batch as TEACHER.CACHE would read it."""
+    """The teacher's logits of the batch in the form that TEACHER.CACHE reads."""
     for position, item in enumerate(batch):
         item["position"] = position
     size = (int(batch[0]["image"].shape[1]), int(batch[0]["image"].shape[2]))
@@ -176,7 +176,7 @@ def plain_loop(
 
 
 def inference_calls(args: argparse.Namespace) -> Calls:
-    """The student's logits: eager, compiled, exported, as fast as a teacher; and mmsegmentation's same network."""
+    """The student's logits: eager, compiled, exported, optimised as teachers are; and of mmsegmentation's network."""
     ours, state = student_of(args)
     images = torch.randn(args.images, 3, *args.image_size, generator=torch.Generator().manual_seed(0)).to(args.device)
     calls: Calls = {}
@@ -196,7 +196,7 @@ def inference_calls(args: argparse.Namespace) -> Calls:
 
 
 def quick_call(model: Any, plan: Optimizations, images: Tensor) -> Callable[[], Tensor]:
-    """The logits of a copy of the network that is made as fast as a teacher may be."""
+    """Returns a call of a copy of the network with a teacher's inference optimisations."""
     quick = copy.deepcopy(model)
     optimize_for_inference(quick, plan, lambda: images[:1])
     if "channels_last" in plan.names:

@@ -1,8 +1,9 @@
 """The two tasks, semantic and instance segmentation: what differs between them below the mathematics.
 
-Each floor of the package has one table from a task to its own part: `bpkd.data.loader` (data sets and mappers),
-`bpkd.evaluation.build` (evaluators), `bpkd.modeling.build` (networks), `bpkd.engine.predict` (predictors) and
-`bpkd.experiments.pictures` (panels). Standard library only.
+What differs in a layer of the package is in a table from a task to its own part: `bpkd.data.loader` (data sets and
+mappers), `bpkd.evaluation.build` (evaluators), `bpkd.analysis.task` (figures), `bpkd.engine.predict` (predictors),
+`bpkd.experiments` (predictions, panels, layers of the page), `bpkd.cli.drawing` (pictures) and `bpkd.cli.export`
+(files). Standard library only.
 """
 
 from __future__ import annotations

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import logging
 import os
+import runpy
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +38,41 @@ def camvid_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_camvid(root / "camvid")
     return root
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the configs of a tiny teacher-student pair and a trained teacher (`write_tiny_pair`)."""
+    from tests.helpers.engine_runs import write_tiny_pair
+
+    root = tmp_path_factory.mktemp("tiny")
+    write_tiny_pair(root)
+    return root
+
+
+@pytest.fixture
+def own_loggers() -> Iterator[None]:
+    """Removes the log handlers that a run in this process adds: their stream is closed after the test."""
+    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "bpkd")]
+    before = [(one, list(one.handlers), one.propagate) for one in loggers]
+    yield
+    for one, handlers, propagate in before:
+        one.handlers, one.propagate = handlers, propagate
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, own_loggers: None) -> list[str]:
+    """Runs the jobs of comparisons in this process; the names in the order of their start."""
+    from tests.helpers.comparisons import run_in_this_process
+
+    return run_in_this_process(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def compare() -> Callable[..., int]:
+    """Calls tools/compare.py with arguments; returns its exit status."""
+    tool: Callable[[list[str]], int] = runpy.run_path(str(REPO / "tools" / "compare.py"))["main"]
+    return lambda *arguments: tool([str(a) for a in arguments])
 
 
 def write_camvid(root: Path, count: int = 6, suffix: str = ".png") -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bpkd.analysis import task
 from bpkd.old_modules import MOVED
 
 # Public names of the old modules that scripts are likely to import.
@@ -48,3 +49,11 @@ def test_an_old_module_is_found_with_a_warning(old: str, monkeypatch: pytest.Mon
 def test_other_names_are_not_found() -> None:
     with pytest.raises(ModuleNotFoundError, match="No module named 'bpkd.engine.nothing'"):
         importlib.import_module("bpkd.engine.nothing")
+
+
+def test_old_names_of_the_figures_of_a_task() -> None:
+    with pytest.warns(DeprecationWarning, match="bpkd.analysis.task.task_of is now figures_of"):
+        old = task.task_of
+    assert old is task.figures_of
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        task.nothing  # noqa: B018

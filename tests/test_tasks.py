@@ -6,17 +6,22 @@ import pytest
 from detectron2.modeling import META_ARCH_REGISTRY
 
 import bpkd.modeling  # noqa: F401  (registers the meta-architectures)
+from bpkd.cli.drawing import DRAWINGS
+from bpkd.cli.export import WRITERS
 from bpkd.config import WRAPPERS, get_bpkd_cfg
 from bpkd.data import dataset_task, register_datasets
 from bpkd.data.loader import EVALUATION, TRAINING
 from bpkd.engine.predict import PREDICTORS
+from bpkd.experiments.html import LAYERS
+from bpkd.experiments.pictures import PREDICTIONS
+from bpkd.experiments.report import PANELS
 from bpkd.modeling import DistillationWrapper, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, TASKS, Task
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_every_floor_has_a_part_for_every_task(task: Task) -> None:
-    for table in (TRAINING, EVALUATION, PREDICTORS):
+    for table in (TRAINING, EVALUATION, PREDICTORS, PREDICTIONS, PANELS, LAYERS, DRAWINGS, WRITERS):
         assert task in table
     wrapper = META_ARCH_REGISTRY.get(task.wrapper)
     assert issubclass(wrapper, DistillationWrapper)

@@ -1,4 +1,4 @@
-"""The sheet from its command line's arguments."""
+"""Runs the sheet or prints its tables, as its command line says."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .runner import Sheet  # noqa: E402
 
 PARTS = ("environment", "correct", "losses", "step", "train")
 MINUTES = 9.0
-TINY_MINUTES = 90.0  # ten times what the parts have: a walk on a CPU is to end, not to be cut
+TINY_MINUTES = 90.0  # ten times the time on a GPU, so that a run on a CPU reaches its end
 
 
 def load(name: str) -> Part:
-    """Imports a part; one that cannot be imported fails when it is its turn, and the others run."""
+    """Imports a part; one that cannot be imported fails when it is run, and the others are still run."""
     try:
         part: Part = import_module(f"{__package__}.{name}").PART
         return part
@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace) -> int:
         settings,
         seconds=seconds,
         resume=args.resume,
-        say=lambda line: print(line, flush=True),
+        progress=lambda line: print(line, flush=True),
         again=args.again,
     )
     try:

@@ -37,20 +37,20 @@ TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 2e-2}
 # The reference's own float32 rounding: the 150 masked logits of a cell are nearly all 0, and at T = 4 its edge term is
 # 3e-5 from the same in float64, where the kernels are 2e-6 from it.
 LEAST_TOLERANCE = {"boundary_kd": 1e-4}
-GOLDEN_FACTOR = 4  # a GPU's convolutions add up in another order than the CPU that the tolerance was found on
+GOLDEN_FACTOR = 4  # a GPU's convolutions sum in another order than the CPU's, for which the tolerance was determined
 STEPS = 100
 FIRST_STEPS = 8  # rounding grows with every step: a thousandfold in 15
 
 
 def as_reference() -> None:
-    """Switches off what makes float32 on a GPU less than float32."""
+    """Disables TF32 and cuDNN's choice of kernels, so that float32 is computed in float32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
 
 
 def distance(found: Tensor, want: Tensor) -> float:
-    """Norm of the difference over the norm of ``want``; NaN where shape or type differ or something is no number."""
+    """Returns the norm of the difference over that of ``want``; NaN where shape or type differ or a value is NaN."""
     if found.shape != want.shape or found.dtype != want.dtype:
         return float("nan")
     apart, size = (float(torch.linalg.vector_norm(x.double())) for x in (found - want, want))
@@ -91,10 +91,10 @@ def kernels(settings: Settings, seconds: float, *, function: str, dtype: str) ->
 
 
 def cases(settings: Settings, function: str, x: Inputs, path: str) -> Iterator[tuple[str, list[Tensor]]]:
-    """A function's cases on one implementation; a few where everything is to be small."""
+    """Yields a function's cases on one backend; a few with --tiny."""
     found = CASES[function](x)
     for _ in range(settings.pick(1000, 2)):
-        with use_backend(path):  # for the case alone: the other implementation's generator runs in between
+        with use_backend(path):  # for this case only: the generator of the other backend runs in between
             one = next(found, None)
         if one is None:
             return
@@ -102,12 +102,12 @@ def cases(settings: Settings, function: str, x: Inputs, path: str) -> Iterator[t
 
 
 def backend(settings: Settings) -> str:
-    """The implementation that is to be proven on the device."""
+    """Returns the backend that is tested on the device."""
     return "auto" if settings.device == "cpu" else "triton"
 
 
 def streams(settings: Settings, seconds: float) -> Row:
-    """Two streams at once change no bit of each other's results."""
+    """Checks that two CUDA streams at once give the same bits as one stream."""
     del seconds
     unit = Device(settings.device)
     xs = [Inputs.draw(shape, "scene", unit.device) for shape in settings.pick(SHAPES[:2], TINY_SHAPES * 2)]
@@ -122,7 +122,7 @@ def streams(settings: Settings, seconds: float) -> Row:
 
 
 def graph(settings: Settings, seconds: float) -> Row:
-    """A replayed CUDA graph of masks, losses and gradient gives what plain calls give, for other numbers too."""
+    """Checks that a replayed CUDA graph of masks, losses and gradient equals plain calls, for other inputs too."""
     del seconds
     as_reference()
     unit, worst = Device(settings.device), 0.0
@@ -146,7 +146,7 @@ def graph(settings: Settings, seconds: float) -> Row:
 
 
 def waiting(settings: Settings, seconds: float) -> Row:
-    """Nothing in masks, losses and gradient waits for the GPU."""
+    """Checks that masks, losses and gradient do not synchronise with the GPU."""
     del seconds
     unit = Device(settings.device)
     x = Inputs.draw(settings.pick(SHAPES[1], TINY_SHAPES[0]), "scene", unit.device)
@@ -159,7 +159,7 @@ def waiting(settings: Settings, seconds: float) -> Row:
 
 
 def golden_network(settings: Settings, seconds: float, *, name: str) -> Row:
-    """The outputs of one of the paper's networks, against those of the originals' own code, TF32 off."""
+    """Compares a network of the paper with the golden outputs of its original code, TF32 off."""
     from bpkd.config import read_config
     from bpkd.modeling import build_student
     from tests.helpers.golden_networks import TOLERANCE as ALLOWED
@@ -171,31 +171,31 @@ def golden_network(settings: Settings, seconds: float, *, name: str) -> Row:
     model = build_student(read_config(str(ROOT / "configs" / "networks" / f"{name}.yaml"), opts)).eval()
     fill(model, name)
     apart, other = differences(model, name, settings.device)
-    return judged(max(apart.values()), ALLOWED * GOLDEN_FACTOR, {"apart": apart, "other_classes": other})
+    return compared(max(apart.values()), ALLOWED * GOLDEN_FACTOR, {"apart": apart, "other_classes": other})
 
 
 def golden_solov2(settings: Settings, seconds: float, *, name: str) -> Row:
-    """The maps of SOLOv2, against mmdetection's, TF32 off."""
+    """Compares the maps of SOLOv2 with mmdetection's, TF32 off."""
     from tests.helpers.golden_solov2 import filled_network, forward_differences
 
     del seconds
     as_reference()
     model = filled_network(name).to(settings.device)
     apart, _ = forward_differences(model, name, settings.device)
-    return judged(max(apart.values()), GOLDEN_FACTOR, {"share_of_tolerance": apart})
+    return compared(max(apart.values()), GOLDEN_FACTOR, {"share_of_tolerance": apart})
 
 
-def judged(value: float, limit: float, row: Row) -> Row:
-    """A row that fails where a value is above its limit or no number."""
+def compared(value: float, limit: float, row: Row) -> Row:
+    """Returns a row with a value and its limit, failed where the value is above it or NaN."""
     row = {**row, "worst": value, "allowed": limit, "line": f"largest difference {value:.1e} (allowed {limit:.0e})"}
     return row if value <= limit else {**row, "failed": f"differs by {value:.2e}, allowed are {limit:.0e}"}
 
 
 def curves(settings: Settings, seconds: float) -> Row:
-    """Trains a small student with BPKD on every implementation from the same start: the losses must agree.
+    """Trains a small student with BPKD on every backend from the same weights and compares the losses.
 
-    A second run of plain PyTorch shows how far rounding alone takes two runs apart. On a GPU also in bf16 and fp16,
-    which must end near float32.
+    A second run of plain PyTorch shows the effect of rounding alone. On a GPU bf16 and fp16 are run too, which must
+    end near float32.
     """
     del seconds
     as_reference()
@@ -208,7 +208,7 @@ def curves(settings: Settings, seconds: float) -> Row:
     early = {k: max(abs(a / b - 1) for a, b in zip(c[:begin], base[:begin], strict=True)) for k, c in found.items()}
     late = {k: abs(sum(c[-end:]) / sum(base[-end:]) - 1) for k, c in found.items()}
     row: Row = {"curves": found, "steps": steps, "first_steps_apart": early, "end_apart": late}
-    # Rounding grows with the steps: the curves begin as one, later their means stay together.
+    # Rounding errors grow with the steps: first losses are compared one by one, last ones by their mean.
     bad = [] if early[fast] <= max(1e-3, 3 * early["eager again"]) else [f"{fast} begins otherwise"]
     bad += [f"{name} ends elsewhere" for name, apart in late.items() if not apart <= 0.1]
     row["line"] = f"{fast} over eager: first {begin} steps {early[fast]:.1e}, end {late[fast]:.1e} apart"
@@ -216,7 +216,7 @@ def curves(settings: Settings, seconds: float) -> Row:
 
 
 def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[float]:
-    """The total loss of every step of the small CamVid pair on drawn scenes."""
+    """Returns the total loss of every step of the small CamVid pair on procedural scenes."""
     from argparse import Namespace
 
     from detectron2.utils.events import EventStorage
@@ -253,13 +253,13 @@ def loss_curve(settings: Settings, path: str, amp: str, *, steps: int) -> list[f
 
 
 def marked_files() -> list[Path]:
-    """The files with tests that are marked gpu, but for the one whose tests are this part's items."""
+    """Returns the files with tests marked gpu, except the one whose tests are items of this part."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [p for p in files if "mark.gpu" in p.read_text() and p.name != "test_cuda_losses.py"]
 
 
 def marked_tests(settings: Settings, seconds: float, *, file: str) -> Row:
-    """A file's tests that are marked gpu, in pytest; on a CPU all are skipped."""
+    """Runs a file's tests marked gpu with pytest; on a CPU all are skipped."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "-ra", file]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
     print(done.stdout[-6000:], done.stderr[-2000:])
@@ -273,7 +273,7 @@ def marked_tests(settings: Settings, seconds: float, *, file: str) -> Row:
 
 
 def items(settings: Settings) -> list[Item]:
-    """What takes longest first, since all run beside each other; then kernels, then whole networks."""
+    """Returns the items, the longest first since they run in parallel; then kernels, then whole networks."""
     from tests.helpers.golden_networks import EIGHT
     from tests.helpers.golden_solov2 import FORWARDS
 

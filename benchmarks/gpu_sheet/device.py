@@ -1,4 +1,4 @@
-"""Time, memory, CUDA graphs and streams of a device; on a CPU the same calls without them, to walk through the code."""
+"""Time, memory, CUDA graphs and streams of a device; on a CPU the calls are run without them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ FLUSH_BYTES = 256 * 2**20  # several times the second level's cache of an H100 (
 
 
 class Device:
-    """What the measurements need of one device."""
+    """Measures calls on a device."""
 
     def __init__(self, name: str) -> None:
-        """Takes a device by its name."""
+        """Takes the name of a device."""
         self.device = torch.device(name)
         self.cuda = self.device.type == "cuda"
-        self._pool: Any = None  # of graphs whose results nobody looks at
+        self._pool: Any = None  # of graphs whose results are not read
         self._flush = torch.empty(FLUSH_BYTES if self.cuda else 1, dtype=torch.int8, device=self.device)
 
     def wait(self) -> None:
-        """Waits until the device has done everything."""
+        """Synchronises with the device."""
         if self.cuda:
             torch.cuda.synchronize(self.device)
 
     def call_ms(self, call: Call) -> float:
-        """Milliseconds of a call from start to end as a program sees it, launches included."""
+        """Returns the wall-clock milliseconds of a call, kernel launches included."""
         self.wait()
         start = time.perf_counter()
         call()
@@ -40,7 +40,7 @@ class Device:
         return 1e3 * (time.perf_counter() - start)
 
     def device_ms(self, call: Call) -> float:
-        """Milliseconds that the device works on a call, by events, with nothing of its inputs in the cache."""
+        """Returns the device's milliseconds of a call, measured by events with a cold cache."""
         if not self.cuda:
             return self.call_ms(call)
         self._flush.zero_()
@@ -61,13 +61,13 @@ class Device:
 
         Args:
             call: reads and writes the same memory each time; it is run three times before.
-            keep: its results are looked at. Else all such graphs work in the same memory: dozens of them fit.
+            keep: whether the results are read. Otherwise graphs share one memory pool, so that dozens of them fit.
 
         Returns:
-            What replays it, and the tensors that each replay writes.
+            A function that replays the graph, and the tensors that each replay writes.
 
         Raises:
-            RuntimeError: the call waits for the GPU, which no graph can hold.
+            RuntimeError: the call synchronises with the GPU, which cannot be captured.
         """
         if not self.cuda:
             outputs = call()

@@ -1,4 +1,4 @@
-"""Part 1: what the machine is, what it can reach, and which implementation each function takes there, and why."""
+"""Part 1: hardware and versions, peak rates, and the backend that each function chooses, with its reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 def packages(settings: Settings, seconds: float) -> Row:
-    """Imports what later parts need, so that a missing package is known at once."""
+    """Imports what later parts need, so that a missing package is reported first."""
     del seconds
     missing = []
     for name in (*PACKAGES, *(("scipy", "rich") if settings.peers else ())):
@@ -46,7 +46,7 @@ def packages(settings: Settings, seconds: float) -> Row:
 
 
 def data(settings: Settings, seconds: float) -> Row:
-    """Looks whether the training's images and masks are all there."""
+    """Checks that the images and masks of the training exist."""
     from bpkd.config import read_config
     from bpkd.data import check_dataset, register_datasets
 
@@ -103,7 +103,7 @@ def ceilings(settings: Settings, seconds: float) -> Row:
     return {**found, "line": f"copy {found['copy_gb_s']:.0f} GB/s, bf16 product {rates['bf16']:.0f} TFLOP/s"}
 
 
-class Said(logging.Handler):
+class MessageList(logging.Handler):
     """Collects log messages."""
 
     def __init__(self) -> None:
@@ -111,26 +111,26 @@ class Said(logging.Handler):
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps a message."""
+        """Appends a message."""
         self.lines.append(record.getMessage())
 
 
 def chosen(settings: Settings, seconds: float, *, function: str) -> Row:
-    """Returns which implementation a function takes, why, and how long its first calls take, in float32 and bf16.
+    """Returns the backend that a function chooses, the reason, and the time of its first calls in float32 and bf16.
 
     On a GPU they compile the kernels and check them; the item fails where the check does not pass.
     """
     del seconds
-    heard, logger = Said(), logging.getLogger(dispatch.__name__)
+    messages, logger = MessageList(), logging.getLogger(dispatch.__name__)
     logger.setLevel(logging.INFO)
-    logger.addHandler(heard)
+    logger.addHandler(messages)
     device = torch.device(settings.device)
     begin = time.perf_counter()
     for student in (torch.float32, torch.bfloat16):  # a teacher's logits are always float32
         run_once(function, device, (student, torch.float32))
     spent = time.perf_counter() - begin
-    found: dict[str, Any] = {"choice": heard.lines, "first_calls_seconds": spent}
-    found["line"] = f"{'; '.join(heard.lines)} First calls: {spent:.1f} s"
+    found: dict[str, Any] = {"choice": messages.lines, "first_calls_seconds": spent}
+    found["line"] = f"{'; '.join(messages.lines)} First calls: {spent:.1f} s"
     reasons = self_check.failures()
     return {**found, "failed": reasons[0]} if reasons else found
 
@@ -143,5 +143,5 @@ def items(settings: Settings) -> list[Item]:
     return found + [Item(f"backend of {name}", partial(chosen, function=name), 90) for name in FUNCTIONS]
 
 
-# Five seconds of questions; the rest is for the kernels, which are compiled on their first use (once per machine).
+# Five seconds for the machine, the rest for the kernels, which are compiled on their first use (once per machine).
 PART = Part("environment", "Environment", 60, items, parallel=True)

@@ -1,4 +1,4 @@
-"""What a part of the sheet is made of: its settings, its items, and what an item returns."""
+"""Data classes of the sheet: settings, items, parts and goals."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for.
+    """Options of the command line.
 
     Attributes:
         device: "cuda" or "cpu".
-        tiny: small shapes and networks, a few steps: to walk through the code, not to measure.
+        tiny: small shapes and networks and few steps, which run the code and measure nothing.
         out: folder of the records.
         work: folder for runs and other files that are no result.
         data: DATASETS.ROOT that holds CamVid; None: the training uses drawn scenes.
@@ -31,19 +31,19 @@ class Settings:
     peers: Path | None = None
 
     def pick(self, full: Any, tiny: Any) -> Any:
-        """Returns ``tiny`` where everything is to be small, else ``full``."""
+        """Returns ``tiny`` with --tiny, else ``full``."""
         return tiny if self.tiny else full
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to find out, in a process of its own.
+    """One measurement or check, in a process of its own.
 
     Attributes:
-        name: unique in its part.
+        name: its name, unique in the part.
         call: ``call(settings, seconds)`` returns a JSON-able row; ``seconds`` are left for it. The row's "line" is
             printed, its "failed" (a sentence) makes the item fail though it returned.
-        seconds: after which it is stopped.
+        seconds: time limit in seconds.
         needs: names of items of the part that must have passed, in this call or an earlier one.
     """
 
@@ -55,15 +55,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Part:
-    """A chapter of the sheet.
+    """A group of items that measure or check one subject.
 
     Attributes:
-        name: of its file and for ``--only``.
-        title: for the report.
-        seconds: its share of nine minutes; 0: what the others leave.
+        name: name of its record's file and of ``--only``.
+        title: heading in the report.
+        seconds: its share of nine minutes in seconds; 0: what the others leave.
         items: builds its items.
-        goals: reads the judged figures from its finished rows by item name.
-        parallel: its items may run beside each other: nothing is timed.
+        goals: returns its goals, from its finished rows by item name.
+        parallel: whether items may run at the same time; False where they are timed.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure that was aimed at: ``value`` at most ``limit``, or at least that."""
+    """A figure and its limit: ``value`` is to be at most ``limit``, or at least that with ``at_least``."""
 
     text: str
     value: float
@@ -85,7 +85,7 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether the figure reaches the goal."""
+        """Whether the value is within the limit."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def row(self) -> Row:

@@ -1,4 +1,4 @@
-"""What is installed, and what nvidia-smi says; without torch."""
+"""Installed versions and the output of nvidia-smi, without torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def installed(name: str) -> str:
 
 
 def nvidia_smi() -> dict[str, str]:
-    """Returns what nvidia-smi says about the first GPU: driver, clocks, power limit; its error where it fails."""
+    """Returns nvidia-smi's driver, clocks and power limit of the first GPU, or its error."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return {"error": "nvidia-smi is not there"}

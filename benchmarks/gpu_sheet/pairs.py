@@ -1,4 +1,4 @@
-"""The pairs whose steps are timed: networks with random weights, a batch, and how times are taken."""
+"""Teacher-student pairs with random weights and a batch, whose training steps are timed."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Pair:
         """Builds both networks of a pair.
 
         Args:
-            settings: device, and whether everything is to be small.
-            name: of `PAIRS`.
+            settings: settings of the sheet; device and tiny are read.
+            name: key of `PAIRS`.
             size: height and width of the images.
-            batch: images.
+            batch: number of images.
             opts: KEY VALUE pairs for both configs.
         """
         self.size, batch = settings.pick(size, (64, 64)), settings.pick(batch, 2)
@@ -65,12 +65,12 @@ class Pair:
         self.device = settings.device
 
     def teacher(self, fast: str, amp: str) -> FrozenTeacher:
-        """The teacher as TEACHER.OPTIMIZE and TEACHER.AMP would run it."""
+        """Returns the frozen teacher with these values of TEACHER.OPTIMIZE and TEACHER.AMP."""
         arguments = Namespace(device=self.device, size=max(self.size))
         return freeze(copy.deepcopy(self.network), fast, amp, arguments)
 
     def step(self, method: str, teacher: FrozenTeacher, amp: str) -> Call:
-        """The trainer's own step of a method."""
+        """Returns a call that runs the trainer's own step with a method."""
         return step(method, self.cfg, self.student, teacher, self.batch, amp=amp)
 
 
@@ -106,7 +106,7 @@ def set_tf32(on: bool, *, benchmark: bool = False) -> None:
     """Lets float32 products and convolutions run in TF32, as the configs do, or not.
 
     Args:
-        on: whether.
+        on: whether to allow TF32.
         benchmark: cuDNN times its kernels for every new shape, seconds to minutes, and takes the fastest; off as in
             the configs (CUDNN_BENCHMARK).
     """

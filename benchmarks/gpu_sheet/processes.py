@@ -1,4 +1,4 @@
-"""What runs in an item's process, and how that process is ended."""
+"""Functions that run an item in a process and end that process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .machine import installed, nvidia_smi
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def look_at_device(settings: Settings, seconds: float) -> Row:
-    """Computes one number on the device, and describes where it runs."""
+def probe_device(settings: Settings, seconds: float) -> Row:
+    """Computes a sum on the device and returns the environment."""
     import torch
 
     del seconds
@@ -35,7 +35,7 @@ def look_at_device(settings: Settings, seconds: float) -> Row:
 
 
 def end_with_parent() -> None:
-    """Has this process killed when its parent dies (Linux)."""
+    """Makes the kernel kill this process when its parent ends (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -69,7 +69,7 @@ def work(call: Callable[[Settings, float], Row], settings: Settings, seconds: fl
     temporary.write_text(json.dumps(state))
     temporary.replace(answer)
     sys.stdout.flush()
-    os._exit(0)  # whatever a broken device would still do at exit
+    os._exit(0)  # skips exit handlers, which may hang on a broken device
 
 
 def stop(process: BaseProcess) -> None:
@@ -82,5 +82,5 @@ def stop(process: BaseProcess) -> None:
         process.join(2)
         if not process.is_alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # children that outlived it
+                os.killpg(pid, signal.SIGKILL)  # its child processes that still run
             return

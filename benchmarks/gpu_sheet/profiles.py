@@ -1,4 +1,4 @@
-"""A look into BPKD's step: the longest kernels, the gaps, and how much of the time the device works."""
+"""Profile of BPKD's training step: longest kernels, gaps, and the share of time in which the device is busy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .pairs import Pair, set_tf32
 
 
 def profile(settings: Settings, seconds: float) -> Row:
-    """Looks into five steps of BPKD: the kernels that take longest, and how much of the time the device works."""
+    """Profiles five steps of BPKD: the longest kernels, and the share of time in which the device is busy."""
     del seconds
     set_tf32(True)
     unit, pair = Device(settings.device), Pair(settings, "pspnet", (512, 512), 8)
@@ -20,7 +20,7 @@ def profile(settings: Settings, seconds: float) -> Row:
     unit.wait()
     activities = [torch.profiler.ProfilerActivity.CPU]
     if unit.cuda:
-        activities = [torch.profiler.ProfilerActivity.CUDA]  # of the CPU's nothing: recording it slows the launches
+        activities = [torch.profiler.ProfilerActivity.CUDA]  # no CPU events: recording them slows the launches
     count = settings.pick(5, 1)
     with torch.profiler.profile(activities=activities) as recorded:
         for _ in range(count):

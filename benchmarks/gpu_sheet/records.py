@@ -1,4 +1,4 @@
-"""The sheet's records: read, refused, and kept from two calls at once."""
+"""Reads the sheet's records and locks their folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .items import Row
 
 
 class RecordError(RuntimeError):
-    """OUT cannot be gone on with; the message says why and what to do."""
+    """The records in OUT cannot be continued; the message says why and what to do."""
 
 
 def read_record(path: Path) -> Row:
@@ -35,10 +35,10 @@ def read_record(path: Path) -> Row:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps a second call out of OUT.
+    """Locks OUT against a second call.
 
     Raises:
-        RecordError: one is running.
+        RecordError: another call is running.
     """
     with (out / "sheet.lock").open("w") as file:
         try:

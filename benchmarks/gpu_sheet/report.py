@@ -25,17 +25,17 @@ def report(folder: Path, parts: Sequence[Part]) -> str:
     there = [(part, read_record(path)) for part, path in found if path.is_file()]
     if not there:
         raise FileNotFoundError(f"{folder}: expected records of the sheet ({', '.join(p.name for p in parts)}.json).")
-    return "\n\n".join(chapter(part, record) for part, record in there) + "\n"
+    return "\n\n".join(section(part, record) for part, record in there) + "\n"
 
 
-def chapter(part: Part, record: Row) -> str:
+def section(part: Part, record: Row) -> str:
     """Returns one part: where it was measured, its items, its goals, its tables."""
     where, of = record["where"], [state["of"] for state in record["items"].values() if "of" in state]
     commits, torches = (", ".join(dict.fromkeys(str(one[key]) for one in of)) for key in ("commit", "torch"))
     seconds, date = sum(call.get("seconds", 0) for call in record["calls"]), record["calls"][-1]["date"]
     head = f"{where['hardware']}; torch {torches}; commit {commits}; {seconds:.0f} s, until {date}"
     if where["tiny"]:
-        head += "; a walk through the code in small: sizes are not those of the names, no figure means anything"
+        head += "; with --tiny: sizes are smaller than the names say; the figures are not measurements"
     items = table(ITEMS, [item_row(*item) for item in record["items"].items()])
     lines = [f"## {part.title}", "", head + ".", "", items]
     if record["goals"]:

@@ -1,4 +1,4 @@
-"""The same pair in mmrazor's form: of our networks, and of mmsegmentation's."""
+"""Training steps of the same pair in mmrazor's form, with our networks and with mmsegmentation's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RIVAL, RIVAL_NETWORKS = "mmrazor's form", "mmrazor's form, mmsegmentation's netw
 
 
 def rival(settings: Settings, seconds: float, *, amp: str) -> Row:
-    """BPKD's step as this project runs it, beside the same pair's in mmrazor's form, in the same precision.
+    """Times BPKD's step beside the same pair's step in mmrazor's form, in the same precision.
 
     mmrazor's form: the teacher without gradient in the student's autocast, cross entropy of both heads at label size,
     channel-wise distillation, all in plain PyTorch; also with mmsegmentation's networks where they were given.
@@ -39,7 +39,7 @@ def rival(settings: Settings, seconds: float, *, amp: str) -> Row:
         try:
             calls[RIVAL_NETWORKS] = mmseg_loop(settings, pair, amp)
             peers = {name: installed(name) for name in ("mmsegmentation", "mmengine", "mmcv-lite")}
-        except ImportError as error:  # ours is measured without it
+        except ImportError as error:  # our step is still measured
             peers = {"error": str(error)}
     left = seconds - (time.monotonic() - begin)
     row = timed(settings, left, calls, len(pair.batch), RIVAL)

@@ -1,4 +1,4 @@
-"""Runs the parts: every item in a process of its own with a time limit, every result written as soon as it is there."""
+"""Runs the parts: every item in a process of its own with a time limit, its result written at once."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from typing import Any
 from bpkd.config.machine import usable_cores
 
 from .items import Item, Part, Row, Settings
-from .processes import look_at_device, stop, work
+from .processes import probe_device, stop, work
 from .records import RecordError, locked, read_record
 
 NINE_MINUTES = 540.0
 POLL_SECONDS = 0.05
 PROBE_SECONDS = 90.0
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass
@@ -41,27 +41,27 @@ class Running:
 
 
 class Sheet:
-    """One call of the sheet."""
+    """Runs the parts of the sheet in their order, each item with a time limit, and writes their records."""
 
     def __init__(
-        self, settings: Settings, *, seconds: float, resume: bool, say: Say, again: Sequence[str] = ()
+        self, settings: Settings, *, seconds: float, resume: bool, progress: Progress, again: Sequence[str] = ()
     ) -> None:
         """Prepares the folders.
 
         Args:
-            settings: what was asked for.
-            seconds: in which everything is to end.
-            resume: keep what an earlier call has found, and go on.
-            say: gets every line that the user is to see.
-            again: parts and items that are run again though they have passed.
+            settings: options of the command line.
+            seconds: time limit of the whole call.
+            resume: whether to keep the results of an earlier call and run the rest.
+            progress: callback that receives each line of progress.
+            again: names of parts and items that are run again even if they have passed.
         """
-        self.settings, self.seconds, self.resume, self.say = settings, seconds, resume, say
+        self.settings, self.seconds, self.resume, self.progress = settings, seconds, resume, progress
         self.again, self.signal = set(again), 0
         self.ends = time.monotonic() + seconds
-        self.patience = 20 if settings.tiny else 1  # a busy machine is no reason to fail where nothing is measured
+        self.limit_factor = 20 if settings.tiny else 1  # with --tiny, where nothing is timed, time limits are wide
         self.facts: Row = {}
         self.names: list[str] = []
-        self.share = 1.0  # of the parts' planned seconds
+        self.share = 1.0  # available seconds over the planned seconds of all parts
         self.context: BaseContext = multiprocessing.get_context("fork")
         for folder in (settings.out, settings.work):
             folder.mkdir(parents=True, exist_ok=True)
@@ -76,20 +76,22 @@ class Sheet:
             for part in parts:
                 self.check_record(part)
             if self.settings.tiny:
-                self.say("in small: sizes and steps are not those of the names, and no figure means anything")
+                self.progress(
+                    "--tiny: sizes and steps are smaller than the names say; the figures are not measurements"
+                )
             counts = [self.run_part(part, later=parts[i + 1 :]) for i, part in enumerate(parts)]
         passed, whole = (sum(c[i] for c in counts) for i in (0, 1))
-        self.say(f"{passed} of {whole} items passed; records: {self.settings.out}")
+        self.progress(f"{passed} of {whole} items passed; records: {self.settings.out}")
         return 0 if passed == whole else 1
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Keeps SIGINT, SIGTERM and SIGHUP for the loops, which look at them; raised anywhere they may get lost."""
+        """Stores SIGINT, SIGTERM and SIGHUP, which `pause` raises: raised anywhere else they may get lost."""
 
-        def keep(number: int, frame: Any) -> None:
+        def remember(number: int, frame: Any) -> None:
             self.signal = number
 
-        before = {number: signal.signal(number, keep) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:
@@ -107,16 +109,16 @@ class Sheet:
             raise KeyboardInterrupt(signal.Signals(self.signal).name)
 
     def where(self) -> Row:
-        """Returns what records must share for their items to stand beside each other."""
+        """Returns the device, size and hardware, which must be the same in all records of a folder."""
         hardware = self.facts["hardware"]
         place = ", ".join(hardware["gpus"]) if self.settings.device == "cuda" else hardware["cpu"]
         return {"device": self.settings.device, "tiny": self.settings.tiny, "hardware": place}
 
     def check_record(self, part: Part) -> None:
-        """Looks whether a part's earlier record can be gone on with.
+        """Checks that a part's earlier record can be continued.
 
         Raises:
-            RecordError: it is damaged, or was measured elsewhere or otherwise.
+            RecordError: it is damaged, or of another device, size or hardware.
         """
         path = self.settings.out / f"{part.name}.json"
         if not (self.resume and path.is_file()):
@@ -134,7 +136,7 @@ class Sheet:
         reason = ""
         for method in ("fork", "spawn"):
             self.context = multiprocessing.get_context(method)
-            item = Item("probe", look_at_device, PROBE_SECONDS)
+            item = Item("probe", probe_device, PROBE_SECONDS)
             state = self.run_alone("probe", item)
             if state["status"] == "passed":
                 return {**state["result"], "start_method": method}
@@ -153,7 +155,7 @@ class Sheet:
         return state
 
     def limit_of(self, part: Part, later: Sequence[Part]) -> float:
-        """Returns when a part has to end: after its share, or where it takes what is left, before the later ones."""
+        """Returns the time by which a part has to end: after its share of the time, or before the later parts."""
         if part.seconds:
             return min(self.ends, time.monotonic() + self.share * part.seconds)
         return self.ends - self.share * sum(p.seconds for p in later)
@@ -180,7 +182,7 @@ class Sheet:
                     running.remove(one)
                     done[one.item.name] = state = self.finish(one)
                     self.write(part, record, items, began)
-                    self.say(item_line(part.name, one.item.name, state))
+                    self.progress(item_line(part.name, one.item.name, state))
         finally:
             for one in running:
                 stop(one.process)
@@ -189,13 +191,15 @@ class Sheet:
                 done.setdefault(item.name, {"status": "not reached"})
             self.write(part, record, items, began)
         passed = sum(done[item.name]["status"] == "passed" for item in items)
-        self.say(f"{part.name}: {passed} of {len(items)} passed in {time.monotonic() - began:.0f} s{self.judged(part)}")
+        self.progress(
+            f"{part.name}: {passed} of {len(items)} passed in {time.monotonic() - began:.0f} s{self.goals_met(part)}"
+        )
         return passed, len(items)
 
     def start_more(
         self, part: Part, waiting: list[Item], running: list[Running], done: dict[str, Row], ends: float
     ) -> None:
-        """Starts what may begin now; what cannot run any more gets its state."""
+        """Starts the items that can run now; those that can no longer run get their state."""
         most = self.processes(part)
         for item in list(waiting):
             now = time.monotonic()
@@ -205,13 +209,13 @@ class Sheet:
                 why = f"needs {lacking[0]}" if lacking else "no time was left"
                 waiting.remove(item)
                 done[item.name] = {"status": "not reached", "error": why}
-                self.say(item_line(part.name, item.name, done[item.name]))
+                self.progress(item_line(part.name, item.name, done[item.name]))
             elif len(running) < most and len(states) == len(item.needs):
                 waiting.remove(item)
-                running.append(self.start(part.name, item, min(ends, now + item.seconds * self.patience)))
+                running.append(self.start(part.name, item, min(ends, now + item.seconds * self.limit_factor)))
 
     def processes(self, part: Part) -> int:
-        """Returns how many items of a part may run at a time; in small nothing is timed."""
+        """Returns how many items of a part run at a time; with --tiny several, since nothing is timed."""
         if self.settings.tiny:
             return min(8, usable_cores())
         return max(1, min(12, usable_cores() * 3 // 4)) if part.parallel else 1
@@ -264,16 +268,16 @@ class Sheet:
         temporary.replace(path)
 
     def goals(self, part: Part, done: dict[str, Row]) -> list[Row]:
-        """Returns the judged figures; in small there are none."""
+        """Returns the goals, each with its figure and whether it is met; with --tiny there are none."""
         if self.settings.tiny:
             return []
         try:
             return [goal.row() for goal in part.goals(results(done))]
         except Exception:
-            self.say(f"  {part.name}: its goals cannot be judged: {traceback.format_exc()}")
+            self.progress(f"  {part.name}: its goals cannot be compared: {traceback.format_exc()}")
             return []
 
-    def judged(self, part: Part) -> str:
+    def goals_met(self, part: Part) -> str:
         """Returns how many goals were met, for the part's line."""
         goals = json.loads((self.settings.out / f"{part.name}.json").read_text())["goals"]
         return f"; {sum(g['met'] for g in goals)} of {len(goals)} goals met" if goals else ""
@@ -285,11 +289,11 @@ def results(done: dict[str, Row]) -> dict[str, Row]:
 
 
 def item_line(part: str, name: str, state: Row) -> str:
-    """Returns the line that tells an item's outcome."""
+    """Returns the line of progress about an item's outcome."""
     text = state.get("result", {}).get("line") if state["status"] == "passed" else state.get("error", "")
     return f"  {part}: {name}: {state['status']} ({state.get('seconds', 0):.1f} s){': ' + text if text else ''}"
 
 
 def reraise(error: Exception, settings: Settings, seconds: float) -> Row:
-    """Raises an error that came before there were items, so that it is recorded like an item's."""
+    """Raises an error of building the items, so that it is recorded as an item's."""
     raise error

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 from bpkd.analysis.report import Record, display_name, summarise
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
 
 Spread = tuple[float, float]
 """Mean and standard deviation over a method's runs; nan where there are too few."""
@@ -25,7 +25,7 @@ def class_scores(records: Sequence[Record], figure: str) -> dict[str, dict[str, 
         {method: {class: (mean, deviation)}}, methods in the order of the comparison table, classes in that of the
         data set.
     """
-    order = [s.method for s in summarise(records, [task_of(records).score])]
+    order = [s.method for s in summarise(records, [figures_of(records).score])]
     found = {m: [c for r in records if r["method"] == m and (c := _of_classes(r, figure))] for m in order}
     return {m: {name: _spread([r.get(name) for r in runs]) for name in runs[0]} for m, runs in found.items() if runs}
 
@@ -71,7 +71,7 @@ def class_figures(records: Sequence[Record], width: int) -> dict[str, tuple[str,
         records: complete runs.
         width: half-width of the trimap band.
     """
-    wanted = task_of(records, width).per_class.items()
+    wanted = figures_of(records, width).per_class.items()
     found = {name: (title, class_scores(records, figure)) for name, (title, figure) in wanted}
     return {name: (title, scores) for name, (title, scores) in found.items() if scores}
 

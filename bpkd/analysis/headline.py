@@ -7,7 +7,7 @@ from statistics import mean
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, Record, Summary, by_seed, display_name, summarise
 from bpkd.analysis.significance import OURS, paired_tests
-from bpkd.analysis.task import Task, task_of
+from bpkd.analysis.task import Figures, figures_of
 
 VERDICTS = {"gain": "a gain"}
 
@@ -25,16 +25,16 @@ def headline(records: Sequence[Record], *, margin: float = 0.5) -> str:
     Returns:
         A sentence, or "" where nothing was scored.
     """
-    task = task_of(records)
-    scored = summarise(records, [task.score, "params_m"])
-    rows = {s.method: s for s in scored if s.values[task.score][0] == s.values[task.score][0]}
-    method, choice = _subject(rows, task.score)
+    figures = figures_of(records)
+    scored = summarise(records, [figures.score, "params_m"])
+    rows = {s.method: s for s in scored if s.values[figures.score][0] == s.values[figures.score][0]}
+    method, choice = _subject(rows, figures.score)
     if not method:
         return ""
-    parts = [_against_teacher(rows, method, choice, task)]
+    parts = [_against_teacher(rows, method, choice, figures)]
     if method not in (ALONE, TEACHER):
-        parts += _against_alone(records, method, task, margin)
-        parts += _ahead(by_seed(records, task.score), method)
+        parts += _against_alone(records, method, figures, margin)
+        parts += _ahead(by_seed(records, figures.score), method)
     else:
         parts.append(f"mean of {rows[method].runs} seeds" if rows[method].runs > 1 else "one seed")
     sentence = "; ".join(parts)
@@ -52,16 +52,16 @@ def _subject(rows: Mapping[str, Summary], score: str) -> tuple[str, str]:
     return next((m for m in (ALONE, *rows) if m in rows), ""), ""
 
 
-def _against_teacher(rows: Mapping[str, Summary], method: str, choice: str, task: Task) -> str:
+def _against_teacher(rows: Mapping[str, Summary], method: str, choice: str, figures: Figures) -> str:
     subject = display_name(method) if method not in (ALONE, TEACHER) else f"the {display_name(method)}"
-    value, params = (rows[method].values[k][0] for k in (task.score, "params_m"))
+    value, params = (rows[method].values[k][0] for k in (figures.score, "params_m"))
     teacher, teacher_params = rows[TEACHER].values.values() if TEACHER in rows else ((0.0,), (0.0,))
     if method == TEACHER or not teacher[0]:
-        return f"{subject}{choice} reached {value:.2f} {task.title(task.score)}"
+        return f"{subject}{choice} reached {value:.2f} {figures.title(figures.score)}"
     share = 100 * value / teacher[0]
     verb = "reached" if share > 100 else "kept"
     size = _size(params, teacher_params[0])
-    return f"{subject}{choice} {verb} {share:.1f} % of the teacher's {task.title(task.score)}{size}"
+    return f"{subject}{choice} {verb} {share:.1f} % of the teacher's {figures.title(figures.score)}{size}"
 
 
 def _size(own: float, teacher: float) -> str:
@@ -72,12 +72,12 @@ def _size(own: float, teacher: float) -> str:
     return f" at 1/{ratio:.0f} of its size" if ratio >= 3 else f" at {100 / ratio:.0f} % of its size"
 
 
-def _against_alone(records: Sequence[Record], method: str, task: Task, margin: float) -> list[str]:
-    tests = paired_tests(records, [task.score], margin=margin)
+def _against_alone(records: Sequence[Record], method: str, figures: Figures, margin: float) -> list[str]:
+    tests = paired_tests(records, [figures.score], margin=margin)
     test = next((t for t in tests if (t.method, t.against) == (method, ALONE)), None)
     if test is None:
         return ["there is no student alone to compare it with"]
-    gain = f"{test.mean:+.2f} {task.title(task.score)} over the student alone"
+    gain = f"{test.mean:+.2f} {figures.title(figures.score)} over the student alone"
     if test.seeds == 1:
         return [gain, "one seed: no verdict"]
     verdict = VERDICTS.get(test.verdict, test.verdict)
@@ -100,8 +100,8 @@ def compared(records: Sequence[Record]) -> str:
     Args:
         records: complete runs, all of one task.
     """
-    task = task_of(records)
-    order = [s.method for s in summarise(records, [task.score])]
+    figures = figures_of(records)
+    order = [s.method for s in summarise(records, [figures.score])]
     students = [r for r in records if r["method"] != TEACHER and not r["method"].endswith(EQUAL_TIME)]
     names = [f"{'the ' if m == ALONE else ''}{display_name(m)}" for m in order if m in {r["method"] for r in students}]
     parts = [f"{listed(names)}{', each' if len(names) > 1 else ''}{_runs(students)}"] if students else []
@@ -111,9 +111,7 @@ def compared(records: Sequence[Record]) -> str:
         parts.append(f"{listed(list(bases.values()))} also for BPKD's time{_runs(longer)}")
     if TEACHER in order:
         parts.append(f"the teacher{_runs([r for r in records if r['method'] == TEACHER])}")
-    return (
-        f"{'Instance' if task.instances else 'Semantic'} segmentation on {records[0]['dataset']}: {'; '.join(parts)}."
-    )
+    return f"{figures.task.name.capitalize()} segmentation on {records[0]['dataset']}: {'; '.join(parts)}."
 
 
 def _runs(records: Iterable[Record]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from bpkd.analysis.task import Column, task_of
+from bpkd.analysis.task import Column, figures_of
 
 Record = Mapping[str, Any]
 
@@ -88,10 +88,10 @@ def table_rows(records: Sequence[Record], *, trimap_width: int) -> tuple[list[st
 
 
 def _contents(records: Sequence[Record], trimap_width: int) -> tuple[list[Column], list[Summary], str]:
-    task = task_of(records, trimap_width)
+    figures = figures_of(records, trimap_width)
     records = _with_network_speed(records)
-    columns = [c for c in task.columns if c[1] not in LATER or any(r.get(c[1]) for r in records)]
-    return columns, summarise(records, [metric for _, metric, _ in columns]), task.score
+    columns = [c for c in figures.columns if c[1] not in LATER or any(r.get(c[1]) for r in records)]
+    return columns, summarise(records, [metric for _, metric, _ in columns]), figures.score
 
 
 def _with_network_speed(records: Sequence[Record]) -> list[Record]:

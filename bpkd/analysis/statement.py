@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bpkd.analysis.report import Record, findings, markdown, provenance, table
 from bpkd.analysis.significance import HEADER, explanation, paired_tests
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
 
 
 def report_text(records: Sequence[Record], *, trimap_width: int, margin: float = 0.5) -> str:
@@ -20,10 +20,10 @@ def report_text(records: Sequence[Record], *, trimap_width: int, margin: float =
         trimap_width: half-width of the trimap column.
         margin: the smallest gain that would matter, in percentage points.
     """
-    figures = task_of(records, trimap_width).tested
+    tested = figures_of(records, trimap_width).tested
     lines = [table(records, trimap_width=trimap_width)[0], ""]
-    lines += [f"- {line}" for metric in figures for line in findings(records, metric)]
-    return "\n".join([*lines, "", *_tests(records, figures, margin), provenance(records)])
+    lines += [f"- {line}" for metric in tested for line in findings(records, metric)]
+    return "\n".join([*lines, "", *_tests(records, tested, margin), provenance(records)])
 
 
 def _tests(records: Sequence[Record], figures: Sequence[str], margin: float) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from bpkd.data.instances import label_masks
 from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
 from bpkd.functional.edges import window_side
 from bpkd.metrics.folders import pair_files
+from bpkd.tasks import INSTANCE, SEMANTIC, Task
+
+# File suffix of --labels -> their task; all others are folders of label maps.
+LABELS = {".json": INSTANCE}
+FORMATS = {SEMANTIC: "label maps", INSTANCE: "COCO's JSON"}
 
 
 def draw_all(args: Any) -> int:
@@ -31,8 +37,11 @@ def draw_all(args: Any) -> int:
     """
     networks = load(args)
     args.kernel_size = args.kernel_size or edge_width(networks)
-    if of_objects(args, networks):
-        return draw_objects(args, networks)
+    return DRAWINGS[drawn_task(args, networks)](args, networks)
+
+
+def draw_semantic(args: Any, networks: dict[str, Predictor]) -> int:
+    """Draws every image of semantic segmentation; returns how many there were."""
     images = list_images(args.images)
     files = {p.stem if args.images.is_file() else p.relative_to(args.images).with_suffix("").as_posix():
              {"file_name": str(p)} for p in images}  # fmt: skip
@@ -61,7 +70,7 @@ def load(args: Any) -> dict[str, Any]:
         network = predictor(weights, config, args.opts)
         name = network.name if network.name not in networks else f"{network.name}_{len(networks) + 1}"
         networks[name] = network
-    if len({type(n) for n in networks.values()}) > 1:
+    if len({n.task for n in networks.values()}) > 1:
         raise ValueError("--weights: expected networks of one task, got some for instances and some for label maps.")
     return networks
 
@@ -75,18 +84,17 @@ def edge_width(networks: dict[str, Any]) -> int:
     return window_side(node.KERNEL_SIZE, node.ITERATIONS)
 
 
-def of_objects(args: Any, networks: dict[str, Any]) -> bool:
-    """Whether instances are drawn.
+def drawn_task(args: Any, networks: dict[str, Any]) -> Task:
+    """Returns the task of the pictures: that of the networks and of the labels.
 
     Raises:
         ValueError: networks and labels do not fit.
     """
-    named = args.labels is not None and args.labels.suffix == ".json"
-    objects = isinstance(next(iter(networks.values()), None), InstancePredictor)
-    if networks and args.labels and named != objects:
-        wanted, got = ("COCO's JSON", "label maps") if objects else ("label maps", "COCO's JSON")
-        raise ValueError(f"--labels: expected {wanted} for these --weights, got {got}.")
-    return named or objects
+    labels = LABELS.get(args.labels.suffix, SEMANTIC) if args.labels else None
+    network: Task | None = next((n.task for n in networks.values()), None)
+    if network and labels and network is not labels:
+        raise ValueError(f"--labels: expected {FORMATS[network]} for these --weights, got {FORMATS[labels]}.")
+    return labels or network or SEMANTIC
 
 
 def labelled(args: Any) -> list[dict[str, Any]]:
@@ -126,8 +134,8 @@ def check_coco(path: Path) -> None:
         raise ValueError(f"--labels: {path}: expected JSON in COCO's format, which has {', '.join(missing)}.")
 
 
-def draw_objects(args: Any, networks: dict[str, InstancePredictor]) -> int:
-    """Draws every image with objects; returns how many there were."""
+def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
+    """Draws every image of instance segmentation; returns how many there were."""
     items: list[dict[str, Any]] = (
         labelled(args) if args.labels else [{"file_name": str(p)} for p in list_images(args.images)]
     )
@@ -183,3 +191,6 @@ def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, 
         return
     row = {"image": image.transpose(2, 0, 1), "label": label, "predictions": found}
     panels([row], list(found), path, colors=first.colors, class_names=first.class_names, width=args.widths)
+
+
+DRAWINGS: dict[Task, Callable[[Any, dict[str, Any]], int]] = {SEMANTIC: draw_semantic, INSTANCE: draw_instances}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bpkd.errors import did_you_mean
+from bpkd.tasks import INSTANCE, SEMANTIC
 
 from .parser import Parser, whole
 
@@ -91,18 +92,28 @@ def write(args: Any, cfg: Any, kind: str, size: tuple[int, int]) -> float:
     Raises:
         ValueError: the network cannot be written in this way.
     """
-    from bpkd.convert import load_strict
-    from bpkd.export import solov2_to_onnx, solov2_to_torchscript, to_exported_program, to_onnx, to_torchscript
-    from bpkd.modeling import SOLOv2, build_student
+    from bpkd.modeling import build_student
 
-    model: Any = build_student(cfg).eval()
-    if isinstance(model, SOLOv2):
-        if kind == ".pt2" or (kind == ".onnx" and (args.any_size or args.nms)):
-            raise ValueError("SOLOv2: expected .ts or .pt, or .onnx for one size without --nms.")
-        classes = load_strict(model, args.weights, source="--weights").classes
-        if kind == ".onnx":
-            return solov2_to_onnx(model, args.output, size)
-        return solov2_to_torchscript(model, args.output, size, classes=classes, nms=args.nms)
+    model = build_student(cfg).eval()
+    return WRITERS[model.task](args, model, kind, size)
+
+
+def _write_instances(args: Any, model: Any, kind: str, size: tuple[int, int]) -> float:
+    from bpkd.convert import load_strict
+    from bpkd.export import solov2_to_onnx, solov2_to_torchscript
+
+    if kind == ".pt2" or (kind == ".onnx" and (args.any_size or args.nms)):
+        raise ValueError("SOLOv2: expected .ts or .pt, or .onnx for one size without --nms.")
+    classes = load_strict(model, args.weights, source="--weights").classes
+    if kind == ".onnx":
+        return solov2_to_onnx(model, args.output, size)
+    return solov2_to_torchscript(model, args.output, size, classes=classes, nms=args.nms)
+
+
+def _write_semantic(args: Any, model: Any, kind: str, size: tuple[int, int]) -> float:
+    from bpkd.convert import load_strict
+    from bpkd.export import to_exported_program, to_onnx, to_torchscript
+
     if args.nms:
         raise ValueError("--nms: expected SOLOv2, got a network for label maps.")
     model.drop_auxiliary()
@@ -112,3 +123,6 @@ def write(args: Any, cfg: Any, kind: str, size: tuple[int, int]) -> float:
     if kind == ".pt2":
         return to_exported_program(model, args.output, size, any_size=args.any_size, classes=classes)
     return to_torchscript(model, args.output, size, classes=classes)
+
+
+WRITERS = {SEMANTIC: _write_semantic, INSTANCE: _write_instances}

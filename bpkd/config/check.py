@@ -1,4 +1,4 @@
-"""Values that would otherwise fail late: after hours of training, or far from the key that is wrong."""
+"""Checks of config values that would otherwise fail late, during training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_values(cfg: CfgNode) -> None:
     """Checks choices, pairs and widths of a config.
 
     Raises:
-        ValueError: names the key, what was expected and what came.
+        ValueError: a value is wrong; the message names the key, what was expected and what was given.
     """
     for key, known in CHOICES.items():
         if _get(cfg, key) not in known:

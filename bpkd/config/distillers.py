@@ -1,4 +1,4 @@
-"""The nodes DISTILL.<METHOD>, made of the distillers' signatures, and what older configs say differently."""
+"""The nodes DISTILL.<METHOD>, made of the distillers' signatures, and the keys and values of older configs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_distillers(cfg: CN) -> None:
 
 
 def open_distillers(cfg: CN, loaded: Mapping[str, Any], opts: Sequence[Any]) -> None:
-    """Prepares a config for what a file says of distillers: imports IMPORTS, adds the nodes of what they register.
+    """Imports the modules of IMPORTS and adds nodes for the distillers that they register.
 
     Keys of older versions that are arguments for comparing numbers now get a place where the file or a pair has them.
 

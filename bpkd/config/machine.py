@@ -1,4 +1,4 @@
-"""What this machine gives to a run, for the values that a config leaves open."""
+"""CPU cores, processes and loader workers on this machine, for values that a config leaves open."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def usable_cores() -> int:
 
 
 def local_processes() -> int:
-    """Returns how many processes of this run are on this machine; all of the run's if no launcher has told."""
+    """Returns how many processes of this run are on this machine; all of the run's if the launcher has not set it."""
     try:
         return comm.get_local_size()
     except AssertionError:  # a process group that Detectron2's launch has not made

@@ -1,4 +1,4 @@
-"""Reads config files; an unknown key is answered with the nearest known ones."""
+"""Reads config files; the error of an unknown key names the most similar ones."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _file_floats(node: Mapping[str, Any], given: dict[str, Any]) -> None:
 
 
 def _option_floats(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
-    """The same for KEY VALUE pairs."""
+    """Does the same as `_file_floats` for KEY VALUE pairs."""
     pairs = list(opts)
     for i, key in enumerate(pairs[:-1:2]):
         default: Any = cfg
@@ -102,7 +102,7 @@ def _option_floats(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
 
 
 def _not_a_file(path: str) -> str:
-    """Returns what a path is instead of a file, with the file that may have been meant."""
+    """Returns the end of a message: what is at the path instead of a file, and a file with a similar name."""
     if os.path.isdir(path):
         return f"the folder {path!r}."
     folder = os.path.dirname(path)

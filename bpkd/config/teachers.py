@@ -11,7 +11,7 @@ from .distillation import add_teacher_keys
 
 
 def teacher_nodes(cfg: CfgNode) -> dict[str, CfgNode]:
-    """Returns the node of every teacher under the key that it stands at, e.g. ``TEACHER.OTHERS[0]``.
+    """Returns the node of every teacher by its key, e.g. ``TEACHER.OTHERS[0]``.
 
     Raises:
         ValueError: an entry of TEACHER.OTHERS is no mapping, has an unknown key or a value of the wrong type.
@@ -39,7 +39,7 @@ def _node(entry: Any, key: str) -> CfgNode:
 
 
 def teacher_shares(cfg: CfgNode) -> list[float]:
-    """Returns what each teacher counts, of sum 1.
+    """Returns the weight of each teacher; their sum is 1.
 
     Raises:
         ValueError: there is not one share per teacher, or a share is negative, or all are 0.

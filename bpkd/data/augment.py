@@ -19,9 +19,9 @@ LEVELS = np.arange(256, dtype=np.uint8)
 
 
 def level_counts(values: Array) -> NDArray[np.int64]:
-    """Returns how often each of 0..255 occurs in uint8 [h, w], exact to 2^24 times: OpenCV's counts are float32.
+    """Returns the histogram [256] of uint8 [h, w], exact up to 2^24 pixels of a value: OpenCV counts in float32.
 
-    NumPy's bincount would copy everything to int64 first.
+    It is faster than NumPy's bincount, which copies the array to int64.
     """
     counts = cv2.calcHist([values], [0], None, [256], [0, 256])  # [256, 1], of OpenCV 5 [256]
     return counts.ravel().astype(np.int64)
@@ -50,8 +50,9 @@ def resize(image: Array, label: Array | None, size: tuple[int, int]) -> tuple[Ar
 def photometric(image: Array, rng: np.random.Generator) -> Array:
     """Distorts a BGR image: brightness, contrast, saturation, hue, each with probability one half.
 
-    Brightness + U(-32, 32); contrast * U(0.5, 1.5), before or after the next two by a coin; saturation * U(0.5, 1.5)
-    and hue + an integer of [-18, 17] modulo 180 in OpenCV's HSV. All but the hue step clip to 0..255 and truncate.
+    Brightness + U(-32, 32); contrast * U(0.5, 1.5), before or after the next two with equal probability;
+    saturation * U(0.5, 1.5) and hue + an integer of [-18, 17] modulo 180 in OpenCV's HSV. All but the hue step clip to
+    0..255 and truncate.
     """
     if rng.random() < 0.5:
         image = cv2.LUT(image, scaled(shift=rng.uniform(-32, 32)))
@@ -74,7 +75,7 @@ def scaled(factor: float = 1.0, shift: float = 0.0) -> Array:
 
 
 def _in_hsv(image: Array, *, channel: int, table: Array) -> Array:
-    """Replaces the levels of one channel of a BGR image's HSV."""
+    """Maps the values of one channel of a BGR image's HSV by a table."""
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
@@ -82,7 +83,7 @@ def _in_hsv(image: Array, *, channel: int, table: Array) -> Array:
 
 @dataclass(frozen=True)
 class TrainAugmentation:
-    """Resize, crop, mirror and distort one pair; padding to the crop is the model's, after normalisation.
+    """Resizes, crops, mirrors and distorts an image with its labels; the model pads to the crop after normalisation.
 
     Args:
         crop_size: (height, width); smaller images are cropped to what exists.
@@ -91,8 +92,8 @@ class TrainAugmentation:
         max_class_share: a crop is redrawn, ten times at most, while its largest class holds this share of its valid
             pixels or more; the last draw is taken unchecked.
         flip_prob: Probability of mirroring.
-        distort: photometric distortion on or off.
-        ignore_index: label that does not count for the share.
+        distort: whether to apply photometric distortion.
+        ignore_index: label that the share leaves out.
     """
 
     crop_size: tuple[int, int]

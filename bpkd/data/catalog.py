@@ -22,10 +22,9 @@ from .sets.coco import instance_items
 
 
 def register_datasets(cfg: CfgNode) -> None:
-    """Registers all data sets below a config's DATASETS.ROOT, its scenes and its own data; again replaces them.
+    """Registers the data sets of a config: published ones below DATASETS.ROOT, procedural scenes and own data.
 
-    Detectron2 registers some of the names itself, below $DETECTRON2_DATASETS and for its own readers: those are
-    replaced too.
+    Names that are registered already are replaced, those of Detectron2 too.
     """
     root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
     for spec in (*published_sets(root), *_procedural(cfg.DATASETS.PROCEDURAL)):
@@ -63,7 +62,7 @@ def _register(spec: SemanticSet | InstanceSet) -> None:
 
 
 def _scene_splits(node: CfgNode) -> tuple[tuple[str, int, int], ...]:
-    """(split, number of its first scene, number of scenes)."""
+    """Returns (split, number of its first scene, number of scenes)."""
     return (("train", 0, node.NUM_TRAIN), ("val", 1_000_000, node.NUM_VAL))
 
 
@@ -126,7 +125,7 @@ def _register_folder(node: CfgNode, root: Path) -> None:
 
 
 def _folder_ids(node: CfgNode) -> dict[int, int]:
-    """Mask value -> trained id of the folder data set."""
+    """Returns mask value -> trained id of the folder data set."""
     ids = {int(v): int(i) for v, i in node.ID_MAP} or {i: i for i in range(len(node.CLASSES))}
     ignored = int(node.IGNORE_INDEX)
     if ids.get(ignored, IGNORE) != IGNORE:
@@ -183,7 +182,7 @@ def _drawn(scene: tuple[int, int, int, int]) -> list[dict[str, Any]]:
 
 
 def folder_items(images: Path, masks: Path, image_suffixes: Sequence[str], mask_suffix: str) -> list[dict[str, Any]]:
-    """Lists images with the mask of the same relative path, suffixes aside.
+    """Lists images with their masks, which have the same relative path up to the suffix.
 
     An image without a mask is listed too: the check before training reports it.
 

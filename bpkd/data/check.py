@@ -1,4 +1,4 @@
-"""Checks a data set's files before training, so that a bad one is not met at iteration 30,000."""
+"""Checks a data set's files before training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = 20
 
 @dataclass
 class Survey:
-    """What a check has seen of a split."""
+    """Counts of a split's files, classes and pixels that a check returns."""
 
     classes: tuple[str, ...]
     table: list[int] | None
@@ -37,18 +37,18 @@ class Survey:
     """Images of each (height, width)."""
 
     def __post_init__(self) -> None:
-        """Makes the counters: pixels (or instances) and images of every id, 255 ignored, and pixels of every value."""
+        """Creates counters: pixels (or instances) and images of each id (255: ignored), pixels of each mask value."""
         length = max(256, len(self.classes))
         self.values, self.amounts, self.occurs = (np.zeros(length, np.int64) for _ in range(3))
         self.ids = np.asarray(self.table if self.table else range(length))
 
     @property
     def unit(self) -> str:
-        """What ``amounts`` counts."""
+        """Unit of ``amounts``: pixels or instances."""
         return "pixels" if self.table else "instances"
 
     def add(self, seen: _Look) -> None:
-        """Counts one image in."""
+        """Adds an image to the counts."""
         self.images += 1
         if seen.problem:
             self.problems.append(seen.problem)
@@ -87,13 +87,13 @@ def survey_dataset(
 
     Args:
         name: Name in Detectron2's catalog.
-        mode: "full" decodes every image and mask and compares sizes and ids; "fast" only looks for the files.
-        subset: accept fewer images than are published.
-        draw: count the pixels of procedural scenes too, which cannot be wrong.
-        progress: show a bar.
+        mode: "full" decodes every image and mask and compares sizes and ids; "fast" only checks that the files exist.
+        subset: whether fewer images than published are accepted.
+        draw: whether to draw procedural scenes and count their pixels too.
+        progress: whether to show a progress bar.
 
     Returns:
-        What was seen.
+        The counts.
 
     Raises:
         DatasetError: files are wrong; the message says what, names the first 20 and how many there are.
@@ -143,7 +143,7 @@ def _listed(name: str, problems: Sequence[str], count: int) -> list[str]:
 
 
 def _faults_of_the_whole(name: str, items: list[dict[str, Any]], values: NDArray[np.int64], subset: bool) -> list[str]:
-    """What no single file shows: too few files, swapped folders, masks of another kind."""
+    """Returns errors of the whole split: too few files, swapped folders, masks of another encoding."""
     meta, faults = MetadataCatalog.get(name), []
     published = meta.get("published")
     if published and not subset:
@@ -163,7 +163,7 @@ def _faults_of_the_whole(name: str, items: list[dict[str, Any]], values: NDArray
 
 
 def _unlabelled(meta: Any, items: list[dict[str, Any]], values: NDArray[np.int64]) -> list[str]:
-    """Finds a split whose every pixel is ignored, or that has no instance: nothing could be learned from it."""
+    """Returns an error for a split without a labelled pixel or instance."""
     table = meta.get("label_table")
     if not table:
         if any(item.get("annotations") for item in items):
@@ -176,7 +176,7 @@ def _unlabelled(meta: Any, items: list[dict[str, Any]], values: NDArray[np.int64
 
 
 def _in_another_folder(items: list[dict[str, Any]]) -> list[str]:
-    """Finds images that lie in a neighbour of their folder: annotations of one split beside images of another."""
+    """Returns an error for annotations of one split whose images are in the folder of another."""
     missing = [Path(item["file_name"]) for item in items if not os.path.isfile(item["file_name"])]
     if not missing or "sem_seg_file_name" in items[0] or not missing[0].parent.parent.is_dir():
         return []
@@ -235,12 +235,12 @@ def _look_at_instances(item: dict[str, Any], mode: str) -> _Look:
 
 
 def _damage(path: str) -> str | None:
-    """OpenCV fills the lost rows of a truncated JPEG with grey; Pillow refuses them."""
+    """Returns Pillow's error for a damaged image: OpenCV fills the missing rows of a truncated JPEG with grey."""
     try:
         with Image.open(path) as picture:
             picture.load()
     except UnidentifiedImageError:
-        return None  # a format that OpenCV alone knows: it has just read it
+        return None  # a format that only OpenCV reads, which it did without error
     except (OSError, SyntaxError, ValueError) as error:
         return f"{path}: truncated or damaged ({error})"
     return None

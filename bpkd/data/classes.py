@@ -20,8 +20,8 @@ def check_class_count(cfg: CfgNode, name: str, *, read: bool) -> None:
 
     Args:
         cfg: Config of the network.
-        name: Data set of the network's task.
-        read: The data set has been read. Before that, the classes of a COCO file may not be known, which is no error.
+        name: Name of a data set of the network's task.
+        read: Whether the data set has been read. Before that, the classes of a COCO file may be unknown.
 
     Raises:
         ValueError: the numbers differ.
@@ -37,7 +37,7 @@ def check_class_count(cfg: CfgNode, name: str, *, read: bool) -> None:
 
 
 def check_same_classes(names: Sequence[str]) -> None:
-    """Makes sure that training sets have the same class lists.
+    """Checks that all training sets have the same class list.
 
     Raises:
         ValueError: they differ.

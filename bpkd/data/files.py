@@ -18,15 +18,15 @@ IGNORE = 255
 
 
 class DatasetError(ValueError):
-    """Something is wrong with a data set's files; the message names them."""
+    """An error in a data set's files; the message names them."""
 
 
 def label_table(pairs: Mapping[int, int], num_classes: int) -> list[int]:
     """Returns the 256-entry table mask value -> trained id; -1 marks a value that must not occur.
 
     Args:
-        pairs: mask value -> trained id or 255; empty: 0..K-1 stay themselves. 255 always stays ignored.
-        num_classes: K.
+        pairs: mask value -> trained id or 255; empty: mask values are trained ids. 255 is always ignored.
+        num_classes: number of classes K.
 
     Raises:
         ValueError: a trained id is not 0..K-1 or 255.
@@ -88,7 +88,7 @@ def read_label(item: dict[str, Any], table: list[int]) -> Array:
         table: Table of `label_table`.
 
     Raises:
-        DatasetError: unreadable, or a value that the table does not have.
+        DatasetError: the file cannot be read, or holds a value that is not in the table.
     """
     raw = read_raw_label(item)
     check_values(item, level_counts(raw), table)
@@ -96,7 +96,7 @@ def read_label(item: dict[str, Any], table: list[int]) -> Array:
 
 
 def check_values(item: dict[str, Any], counts: NDArray[np.int64], table: list[int]) -> None:
-    """Makes sure that a mask holds only values that the table has.
+    """Checks that a mask holds only values that the table has.
 
     Args:
         item: Dataset dict.
@@ -104,7 +104,7 @@ def check_values(item: dict[str, Any], counts: NDArray[np.int64], table: list[in
         table: Table of `label_table`.
 
     Raises:
-        DatasetError: it holds another; the message names it.
+        DatasetError: it holds another value; the message names it.
     """
     lut = np.asarray(table)
     wrong = np.flatnonzero((lut < 0) & (counts > 0))

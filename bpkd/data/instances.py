@@ -1,4 +1,4 @@
-"""From dataset dicts with instances to a model's input: Detectron2's transforms, with an explicit generator."""
+"""Maps dataset dicts with instances to a model's input, by Detectron2's transforms and an explicit generator."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class InstanceAugmentation:
 
 
 class _Crop(T.CropTransform):
-    """Detectron2's crop; polygons keep their parts outside, which drawing cuts off: its own needs shapely for that."""
+    """Detectron2's crop without shapely: polygons keep their parts outside, which are cut off when masks are drawn."""
 
     def apply_polygons(self, polygons: list[Any]) -> list[Any]:
         return [self.apply_coords(points) for points in polygons]
@@ -73,7 +73,7 @@ def shortest_side(height: int, width: int, length: int, longest: int) -> Any:
 
 
 class InstanceTrainMapper:
-    """Reads, augments, and draws the masks of instances; crowds are left out."""
+    """Reads and augments an image and draws its instance masks; crowd annotations are left out."""
 
     def __init__(
         self, augmentation: InstanceAugmentation, fmt: str, teacher_size: tuple[int, int] | None = None
@@ -81,13 +81,13 @@ class InstanceTrainMapper:
         """Takes the augmentation and the colour order.
 
         Args:
-            augmentation: Augmentation of the student's picture.
+            augmentation: Augmentation of the student's image.
             fmt: Colour order, "RGB" or "BGR".
-            teacher_size: (shortest, longest at most) side of a second picture for a teacher that sees another size,
-                mirrored as the first one; None: no second picture.
+            teacher_size: shortest side and upper limit of the longest side of the teacher's image, which is mirrored as
+                the student's; None: the teacher gets the student's image.
 
         Raises:
-            ValueError: there is a crop, and a second picture is wanted.
+            ValueError: a crop is combined with ``teacher_size``.
         """
         if teacher_size is not None and augmentation.crop is not None:
             raise ValueError(
@@ -101,7 +101,7 @@ class InstanceTrainMapper:
         """Reads Detectron2's keys of cfg.INPUT.
 
         Raises:
-            ValueError: the kind of the crop, or of the draw of the size, is not one of ours.
+            ValueError: INPUT.CROP.TYPE or INPUT.MIN_SIZE_TRAIN_SAMPLING is not supported.
         """
         node = cfg.INPUT
         if node.CROP.ENABLED and node.CROP.TYPE not in CROPS:
@@ -124,7 +124,7 @@ class InstanceTrainMapper:
     def __call__(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Returns the dict with ``image`` uint8 [3, h, w] and ``instances`` with boxes, classes and bitmasks.
 
-        Where a second picture is wanted it is ``teacher_image`` uint8 [3, h', w'].
+        With ``teacher_size`` it also has ``teacher_image`` uint8 [3, h', w'].
         """
         original = read_image(item)
         transforms = self.augmentation.draw(original.shape[0], original.shape[1], rng)

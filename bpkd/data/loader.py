@@ -1,4 +1,4 @@
-"""Loaders whose batches depend on seed and position alone: not on workers, processes or interruptions."""
+"""Loaders whose batches depend on the seed and the position only, not on workers, processes or interruptions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EvalMap = Callable[[dict[str, Any]], dict[str, Any]]
 
 @contextmanager
 def naming(item: dict[str, Any]) -> Iterator[None]:
-    """Adds the file to any error that does not name it yet; a worker's traceback alone would not.
+    """Adds the name of the file to an error that does not hold it, such as one of a loader worker.
 
     Raises:
         DatasetError: anything went wrong with the item.
@@ -42,13 +42,13 @@ def naming(item: dict[str, Any]) -> Iterator[None]:
 
 
 class PositionSampler(Sampler[list[int]]):
-    """Endless batches of positions in the training stream, from any iteration on.
+    """Yields endless batches of positions in the training stream, from a given iteration on.
 
-    Batch b holds the positions [b B, (b + 1) B); process r of R takes the r-th R-th of it.
+    Batch b holds the positions [b B, (b + 1) B); each of R processes takes B / R of them in the order of ranks.
     """
 
     def __init__(self, *, batch_size: int, start: int, rank: int, world_size: int) -> None:
-        """Takes the total batch size B, the first batch, and this process's place.
+        """Takes the total batch size B, the first batch, the rank and the number of processes.
 
         Raises:
             ValueError: B is not a multiple of the number of processes.
@@ -73,11 +73,11 @@ class PositionSampler(Sampler[list[int]]):
 class TrainStream(Dataset[dict[str, Any]]):
     """The training stream: position p is item p mod n of epoch p // n's permutation, augmented from (seed, p).
 
-    With ``repeat`` the first so many samples come again and again.
+    With ``repeat`` the stream consists of the first ``repeat`` samples, again and again.
     """
 
     def __init__(self, items: list[dict[str, Any]], mapper: TrainMap, seed: int, *, repeat: int = 0) -> None:
-        """Takes the dataset dicts, the mapper, the seed, and after how many samples to begin again (0: never)."""
+        """Takes dataset dicts, mapper, seed, and the number of samples after which the stream repeats (0: never)."""
         self.items, self.mapper, self.seed, self.repeat = items, mapper, seed, repeat
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
@@ -112,7 +112,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
 
 
 def _one_thread(worker: int) -> None:
-    # Each worker is a process of its own: threads inside would fight over the cores.
+    # Workers are processes: with threads of their own they would compete for the cores.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -128,8 +128,8 @@ def build_train_loader(
         start_iter: Iteration to start at.
         rank: Rank of this process.
         world_size: Number of processes.
-        edges: Finds the edges of augmented labels in the worker that has loaded them (``edge_rows`` of the sample);
-            None: they are not looked for.
+        edges: Function from augmented labels to their edges, called by the loader's workers (``edge_rows`` of the
+            sample); None: edges are not computed.
 
     Returns:
         Loader of lists of dicts.
@@ -159,7 +159,7 @@ def build_train_loader(
 
 
 def build_test_loader(cfg: CfgNode, name: str, *, rank: int = 0, world_size: int = 1) -> DataLoader[dict[str, Any]]:
-    """Builds the loader over this process's share of a test set, one image a batch."""
+    """Builds the loader of this process's share of a test set, one image per batch."""
     items = DatasetCatalog.get(name)[rank::world_size]
     mapper = EVALUATION[dataset_task(name)](cfg, name)
     return DataLoader(

@@ -1,4 +1,4 @@
-"""From dataset dict to what a model takes."""
+"""Maps dataset dicts to a model's input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .augment import TrainAugmentation, fitted_size, resize
 from .files import DatasetError, read_image, read_label
 
-# From labels [h, w] to what the model takes for their edges.
+# From labels [h, w] to their sparse edge mask.
 Edges = Callable[[torch.Tensor], Any]
 
 
@@ -27,14 +27,14 @@ def as_tensor(bgr: NDArray[np.uint8], fmt: str) -> torch.Tensor:
 
 
 class TrainMapper:
-    """Reads, augments, converts; not padded: the model pads after normalisation."""
+    """Reads and augments an image with its labels and converts them to tensors; the model pads after normalisation."""
 
     def __init__(
         self, augmentation: TrainAugmentation, fmt: str, table: list[int], *, edges: Edges | None = None
     ) -> None:
         """Takes the augmentation, the colour order, the label table, and a function that finds the edges of labels.
 
-        The edges are those of the augmented labels, and left to `edges` to pad.
+        Edges are computed from the augmented labels by `edges`, which pads them too.
         """
         self.augmentation, self.fmt, self.table, self.edges = augmentation, fmt, table, edges
 

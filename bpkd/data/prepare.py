@@ -1,4 +1,4 @@
-"""Makes the files that a download lacks: in several processes, beside the originals, going on where it stopped."""
+"""Makes files that a downloaded data set lacks, in several processes; an interrupted call can be repeated."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def prepare(name: str, root: Path, workers: int) -> str:
     Args:
         name: one of ``PREPARATIONS``.
         root: the folder that holds the data sets, as DATASETS.ROOT.
-        workers: processes; 0 works in this one.
+        workers: number of processes; 0: this one.
 
     Returns:
-        What was done, for a person.
+        A sentence that says what was done.
 
     Raises:
         DatasetError: the data set is not there, or a file of it is wrong.
@@ -121,12 +121,12 @@ def _nothing_to_do(place: Callable[[Path], Any], why: str, root: Path, workers: 
 def make_files(jobs: Sequence[Job], make: Callable[[Any, Path], None], workers: int) -> int:
     """Makes the files that do not exist yet.
 
-    A file gets its name when it is complete, so what an interrupted call has left is complete and is kept.
+    A file gets its name when it is complete, so files of an interrupted call are complete and are kept.
 
     Args:
-        jobs: the files and what they are made from.
-        make: writes the PNG of one job, from its source to a path; a function that processes can be given.
-        workers: processes; 0 works in this one.
+        jobs: files to make, with their sources.
+        make: picklable function that writes the PNG of one job, from its source to a path.
+        workers: number of processes; 0: this one.
 
     Returns:
         Number of files made.

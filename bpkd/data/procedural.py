@@ -1,8 +1,8 @@
 """Procedural street scenes: drawn from a seed, exact labels, no download.
 
-What an object is follows from its texture and shape, never from its colour: colours are drawn at random. So a network
-has to see patterns and context, and a larger one sees more of them. Poles and fences are a few pixels wide, objects
-occlude each other, light falls off across the picture, and noise lies over all of it.
+The class of an object follows from its texture and shape, never from its colour, which is drawn at random. So a
+network has to learn patterns and context, and a larger one learns more of them. Poles and fences are a few pixels wide,
+objects occlude each other, and the images have a brightness gradient and noise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SKY, BUILDING, ROAD, GRASS, POLE, FENCE, STRIPED, CHECKED, DOTTED = range(len(CL
 
 @dataclass(frozen=True)
 class Instance:
-    """One object as far as it is visible."""
+    """An object with the mask of its visible part."""
 
     category: int
     mask: NDArray[np.bool_]
@@ -42,7 +42,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture with exact labels."""
+    """An image with exact labels."""
 
     image: Array
     """[H, W, 3] RGB."""
@@ -59,7 +59,7 @@ class Scene:
     @property
     def instances(self) -> tuple[Instance, ...]:
         """Poles, fences and textured objects that are visible, in the order of painting."""
-        # Made on demand: scenes are cached, and a mask per object is the largest part of one.
+        # Computed on demand: scenes are cached, and the masks of objects would be their largest part.
         found = []
         for number, category in enumerate(self.categories, start=1):
             mask = self.ids == number
@@ -108,7 +108,7 @@ class _Canvas:
 
 
 def _flat(c: _Canvas, spread: float, sigma: float, tint: tuple[float, float, float]) -> NDArray[np.float32]:
-    """A grey-ish random base colour with the grain of ``sigma`` pixels."""
+    """Returns a random greyish colour with noise of ``sigma`` pixels."""
     base = c.rng.uniform(80, 170) + np.asarray(tint, np.float32) * c.rng.uniform(0.3, 1.0)
     return (base + spread * c.smooth_noise(sigma)[..., None]).astype(np.float32)
 
@@ -148,7 +148,7 @@ def _rotated(c: _Canvas, angle: float) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def _pattern(c: _Canvas, category: int) -> NDArray[np.bool_]:
-    """Stripes, checks or dots of one period, a little tilted."""
+    """Returns slightly rotated stripes, checks or dots of one period."""
     period = c.rng.uniform(7.0, 10.0) * c.unit
     u, v = _rotated(c, c.rng.uniform(-0.35, 0.35))
     if category == STRIPED:
@@ -206,7 +206,7 @@ def _pole(c: _Canvas) -> None:
 
 
 def _camera(c: _Canvas) -> Array:
-    """Light that falls off, a slight blur, sensor noise."""
+    """Applies a brightness gradient, a slight blur and sensor noise."""
     turn = c.rng.uniform(0, 2 * np.pi)
     ramp = (c.xx / c.w - 0.5) * math.cos(turn) + (c.yy / c.h - 0.5) * math.sin(turn)
     image = c.image * (1 + c.rng.uniform(0.2, 0.6) * ramp)[..., None]
@@ -217,7 +217,7 @@ def _camera(c: _Canvas) -> Array:
 
 @cache
 def warn_of_other_pixels() -> None:
-    """Warns, once, where the installed OpenCV draws other scenes than the ones that results are of."""
+    """Warns once if the installed OpenCV draws other pixels than the version that the results were made with."""
     if tuple(map(int, re.findall(r"\d+", cv2.__version__)[:2])) < OPENCV:
         logger.warning(
             "Built-in scenes: OpenCV %s fills polygons differently: some pixels and labels are not those of OpenCV "

@@ -1,4 +1,4 @@
-"""A picture of a data set: images beside their coloured labels."""
+"""Contact sheet of a data set: images beside their coloured labels."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SHARE = 0.6
 
 
 def contact_sheet(items: Sequence[dict[str, Any]], metadata: Any, count: int) -> NDArray[np.uint8]:
-    """Draws pairs from the whole list.
+    """Draws pairs of image and labels.
 
     Args:
         items: dataset dicts.
         metadata: Metadata of their data set.
-        count: pairs, taken at even distances: neighbours are often of one scene.
+        count: number of pairs, taken at even distances, since neighbours often show one scene.
 
     Returns:
         [H, 640, 3] BGR: per row an image's name, the image, and the same with its labels in the classes' colours; below

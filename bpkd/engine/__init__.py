@@ -15,7 +15,7 @@ __all__ = ["DistillationTrainer", "evaluate", "load_config", "main", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Finds the command line's functions at their old place, with a warning."""
+    """Returns other names of `bpkd.engine.launch`; those that moved to `bpkd.cli.train` warn."""
     from . import launch
 
     return getattr(launch, name)

@@ -25,12 +25,12 @@ from bpkd.modeling.teachers.combined import TeacherPanel
 
 logger = logging.getLogger(__name__)
 
-# Batches after which the index counts what is there, so that an interrupted recording goes on from it.
+# Batches after which the index is written, from which an interrupted recording continues.
 FLUSH_EVERY = 50
 
 
 def record_teacher(cfg: CfgNode, path: str | Path, *, kind: str = "uint8", samples: int = 0) -> CacheFolder:
-    """Records samples 0, 1, ... of a config's training stream, or goes on with a recording of it.
+    """Records samples 0, 1, ... of a config's training stream, or continues a recording of it.
 
     Args:
         cfg: Config of the training that will read it. SOLVER.IMS_PER_BATCH is the batch that the teacher sees.
@@ -42,7 +42,7 @@ def record_teacher(cfg: CfgNode, path: str | Path, *, kind: str = "uint8", sampl
         The folder; its index says what it holds.
 
     Raises:
-        ValueError: ``kind`` is unknown, the folder holds another recording, or the teachers have an output each.
+        ValueError: ``kind`` is unknown, the folder holds another recording, or the teachers are not combined.
     """
     if kind not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {kind!r}.")

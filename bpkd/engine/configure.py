@@ -1,4 +1,4 @@
-"""From a config file to a frozen config: device, precision, data sets, and whether they fit the network."""
+"""Reads a config file, chooses device and precision, registers and checks the data sets, and freezes the config."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
     Args:
         config_file: YAML file.
         opts: KEY VALUE pairs.
-        resume: a run that is in OUTPUT_DIR goes on in the precision that it began with, where "auto" is asked for.
+        resume: whether the run in OUTPUT_DIR is continued; a precision "auto" is then the one it began with.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: a key is unknown, a value has the wrong type, a distiller is named where nothing is distilled, a
-            metric is unknown, or BPKD_BACKEND or BPKD_NATIVE_LEVEL names what is not to be had here.
+            metric is unknown, or BPKD_BACKEND or BPKD_NATIVE_LEVEL names what is not available on this machine.
     """
     cfg = read_config(config_file, opts)
     check_values(cfg)
@@ -57,7 +57,7 @@ def load_config(config_file: str, opts: Sequence[str] = (), *, resume: bool = Fa
 
 
 def check_data_sets(cfg: CfgNode) -> None:
-    """Makes sure that DATASETS.TRAIN and DATASETS.TEST name sets that can be read.
+    """Checks that DATASETS.TRAIN and DATASETS.TEST name registered data sets.
 
     Raises:
         ValueError: both are empty, or a data set is unknown.

@@ -1,4 +1,4 @@
-"""Edge masks made in the data loader: which edges its workers look for."""
+"""Edge masks that are made in the data loader instead of the training step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Edges = Callable[[Tensor], SparseEdgeMask]
 def loader_edges(cfg: CfgNode, model: nn.Module) -> Edges | None:
     """Returns a function that finds a sample's edges in the loader; None: DATALOADER.EDGE_MASKS is "step".
 
-    The size of the logits is that of the teacher's.
+    The masks have the size of the teacher's logits.
 
     Args:
         cfg: Config; DATALOADER.EDGE_MASKS, INPUT.CROP_SIZE and SOLVER.IMS_PER_BATCH are read.

@@ -76,7 +76,7 @@ class InferenceClock:
         self.seconds.append(_now() - self._start)
 
     def ms_per_image(self) -> float:
-        """Returns the median over calls of one image each; the slow first calls do not move it."""
+        """Returns the median over calls of one image each; which the slow first calls hardly affect."""
         return 1e3 * median(self.seconds)
 
 
@@ -88,16 +88,16 @@ def _now() -> float:
 
 @contextlib.contextmanager
 def progress(loader: DataLoader[Any], name: str) -> Iterator[Any]:
-    """Shows how far the main process's share is, where the output is a terminal; log lines stay above the bar.
+    """Shows a progress bar of the main process's images where the output is a terminal; log lines stay above it.
 
-    Elsewhere nothing changes: Detectron2's loop logs its progress every five seconds.
+    Elsewhere Detectron2's loop logs its progress every five seconds.
 
     Args:
-        loader: over the images of this process.
+        loader: loader of this process's images.
         name: Name of the data set.
 
     Yields:
-        What to iterate over instead.
+        The loader, or the progress bar around it.
     """
     if not (comm.is_main_process() and sys.stderr.isatty()):
         yield loader

@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class RunClock(HookBase):
-    """Counts the seconds spent in steps, over interruptions.
+    """Measures the time of training steps and of waiting for data; a resumed run continues the sums.
 
     Attributes:
         seconds: Seconds of all steps together.
-        steps: seconds of the last thousand steps; their median is free of start-up and of other programs' bursts.
+        steps: seconds of the last thousand steps; their median is not affected by start-up and short disturbances.
         waits: seconds of the same steps in which the step waited for data.
     """
 
@@ -51,9 +51,9 @@ class RunClock(HookBase):
         self.seconds += self.steps[-1]
 
     def data_share(self) -> float | None:
-        """Returns which share of the last thousand steps' time was spent waiting for data; None: it is not known.
+        """Returns the fraction of the last thousand steps' time that was spent waiting for data; None: not known.
 
-        The most of all processes, each of which has to call it: the others wait for that one's gradients.
+        It is the largest of all processes, each of which has to call this: the others wait for its gradients.
         """
         if not self.waits:  # all steps are of an older version, which did not note it
             return None
@@ -72,19 +72,19 @@ class RunClock(HookBase):
 
 
 class StopOnSignal(HookBase):
-    """Ctrl-C or a scheduler's SIGTERM: finishes the step, saves a checkpoint, stops. The same again stops at once."""
+    """Ends a run on SIGINT or SIGTERM after the step, with a checkpoint; the same signal again ends it at once."""
 
-    # Processes agree on stopping at the same iteration; asking on each one would cost a collective.
+    # Iterations between two collectives in which all processes agree to stop at the same iteration.
     AGREE_PERIOD = 10
 
     def __init__(self, checkpointer: Any) -> None:
-        """Remembers where to save."""
+        """Stores the checkpointer."""
         self.checkpointer = checkpointer
         self._received = 0
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        """Takes over the signals."""
+        """Installs the signal handlers."""
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._receive)
@@ -111,13 +111,13 @@ class StopOnSignal(HookBase):
             raise KeyboardInterrupt(f"after iteration {self.trainer.iter}")
 
     def after_train(self) -> None:
-        """Gives the signals back."""
+        """Restores the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
 
 class SilentTermError(RuntimeError):
-    """A distillation term has done nothing since the run began; the message names it."""
+    """A distillation term was exactly 0 in all first iterations; the message names it."""
 
 
 class SilentTermGuard(HookBase):
@@ -130,17 +130,17 @@ class SilentTermGuard(HookBase):
 
         Args:
             step: The trainer of single steps.
-            taps: the distiller's, for the message.
+            taps: the map that each distillation term compares, by term, for the message.
         """
         self.step, self.taps = step, taps
         self.watched = 0
         self.alive: dict[str, bool] = {}
 
     def after_step(self) -> None:
-        """Notes which terms were not zero; decides once, after ITERATIONS.
+        """Records which terms were not 0, and checks them once, after ITERATIONS.
 
         Raises:
-            SilentTermError: a term never was.
+            SilentTermError: a term was 0 in all of them.
         """
         if self.trainer.iter != self.watched or self.watched >= self.ITERATIONS:
             return
@@ -164,11 +164,11 @@ class SilentTermGuard(HookBase):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what was seen; a run that is resumed later than that is not checked."""
+        """Returns the iterations checked so far, and which terms were not 0."""
         return {"watched": self.watched, "alive": dict(self.alive)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues from what was seen."""
+        """Restores the state of an interrupted run."""
         self.watched, self.alive = state_dict["watched"], dict(state_dict["alive"])
 
 
@@ -178,7 +178,12 @@ class MaskLossHint(HookBase):
     AFTER, MEAN_OVER = 2000, 200
 
     def __init__(self, step: StepTrainer, weight: float) -> None:
-        """Watches ``step.values["loss_mask"]``; ``weight`` is that of the term, its value where no mask is right."""
+        """Watches ``step.values["loss_mask"]``.
+
+        Args:
+            step: The trainer of single steps.
+            weight: weight of the mask loss, which is its value where no predicted mask overlaps its instance.
+        """
         self.step, self.limit = step, 2.8 / 3 * weight
         self.recent: deque[float] = deque(maxlen=self.MEAN_OVER)
         self.warned = False

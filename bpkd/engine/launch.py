@@ -1,4 +1,4 @@
-"""Processes of a run: one per GPU, or several on a CPU; each trains or evaluates."""
+"""Starts the processes of a run, one per GPU or several on a CPU, each of which trains or evaluates."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def leave_group() -> None:
 
 
 def setup(cfg: CfgNode, *, traceback: bool = False) -> None:
-    """Makes OUTPUT_DIR with its log, and sets torch's global switches.
+    """Creates OUTPUT_DIR and the log files, and sets torch's global options (threads, TF32, cuDNN).
 
     Args:
         cfg: frozen config.
@@ -163,13 +163,13 @@ def student_weights(cfg: CfgNode) -> str:
 
 
 def check_processes(args: argparse.Namespace) -> None:
-    """Makes sure that the processes that are asked for can meet.
+    """Checks that the number of machines, the rank and the URL fit together.
 
     Args:
         args: options as ``bpkd train`` reads them.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: they do not.
     """
     if args.machine_rank >= args.num_machines:
         raise ValueError(
@@ -193,9 +193,9 @@ def run(args: argparse.Namespace) -> None:
         args: options as ``bpkd train`` reads them.
 
     Raises:
-        KeyboardInterrupt: the run was stopped; its processes have saved it and ended.
-        UserError: a process ended with a mistake of the user; the message is its line.
-        RunFailedError: a process began and could not go on; the message is its line.
+        KeyboardInterrupt: the run was stopped; its processes have saved a checkpoint and ended.
+        UserError: a process ended with an error of the user's; the message is its line.
+        RunFailedError: a process failed during the run; the message is its line.
     """
     check_processes(args)
     if args.num_gpus > 1:
@@ -220,11 +220,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def meeting_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> str:
-    """Returns the URL where the processes of a run meet.
+    """Returns the URL by which the processes of a run form their process group.
 
     Args:
         args: options as ``bpkd train`` reads them.
-        stack: removes the file at which the processes of one machine meet.
+        stack: exit stack that removes the file of that URL after the run.
     """
     if args.num_machines == 1 and args.dist_url in (None, "auto"):
         # A file, not a port: a port that is free now may be taken meanwhile.
@@ -236,9 +236,9 @@ def meeting_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> str:
 
 @contextlib.contextmanager
 def forwarded_stops() -> Iterator[None]:
-    """Passes SIGINT and SIGTERM on to the child processes, which save the run, and waits for them.
+    """Forwards SIGINT and SIGTERM to the child processes, which save a checkpoint, and waits for them.
 
-    Without it a SIGTERM would end the parent at once, and whoever started it would take the run for saved.
+    Without it SIGTERM would end the parent before the checkpoint is written.
 
     Raises:
         KeyboardInterrupt: at the end, if a signal came.
@@ -261,7 +261,7 @@ def forwarded_stops() -> Iterator[None]:
 
 
 def __getattr__(name: str) -> Any:
-    """Finds the command line's functions at their old place, with a warning."""
+    """Returns functions that moved to `bpkd.cli.train`, under their old names, with a warning."""
     new = {"argument_parser": "parser", "cli": "main"}.get(name)
     if new is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What the terms of a loss do to each other: gradients and shares, in the log and as warnings."""
+"""Hooks that log gradient norms and shares of the loss terms, and warn when a distillation term dominates."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SHARE = "loss_share_"
 
 
 class Patience:
-    """Finds, once per name, that a value has been over its limit long enough."""
+    """Reports, once per name, that a value has exceeded its limit for a number of iterations in a row."""
 
     def __init__(self, *, limit: float, patience: int) -> None:
-        """Sets limit and iterations that a value may be over it without a break."""
+        """Takes the limit, and the iterations in a row for which a value may exceed it."""
         self.limit, self.patience = limit, patience
         self._since: dict[str, int] = {}
         self._warned: set[str] = set()
 
     def exceeded(self, name: str, value: float, iteration: int) -> int:
-        """Returns the iterations that the value has been over the limit, if a warning is due now, else 0."""
+        """Returns for how many iterations the value has exceeded the limit if a warning is due now, else 0."""
         if value <= self.limit:
             self._since.pop(name, None)
             return 0
@@ -42,7 +42,7 @@ class Patience:
 
 
 class GradientMonitor(HookBase):
-    """Logs each term's gradient at the logits, a distillation term's over the task loss's; warns when one dominates.
+    """Logs the norm of each term's gradient with respect to the logits, and warns when it exceeds the task loss's.
 
     ``gradient_norm_<term>`` is the norm, ``gradient_ratio_<term>`` the norm over that of the task's own terms
     together (``loss_ce``; of SOLOv2 its category and mask loss, at the maps that distillation terms look at).
@@ -56,7 +56,7 @@ class GradientMonitor(HookBase):
         Args:
             model: The wrapper, not inside DistributedDataParallel.
             limit: ratio above which a term counts as dominating.
-            patience: iterations it may do so without a break before the warning.
+            patience: iterations in a row above the limit before the warning.
         """
         self.model, self.limit = model, limit
         self.norms: dict[str, float] = {}
@@ -64,7 +64,7 @@ class GradientMonitor(HookBase):
         self._patience = Patience(limit=limit, patience=patience)
 
     def before_step(self) -> None:
-        """Measures every tenth iteration: each measurement walks back from the losses to the logits."""
+        """Measures in every tenth iteration: each measurement backpropagates every term to the logits."""
         due = self.trainer.iter % self.PERIOD == 0
         self.model.gradient_probe = self._measure if due else None
 
@@ -93,7 +93,7 @@ class GradientMonitor(HookBase):
             if lasted:
                 logger.warning(
                     "%s: its gradient at the logits has been over %g times the task loss's for %d iterations "
-                    "(now %.1f times). It may drown the task: lower the weight of this term.",
+                    "(now %.1f times). It may dominate the task loss: lower the weight of this term.",
                     name, self.limit, lasted, ratio,
                 )  # fmt: skip
 
@@ -101,8 +101,8 @@ class GradientMonitor(HookBase):
 class ShareMonitor(HookBase):
     """Logs each term's share of the loss, and warns when a distillation term holds nearly all of it.
 
-    The share is the term's size over the sum of all terms' sizes: an adversarial term may be negative. It is taken of
-    the values that the step has logged, of all processes, so it costs nothing and is there at the log period alone.
+    The share is the absolute value of the term over the sum of all terms' absolute values, since an adversarial term
+    may be negative. It is computed of the logged values, means over all processes, in the iterations that are logged.
     """
 
     def __init__(self, *, limit: float, patience: int, critic_terms: Collection[str] = ()) -> None:
@@ -110,8 +110,8 @@ class ShareMonitor(HookBase):
 
         Args:
             limit: share that a distillation term may hold; 0: no warning.
-            patience: iterations it may hold more without a break.
-            critic_terms: names in the losses of what teaches the student nothing; they are left out.
+            patience: iterations in a row above the limit before the warning.
+            critic_terms: names of losses that train a critic and not the student; they are left out.
         """
         self.limit, self.critic_terms = limit, frozenset(critic_terms)
         self._patience = Patience(limit=limit, patience=patience)
@@ -141,16 +141,16 @@ class ShareMonitor(HookBase):
 
 
 class TermPrinter(CommonMetricPrinter):
-    """Detectron2's console line, with the share of the time that waited for data.
+    """Detectron2's console line, with the fraction of the time that was spent waiting for data.
 
-    The terms' shares, which would double the line, are in the files alone.
+    The terms' shares of the loss are left out; they are in metrics.json and TensorBoard.
     """
 
     def __init__(self, max_iter: int, window_size: int) -> None:
-        """Prints to Detectron2's logger.
+        """Prepares a logger that adds the fraction to Detectron2's line.
 
         Args:
-            max_iter: Iterations of the run, for the time left.
+            max_iter: Iterations of the run, for the ETA.
             window_size: iterations between two lines.
         """
         super().__init__(max_iter, window_size=window_size)
@@ -174,7 +174,7 @@ class _WithDataShare(logging.LoggerAdapter):
 
 
 class _WithoutShares(EventStorage):
-    """The same storage, but for the shares."""
+    """A view of an event storage without the terms' shares of the loss."""
 
     def __init__(self, storage: EventStorage) -> None:
         self.__dict__ = storage.__dict__

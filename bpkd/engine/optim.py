@@ -30,8 +30,8 @@ def parameter_groups(
         weight_decay: Weight decay of convolutions and biases.
         weight_decay_norm: Weight decay of normalisation layers.
         head_lr_multiplier: learning rate of the heads over that of the backbone.
-        head_prefixes: Parts of the names by which parameters of heads are known.
-        exclude: starts of the names of parameters that belong to an optimizer of their own.
+        head_prefixes: Parts of parameter names that mark a head.
+        exclude: prefixes of the names of parameters that have an optimizer of their own.
 
     Returns:
         Parameter groups in a stable order, as torch optimizers take them.
@@ -92,8 +92,8 @@ def own_optimizer(model: nn.Module, prefix: str, options: Mapping[str, Any]) -> 
 class JointOptimizer(torch.optim.Optimizer):
     """Several optimizers of different kinds that step as one.
 
-    Its groups are theirs, so that a schedule, a loss scaler and ``zero_grad`` reach all of them. With a loss scaler a
-    step is taken by all or, where one gradient overflowed, by none.
+    Its parameter groups are those of its members, so that a schedule, a loss scaler and ``zero_grad`` act on all of
+    them. With a loss scaler all members take the step or, where one gradient overflowed, none.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint as a function from an image file to its semantic segmentation, or to masks of instances."""
+"""Predicts the classes or instances of an image file with a checkpoint."""
 
 from __future__ import annotations
 
@@ -59,11 +59,14 @@ class Predictor:
     """A network with the test protocol of its config.
 
     Attributes:
+        task: Task of the network.
         name: Name of the run, for titles and file names.
         class_names: Names of the classes in the order of the ids.
         colors: RGB per class.
         label_table: mask value -> trained id of the config's data set.
     """
+
+    task = SEMANTIC
 
     def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.
@@ -105,8 +108,11 @@ class InstancePredictor:
     """A network for instances with the test protocol of its config.
 
     Attributes:
+        task: Task of the network.
         name: Name of the run, for titles and file names.
     """
+
+    task = INSTANCE
 
     def __init__(self, weights: str, config_file: str = "", opts: Sequence[str] = ()) -> None:
         """Builds the network and loads its weights; arguments and errors as ``predictor``.
@@ -121,7 +127,7 @@ class InstancePredictor:
         self.model.eval()
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
-        """Returns the masks [n, H, W] of an image file at its own size that score at least so much, the best first.
+        """Returns the masks [n, H, W] of an image file, at its own size, with at least this score, in falling order.
 
         Raises:
             DatasetError: the file cannot be read as an image.
@@ -133,7 +139,7 @@ class InstancePredictor:
         return masks
 
     def levels(self, item: dict[str, Any]) -> tuple[NDArray[np.uint8], list[tuple[str, NDArray[np.bool_], Size]], Size]:
-        """Says which labelled instances the network learns at each level, at the size it is tested with.
+        """Returns the labelled instances that are assigned to each level, at the test size.
 
         Args:
             item: dataset dict with ``file_name``, ``height``, ``width`` and ``annotations``.

@@ -1,4 +1,4 @@
-"""What one process of a run gets of the machine: threads, loader workers and numeric precision."""
+"""Threads, loader workers and numeric precision of each process of a run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ THREADS, WAITING = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
 
 
 def share_cores(processes: int) -> None:
-    """Gives several processes that are about to start on this machine their share of the cores, by environment.
+    """Sets OMP_NUM_THREADS and OMP_WAIT_POLICY so that the processes of a run divide this machine's cores.
 
-    Otherwise each would take all cores, and its waiting threads would spin on those of the others: a step takes many
-    times as long. What is set already stays.
+    Otherwise each would use all cores, and its waiting threads would block the others': a step would take many times
+    as long. Variables that are set already are kept.
     """
     os.environ.setdefault(THREADS, str(max(1, usable_cores() // processes)))
     os.environ.setdefault(WAITING, "PASSIVE")
@@ -40,12 +40,12 @@ def limit_threads() -> None:
 
 
 def settle_precision(cfg: CfgNode, *, resume: bool = False) -> None:
-    """Replaces the precision "auto" in a config by what this machine computes in: a run's config says what ran.
+    """Replaces the precision "auto" in a config by the one that this machine computes in, which the run then states.
 
     Args:
         cfg: not frozen; SOLVER.AMP.DTYPE, TEACHER.AMP and AMP of each of TEACHER.OTHERS.
-        resume: a run that is in OUTPUT_DIR goes on in the precision that it began with. A recorded teacher
-            (TEACHER.CACHE) keeps the one that it was recorded in anyway.
+        resume: whether the run in OUTPUT_DIR is continued, in the precision that it began with. A recorded teacher
+            (TEACHER.CACHE) always keeps the one that it was recorded in.
     """
     open_places = [place for place in precision_places(cfg) if is_automatic(*place[1:])]
     if not open_places:
@@ -82,13 +82,13 @@ def began_with(folder: str) -> dict[str, str]:
 
 
 def is_automatic(node: Mapping[str, Any], name: str) -> bool:
-    """Whether a place of a config leaves the precision open: by "auto", or to TEACHER.OPTIMIZE auto."""
+    """Tells whether a key leaves the precision to this machine: by "auto", or by TEACHER.OPTIMIZE auto."""
     value = node.get(name, "off")
     return value == "auto" or (value == "off" and name == "AMP" and node.get("OPTIMIZE") == "auto")
 
 
 def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:
-    """Returns the places of a config that hold a precision: (dotted key, node, its key in the node)."""
+    """Returns the keys of a config that hold a precision: (dotted key, node, key in the node)."""
     others = [(f"TEACHER.OTHERS[{i}].AMP", x) for i, x in enumerate(cfg.TEACHER.OTHERS) if isinstance(x, Mapping)]
     return [
         ("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP, "DTYPE"),
@@ -98,10 +98,10 @@ def precision_places(cfg: CfgNode) -> list[tuple[str, Any, str]]:
 
 
 def report_resources(cfg: CfgNode, precision: Mapping[str, str]) -> None:
-    """Logs what this process runs with, and why.
+    """Logs precision, threads, loader workers and C++ level of this process, with reasons.
 
     Args:
-        cfg: DATALOADER.NUM_WORKERS, MODEL.CHANNELS_LAST, MODEL.DEVICE.
+        cfg: config; DATALOADER.NUM_WORKERS, MODEL.CHANNELS_LAST, MODEL.DEVICE and SOLVER.AMP.ENABLED are read.
         precision: Precision of "student" and "teacher": "off", "bf16" or "fp16", several teachers' joined by "+", or
             another word that is logged as it is.
     """

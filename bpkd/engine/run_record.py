@@ -1,4 +1,4 @@
-"""``run.json``: what a run reached, what it cost, and where the figures come from."""
+"""``run.json``, the record of a run: figures, cost of the network, config and versions."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def peak_memory(device: str) -> tuple[float, str]:
 
 
 def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
-    """Puts a record together (see ``bpkd.analysis.records.KEYS``).
+    """Returns the record of a run (see ``bpkd.analysis.records.KEYS``).
 
     Args:
         cfg: config of the network and of its evaluation.
         model: The network that was evaluated.
         results: Results of ``evaluate``.
-        facts: method, seed, iterations, seconds, ...; they go in as they are.
+        facts: further entries (method, seed, iterations, seconds, ...), stored unchanged.
     """
     cost = count(model)
     return {
@@ -64,7 +64,7 @@ def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **fac
 
 
 def _instance_metrics(results: Mapping[str, Any]) -> dict[str, float]:
-    """Mask figures under their own names, Boundary AP's and the boxes' with the task before them."""
+    """Returns mask AP under its own names, Boundary AP and box AP with a prefix."""
     prefixes = {"segm": "", "boundary": "boundary_", "bbox": "bbox_"}
     return {f"{prefixes[task]}{k}": v for task in INSTANCE_TASKS for k, v in results.get(task, {}).items()}
 

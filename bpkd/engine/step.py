@@ -1,4 +1,4 @@
-"""One training step: mixed precision, gradient accumulation, and a stop before a bad loss can harm the weights."""
+"""One training step: mixed precision, gradient accumulation, and a check of the losses before the weights change."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class StepTrainer(SimpleTrainer):
     Every term is checked before the weights change, on every iteration.
 
     Attributes:
-        values: the terms of the last step on this process.
-        waited: seconds that its last step has waited for data.
+        values: loss terms of the last step on this process.
+        waited: seconds that the last step waited for data.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class StepTrainer(SimpleTrainer):
 
         Args:
             model: returns a dict of scalar losses for a batch.
-            data_loader: endless batches.
-            optimizer: over the model's parameters.
+            data_loader: endless iterable of batches.
+            optimizer: optimizer of the model's parameters.
             accumulate: batches whose gradients are averaged before a step.
             amp: "off", "bf16" or "fp16".
             seed: Seed of the step's random numbers.
             clip: kind of gradient clipping, limit and norm, see `clip_gradients`; None: none.
-            log_period: iterations between gathered values.
+            log_period: iterations between two means over all processes that are logged.
 
         Raises:
             ValueError: ``amp`` or the kind of clipping is unknown, or ``accumulate`` is below 1.

@@ -1,4 +1,4 @@
-"""DistillationTrainer: the training run, assembled on one screen."""
+"""DistillationTrainer: Detectron2's DefaultTrainer with a teacher, a distiller and hooks that watch their terms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bpkd.analysis.records import environment
 from bpkd.config import WRAPPERS
 from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
-from bpkd.distillers import Distiller
+from bpkd.distillers import DistillationModule, Distiller
 from bpkd.modeling import DistillationWrapper, task_of
 from bpkd.modeling.build import Network
 from bpkd.modeling.precision import choose_precision
@@ -48,6 +48,11 @@ logger = logging.getLogger(__name__)
 def student_of(model: nn.Module) -> nn.Module:
     """Returns the network that is deployed: the student of a distillation wrapper, else the model itself."""
     return getattr(model, "student", model)
+
+
+def distiller_of(model: nn.Module) -> DistillationModule | None:
+    """Returns what gives the distillation terms; None where the student trains alone."""
+    return model.distiller if isinstance(model, DistillationWrapper) else None
 
 
 def method_of(cfg: CfgNode) -> str:
@@ -89,13 +94,12 @@ class DistillationTrainer(DefaultTrainer):
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         model = self.build_model(cfg)
         self.student = student_of(model)
-        self.distiller: nn.Module | None = getattr(model, "distiller", None)
-        wrapper = model if isinstance(model, DistillationWrapper) else None
-        self._wrapper = wrapper if self.distiller is not None else None
+        self.distiller = distiller_of(model)
+        self._wrapper = model if isinstance(model, DistillationWrapper) else None
         self._edges = loader_edges(cfg, model)
         self._precision = {"student": student_precision(cfg)}
-        if wrapper is not None and wrapper.teacher_precision:
-            self._precision["teacher"] = wrapper.teacher_precision
+        if self._wrapper is not None and self._wrapper.teacher_precision:
+            self._precision["teacher"] = self._wrapper.teacher_precision
         report_resources(cfg, self._precision)
         optimizer = self.build_optimizer(cfg, model)
         ddp = create_ddp_model(model, **ddp_options(model))
@@ -112,11 +116,7 @@ class DistillationTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         parts = {} if self.distiller is None else {"distiller": self.distiller}
         self.checkpointer = StudentCheckpointer(
-            self.student,
-            cfg.OUTPUT_DIR,
-            metadata=checkpoint_metadata(cfg),
-            trainer=weakref.proxy(self),
-            **parts,
+            self.student, cfg.OUTPUT_DIR, metadata=checkpoint_metadata(cfg), trainer=weakref.proxy(self), **parts
         )
         self.clock = RunClock(self._trainer)
         self._environment = environment()  # of the code that runs, whatever the checkout becomes meanwhile
@@ -130,9 +130,9 @@ class DistillationTrainer(DefaultTrainer):
         student = student_of(model)
         if isinstance(student, Network):
             student.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
-        parameters = sum(p.numel() for p in student_of(model).parameters())
+        parameters = sum(p.numel() for p in student.parameters())
         logger.info("Student: %.2f M parameters; method: %s", parameters / 1e6, method_of(cfg))
-        distiller: nn.Module | None = getattr(model, "distiller", None)
+        distiller = distiller_of(model)
         for name, part in distiller.named_modules() if distiller is not None else ():
             if not name or isinstance(part, Distiller):  # those inside a combination too
                 kind = type(part).__name__ + (f" ({name})" if name else "")
@@ -142,7 +142,7 @@ class DistillationTrainer(DefaultTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """Builds the optimizer over the student and the distiller's parts; a critic has one of its own inside it."""
-        distiller = getattr(model, "distiller", None)
+        distiller = distiller_of(model)
         options = {} if distiller is None else distiller.parameter_options()
         own = {f"distiller.{prefix}": keywords for prefix, keywords in options.items()}
         groups = parameter_groups(
@@ -182,8 +182,8 @@ class DistillationTrainer(DefaultTrainer):
         """Lists the hooks in the order in which they act."""
         cfg = self.cfg
         chain: list[Any] = [hooks.IterationTimer(warmup_iter=0), self.clock, hooks.LRScheduler()]
-        if self._wrapper is not None:
-            chain += self._term_hooks(self._wrapper)
+        if self._wrapper is not None and self.distiller is not None:
+            chain += self._term_hooks(self._wrapper, self.distiller)
         if task_of(cfg) is INSTANCE:
             chain.append(MaskLossHint(self._trainer, cfg.MODEL.SOLOV2.MASK_WEIGHT))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
@@ -200,11 +200,11 @@ class DistillationTrainer(DefaultTrainer):
         chain.append(StopOnSignal(self.checkpointer))
         return chain
 
-    def _term_hooks(self, wrapper: DistillationWrapper) -> list[Any]:
-        solver, distiller = self.cfg.SOLVER, self.distiller
+    def _term_hooks(self, wrapper: DistillationWrapper, distiller: DistillationModule) -> list[Any]:
+        solver = self.cfg.SOLVER
         patience = solver.GRADIENT_RATIO_PATIENCE
-        critic = {f"{DISTILLATION_PREFIX}{term}" for term in getattr(distiller, "critic_terms", ())}
-        chain: list[Any] = [SilentTermGuard(self._trainer, getattr(distiller, "taps", {}))]
+        critic = {f"{DISTILLATION_PREFIX}{term}" for term in distiller.critic_terms}
+        chain: list[Any] = [SilentTermGuard(self._trainer, distiller.taps)]
         if solver.GRADIENT_RATIO_LIMIT > 0:
             chain.append(GradientMonitor(wrapper, limit=solver.GRADIENT_RATIO_LIMIT, patience=patience))
         chain.append(ShareMonitor(limit=solver.LOSS_SHARE_LIMIT, patience=patience, critic_terms=critic))
@@ -293,7 +293,7 @@ def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:
     return {
         "version": __version__,
         "method": method_of(cfg),
-        "classes": list(meta.get("stuff_classes") or meta.get("thing_classes", ())),
+        "classes": task_of(cfg).class_names(meta),
         "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": list(cfg.MODEL.PIXEL_STD),
         "input_format": cfg.INPUT.FORMAT,

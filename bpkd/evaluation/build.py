@@ -70,7 +70,7 @@ def check_metrics(cfg: CfgNode) -> None:
         except Exception as error:  # whatever a class outside of bpkd does
             call = f"{metric.__name__}(num_classes, ignore_index=255)"
             raise ValueError(f"TEST.METRICS: {call} failed: {type(error).__name__}: {error}") from error
-    objects = [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("evaluator_type") == "coco"]
+    objects = [name for name in cfg.DATASETS.TEST if dataset_task(name) is INSTANCE]
     if cfg.TEST.METRICS and objects:
         raise ValueError(
             f"TEST.METRICS: expected none for {objects[0]}, got {', '.join(cfg.TEST.METRICS)}: metrics compare label "

@@ -1,1 +1,1 @@
-"""Many runs as one piece of work: comparisons, searches and their reports."""
+"""Comparisons and searches that consist of several runs, and their reports."""

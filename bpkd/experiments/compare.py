@@ -1,4 +1,4 @@
-"""Which runs make a comparison of distillers: one teacher, then every method from the same seeds and schedule."""
+"""The runs of a comparison of distillers: one teacher, then every method with the same seeds and schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bpkd.modeling.build_distiller import check_method
 from .jobs import Job
 
 REFERENCE = "BPKD"
-# The methods that get the iterations which BPKD's time would buy.
+# Methods that are trained again for the wall-clock time of a BPKD run.
 CHEAP = (ALONE, "KD")
 # Keys that describe the student and its distillation; the teacher has TEACHER.OPTS.
 STUDENT_ONLY = ("MODEL.", "DISTILL.", "TEACHER.")
@@ -38,8 +38,8 @@ def comparison_jobs(
         output: folder of the runs: ``teacher``, ``<method>-seed<seed>``, ``<method>-equal-time-seed<seed>``.
         methods: "none" for the student alone, or names of distillers.
         seeds: Seeds of initial weights, sample order and augmentation; the same for every method.
-        opts: KEY VALUE pairs for every run; those of ``STUDENT_ONLY`` but MODEL.DEVICE do not reach the teacher's.
-        equal_time: more runs of the methods in ``CHEAP``, with the iterations that BPKD's time buys.
+        opts: KEY VALUE pairs for every run; the teacher's gets none of ``STUDENT_ONLY`` but MODEL.DEVICE.
+        equal_time: adds runs of the methods in ``CHEAP`` with as many iterations as take BPKD's time.
 
     Returns:
         Jobs, the teacher's first; those of students with a teacher wait for it.
@@ -65,10 +65,10 @@ def comparison_jobs(
 
 
 def check_methods(methods: Sequence[str], *, equal_time: bool) -> None:
-    """Makes sure that every method exists, and that ``equal_time`` has BPKD and a method that gets its time.
+    """Checks that every method exists, and that ``equal_time`` has BPKD and a method of ``CHEAP``.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: a method is unknown or missing.
     """
     for method in methods:
         if method != ALONE:
@@ -107,12 +107,12 @@ def _student(config_file: str, teacher: Job, method: str, *, seed: int, opts: Se
 
 
 def start_order(jobs: Sequence[Job]) -> list[Job]:
-    """Returns the jobs with the first student alone in front of the teacher: the first figure is there in minutes."""
+    """Returns the jobs with the first student alone before the teacher, so that the first result comes early."""
     return sorted(jobs, key=lambda job: job is not next((j for j in jobs if not j.after and j.method == ALONE), None))
 
 
 def _longer(job: Job, jobs: Sequence[Job]) -> Job:
-    """Returns the job again, with the iterations that BPKD's time buys: known when both runs are complete."""
+    """Returns the job again, with as many iterations as take BPKD's time; known when both runs are complete."""
     reference = next(j for j in jobs if j.name == job.name.replace(job.method, REFERENCE, 1))
     name = job.name.replace(job.method, job.method + EQUAL_TIME, 1)
 

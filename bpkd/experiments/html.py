@@ -1,4 +1,4 @@
-"""The comparison's HTML page: what the report folder holds, in one file."""
+"""The HTML page of a comparison: tables, figures and pictures of the report folder in one file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bpkd.analysis.glossary import glossary
 from bpkd.analysis.headline import compared, headline
 from bpkd.analysis.instances import instance_layers
 from bpkd.analysis.page import Figure, Link, Section, Table, write_page
-from bpkd.analysis.plots import WRONG_BODY, WRONG_EDGE, colored, errors, fitted
+from bpkd.analysis.plots import WRONG_BODY, WRONG_EDGE, Image, colored, errors, fitted
 from bpkd.analysis.report import ALONE, best_cells, display_name, findings, provenance, run_rows, table_rows
 from bpkd.analysis.significance import HEADER, OURS, explanation, paired_tests
 from bpkd.analysis.slider import Picture
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
+from bpkd.tasks import INSTANCE, SEMANTIC
 
 # Rows beyond which a table is folded.
 MANY_RUNS = 12
@@ -69,7 +70,8 @@ def comparison_page(
         The file's size in bytes.
     """
     colors = [color for _, color in classes]
-    drawn = [_picture(p, colors, trimap_width) for p in pictures]
+    layers = LAYERS[figures_of(records).task]
+    drawn = [_picture(p["name"], layers(p, colors, trimap_width)) for p in pictures]
     figures = [Figure(t, path, text) for n, (t, text) in FIGURES.items() if (path := folder / f"{n}.png").is_file()]
     return write_page(
         folder / "report.html",
@@ -100,12 +102,12 @@ def _results(records: Sequence[Mapping[str, Any]], width: int) -> Section:
 
 
 def _statistics(records: Sequence[Mapping[str, Any]], width: int, margin: float) -> Section:
-    task = task_of(records, width)
-    tests = paired_tests(records, task.tested, margin=margin)
-    lines = [line for figure in task.tested for line in findings(records, figure, name=task.title(figure))]
+    shown = figures_of(records, width)
+    tests = paired_tests(records, shown.tested, margin=margin)
+    lines = [line for figure in shown.tested for line in findings(records, figure, name=shown.title(figure))]
     if any(t.seeds > 1 for t in tests):
         lines.append(explanation(margin))
-    rows = [t.row(task.title(t.metric)) for t in tests]
+    rows = [t.row(shown.title(t.metric)) for t in tests]
     return Section("Statistics", lines, tables=[Table("Paired tests", HEADER, rows)] if rows else [])
 
 
@@ -115,7 +117,7 @@ def _classes(records: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
 
 
 def _runs(records: Sequence[Mapping[str, Any]], folder: Path, runs: Mapping[str, Path]) -> Table:
-    """Returns the table of runs, with links to the folder, the config and the record of those that are there."""
+    """Returns the table of runs, with links to the folders, configs and records that exist."""
     header, rows = run_rows(records)
     cells: list[Sequence[object]] = []
     for name, *rest in rows:
@@ -135,7 +137,7 @@ def _files(run: Path | None, name: str) -> list[tuple[Path, str]]:
 
 
 def _link(path: Path, folder: Path, text: str) -> Link | str:
-    """Returns a link relative to the report, or the empty text where the file is not there."""
+    """Returns a link relative to the report, or "" where the file does not exist."""
     if not path.exists():
         return ""
     relative = Path(os.path.relpath(path, folder)).as_posix()
@@ -143,7 +145,7 @@ def _link(path: Path, folder: Path, text: str) -> Link | str:
 
 
 def _start(pictures: Sequence[Picture]) -> tuple[str, str] | None:
-    """Returns what the slider shows first: the student alone beside BPKD, where both are there."""
+    """Returns the two layers that the slider shows first, student alone and BPKD, or None where one is missing."""
     pair = (display_name(ALONE), OURS)
     return pair if pictures and all(name in pictures[0].layers for name in pair) else None
 
@@ -160,15 +162,23 @@ def _legend(
     return [*found, (f"error within {width} px of an edge", WRONG_EDGE), ("error elsewhere", WRONG_BODY)]
 
 
-def _picture(row: Mapping[str, Any], colors: Sequence[Sequence[int]], width: int) -> Picture:
-    if "truth" in row:
-        layers = instance_layers(row)
-        return Picture(row["name"], layers.pop("image"), layers)
+def _picture(name: str, layers: dict[str, Image]) -> Picture:
+    return Picture(name, layers.pop("image"), layers)
+
+
+def _semantic_layers(row: Mapping[str, Any], colors: Sequence[Sequence[int]], width: int) -> dict[str, Image]:
     label = row["label"]
-    image = fitted(row["image"], label.shape)
-    layers = {"ground truth": colored(label, colors)}
+    image = np.asarray(fitted(row["image"], label.shape))
+    layers = {"image": image, "ground truth": colored(label, colors)}
     for method, prediction in row["predictions"].items():
         layers[display_name(method)] = colored(prediction, colors)
     for method, prediction in row["predictions"].items():
         layers[f"errors of {display_name(method)}"] = errors(prediction, label, image, width=width)
-    return Picture(row["name"], np.asarray(image), layers)
+    return layers
+
+
+def _instance_layers(row: Mapping[str, Any], colors: Sequence[Sequence[int]], width: int) -> dict[str, Image]:
+    return instance_layers(row)
+
+
+LAYERS = {SEMANTIC: _semantic_layers, INSTANCE: _instance_layers}

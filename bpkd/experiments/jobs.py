@@ -1,4 +1,4 @@
-"""Several training runs as one resumable piece of work: the quick start and comparisons are made of it."""
+"""Runs several training jobs, a number of them at a time; an interrupted call can be repeated."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
 
 from .resources import Machine
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: a config, its changes, and the folder that holds everything it writes."""
+    """One training run: a config, KEY VALUE pairs over it, and its output folder."""
 
     name: str
     config_file: str
@@ -34,12 +34,12 @@ class Job:
 
     @property
     def method(self) -> str:
-        """What the name says before the seed."""
+        """Method of the run: its name without the seed."""
         return self.name.rpartition("-seed")[0] or self.name
 
     @property
     def opts(self) -> tuple[str, ...]:
-        """All changes of the config; those of a job with ``late_opts`` once it may start."""
+        """All KEY VALUE pairs of the run; with ``late_opts`` known when the jobs in ``after`` are complete."""
         return self.fixed_opts + (self.late_opts() if self.late_opts else ())
 
     @property
@@ -74,8 +74,8 @@ class Job:
         """Starts or continues the run in a process of its own, with its output in log files.
 
         Args:
-            machine: Runs at a time and what each gets.
-            slot: GPUs of this run, as CUDA_VISIBLE_DEVICES names them; empty: as they are.
+            machine: number of runs at a time, with the GPUs and threads of each.
+            slot: value of CUDA_VISIBLE_DEVICES for this run; empty: the variable is not set.
             alone: no other run will start before this one ends.
         """
         self.output.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class Job:
 
 
 class JobFailedError(RuntimeError):
-    """A run ended with an error; the message holds the line that says which."""
+    """A run ended with an error; the message holds its last line."""
 
 
 def run_jobs(
@@ -101,13 +101,13 @@ def run_jobs(
 
     Args:
         jobs: runs in order; a job starts when the ones it names in ``after`` are complete.
-        progress: receives the lines.
-        machine: runs at a time and what each gets; None: one per CPU core.
+        progress: callback that receives each line.
+        machine: number of runs at a time, with GPUs and threads of each; None: one run per CPU core.
         poll_seconds: seconds between lines of progress.
 
     Raises:
-        JobFailedError: a run failed. What is complete stays complete; calling again goes on.
-        KeyboardInterrupt: after the runs under way were stopped and saved.
+        JobFailedError: a run failed. Complete runs are kept; calling again continues the others.
+        KeyboardInterrupt: the call was interrupted; the running jobs have saved a checkpoint and ended.
     """
     machine = machine or Machine()
     done = {job.name for job in jobs if job.record}
@@ -123,7 +123,7 @@ def run_jobs(
         while waiting or running:
             for job in [j for j in waiting if done.issuperset(j.after)][: len(free)]:
                 waiting.remove(job)
-                # A job that has the machine to itself until it is complete (the teacher) gets all of it.
+                # A job that all others wait for (the teacher) gets the threads of all slots.
                 alone = all(job.name in other.after for other in waiting) and bool(waiting)
                 taken[job] = free.pop(0)
                 running[job] = job.start(machine, taken[job], alone=alone)
@@ -157,9 +157,9 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], progres
         log = job.output / "console.log"
         raise JobFailedError(f"{job.name} ended with status {process.returncode}: {_reason(log)} See {log}.")
     done.add(job.name)
-    task = task_of([record])
-    score = record["metrics"].get(task.score)
-    reached = f"{task.score} {float('nan') if score is None else score:.2f}"
+    name = figures_of([record]).score
+    score = record["metrics"].get(name)
+    reached = f"{name} {float('nan') if score is None else score:.2f}"
     trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
     progress(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
 

@@ -42,7 +42,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
         model = build_student(cfg)
         load_strict(model, str(job.weights))
     model.eval()
-    return {SEMANTIC: _semantic, INSTANCE: _instances}[task_of(cfg)](cfg, model, set(indices))
+    return PREDICTIONS[task_of(cfg)](cfg, model, set(indices))
 
 
 def _semantic(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any]]:
@@ -87,6 +87,9 @@ def _instances(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any
             }
         )
     return rows
+
+
+PREDICTIONS = {SEMANTIC: _semantic, INSTANCE: _instances}
 
 
 def collect_pictures(jobs: Mapping[str, Job], indices: Sequence[int]) -> list[dict[str, Any]]:

@@ -16,12 +16,16 @@ from bpkd.analysis.records import write_records
 from bpkd.analysis.report import csv_text, markdown, run_rows, table
 from bpkd.analysis.significance import HEADER, paired_tests
 from bpkd.analysis.statement import report_text
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
 from bpkd.engine.configure import load_config
 from bpkd.experiments.compare import TEACHER
 from bpkd.experiments.html import comparison_page
 from bpkd.experiments.jobs import Job
 from bpkd.experiments.pictures import collect_pictures
+from bpkd.tasks import INSTANCE, SEMANTIC
+
+Classes = list[tuple[str, tuple[int, int, int]]]
+Pictures = Sequence[Mapping[str, Any]]
 
 
 def collect(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -52,7 +56,7 @@ def write_report(
         jobs: complete runs, the teacher's among them.
         folder: folder of the report.
         trimap_width: half-width of the table's trimap column, of the bars' and of the pictures' error band.
-        images: test images to draw.
+        images: positions of the test images to draw.
         progress: callback that receives a line per step.
         margin: the smallest gain that would matter, in percentage points.
 
@@ -68,12 +72,7 @@ def write_report(
     first = first_of_each_method(jobs)
     plots.curves({m: j.output for m, j in first.items() if not j.evaluates}, folder / "curves.png")
     pictures, classes = collect_pictures(first, images), _classes(first)
-    if classes:
-        names, colors = zip(*classes, strict=True)
-        options: dict[str, Any] = {"colors": colors, "class_names": names, "width": trimap_width}
-        plots.panels(pictures, list(first), folder / "panels.png", **options)
-    else:
-        instance_panels(pictures, folder / "instances.png")
+    PANELS[figures_of(records).task](pictures, folder, classes, trimap_width)
     size = comparison_page(
         records,
         pictures,
@@ -88,7 +87,7 @@ def write_report(
 
 
 def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int, margin: float) -> str:
-    """Writes ``table`` and ``classes_...`` (see ``Task.per_class``) as Markdown and CSV, and ``tests.csv``.
+    """Writes ``table`` and ``classes_...`` (see ``Figures.per_class``) as Markdown and CSV, and ``tests.csv``.
 
     ``table.md`` ends with the list of runs.
 
@@ -109,24 +108,37 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
         (folder / f"{name}.csv").write_text(csv_text(header, rows))
         parts.append(f"{title}\n\n{markdown(header, rows)}")
         (folder / f"{name}.md").write_text(parts[-1] + "\n")
-    tests = paired_tests(records, task_of(records, trimap_width).tested, margin=margin)
+    tests = paired_tests(records, figures_of(records, trimap_width).tested, margin=margin)
     (folder / "tests.csv").write_text(csv_text(HEADER, [t.row() for t in tests]))
     (folder / "table.md").write_text("\n\n".join([*parts, f"Runs\n\n{markdown(*run_rows(records))}"]) + "\n")
     return body
 
 
 def draw_figures(records: Sequence[dict[str, Any]], folder: Path, *, trimap_width: int) -> None:
-    """Draws the figures that need records alone: bars per class; trimap curves and edge against body (semantic)."""
-    unit = f"{'AP' if task_of(records).instances else 'IoU'} in %"
+    """Draws the figures of records: bars per class and, for semantic segmentation, trimap curves, edge against body."""
+    unit = f"{figures_of(records).class_score} in %"
     for name, (title, scores) in class_figures(records, trimap_width).items():
         bars(scores, folder / f"{name}.png", title=title, unit=unit)
-    if task_of(records).instances:
-        return
-    plots.trimap_curves(trimap_curves(records), folder / "trimap.png")
+    curves = trimap_curves(records)
+    if any(curves.values()):
+        plots.trimap_curves(curves, folder / "trimap.png")
     parts = edge_and_body(records, trimap_width)
     if parts:
         title = f"within {trimap_width} px of an edge, and elsewhere"
         bars(parts, folder / "edge_body.png", title=title, unit="mIoU in %")
+
+
+def _semantic_panels(pictures: Pictures, folder: Path, classes: Classes, width: int) -> None:
+    names, colors = zip(*classes, strict=True)
+    options: dict[str, Any] = {"colors": colors, "class_names": names, "width": width}
+    plots.panels(pictures, list(pictures[0]["predictions"]), folder / "panels.png", **options)
+
+
+def _instance_panels(pictures: Pictures, folder: Path, classes: Classes, width: int) -> None:
+    instance_panels(pictures, folder / "instances.png")
+
+
+PANELS = {SEMANTIC: _semantic_panels, INSTANCE: _instance_panels}
 
 
 def first_of_each_method(jobs: Sequence[Job]) -> dict[str, Job]:
@@ -140,8 +152,8 @@ def first_of_each_method(jobs: Sequence[Job]) -> dict[str, Job]:
     return found
 
 
-def _classes(jobs: Mapping[str, Job]) -> list[tuple[str, tuple[int, int, int]]]:
-    """Returns names and colours of the test set's classes; none of objects, which are coloured one by one."""
+def _classes(jobs: Mapping[str, Job]) -> Classes:
+    """Returns names and RGB of the test set's classes; none of instances, which are coloured one by one."""
     job = next(iter(jobs.values()))
     meta = MetadataCatalog.get(load_config(job.config_file, list(job.opts)).DATASETS.TEST[0])
     return list(zip(meta.get("stuff_classes", ()), meta.get("stuff_colors", ()), strict=True))

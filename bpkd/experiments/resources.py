@@ -1,4 +1,4 @@
-"""How many runs a machine takes at a time, and what each of them gets."""
+"""How many runs are trained at a time, and the GPUs and CPU threads of each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bpkd.config import usable_cores
 
 @dataclass(frozen=True)
 class Machine:
-    """Runs at a time, one per slot."""
+    """GPUs, processes and CPU cores for runs that are trained at the same time."""
 
     slots: tuple[str, ...] = field(default_factory=lambda: ("",) * usable_cores())
-    """Per run the GPUs that it sees, as CUDA_VISIBLE_DEVICES names them; "" leaves the variable alone."""
+    """Value of CUDA_VISIBLE_DEVICES for each run at a time; "" does not set the variable."""
     processes: int = 1
     """Processes of one run."""
     cores: int = field(default_factory=usable_cores)
@@ -27,12 +27,12 @@ class Machine:
         return len(self.slots)
 
     def threads(self, *, alone: bool) -> int:
-        """Returns the CPU threads of one process; a run that is alone gets those of all slots."""
+        """Returns the CPU threads of one process; with ``alone`` those of all slots."""
         return max(1, self.cores // (self.processes * (1 if alone else self.runs)))
 
 
 def divide(*, gpus: Sequence[str], per_run: int = 1, workers: int = 0, cores: int | None = None) -> Machine:
-    """Divides a machine between runs.
+    """Divides GPUs and cores of a machine between runs.
 
     Args:
         gpus: names of the GPUs for CUDA_VISIBLE_DEVICES; empty: runs on CPU.

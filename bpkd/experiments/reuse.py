@@ -15,11 +15,11 @@ from bpkd.engine.process_setup import is_automatic, precision_places
 
 from .jobs import Job
 
-# Where things lie and how fast they are fed: no figure depends on them.
+# Keys of folders and of loading speed, which no result depends on.
 PLACES = (
     "OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CHECK", "DATALOADER.NUM_WORKERS", "DATALOADER.EDGE_MASKS", "VERSION",
 )  # fmt: skip
-# All that an evaluation of the teacher reads.
+# Prefixes of the keys that an evaluation of the teacher reads.
 EVALUATION = ("DATASETS.", "INPUT.", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "TEACHER.", "TEST.")
 TRACES = ("run.json", "last_checkpoint", "config.yaml", "inference_teacher/run.json")
 
@@ -37,7 +37,7 @@ def check_runs(jobs: Sequence[Job], *, resume: bool) -> None:
 
     Args:
         jobs: Jobs of one comparison; their folders lie side by side.
-        resume: runs may be there: complete ones are kept, the others go on.
+        resume: whether there may be runs; complete ones are kept, the others continued.
 
     Raises:
         RunsExistError: there are runs, and ``resume`` is False.
@@ -66,7 +66,7 @@ def _check_run(job: Job, complete: set[str]) -> None:
     recorded = recorded_config(job)
     if recorded is None:
         return
-    # Of a complete run nothing more will be computed: its report may be made on any device.
+    # A complete run is not trained further, so its device does not matter.
     ignored = (*PLACES, "MODEL.DEVICE") if job.record else PLACES
     opts = ["OUTPUT_DIR", str(job.output), *job.opts]
     # "auto" names no precision: a run that is there keeps its own.
@@ -105,16 +105,16 @@ def differences(
     ignored: Sequence[str] = PLACES,
     only: Sequence[str] = (),
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns the keys whose values differ and matter to a run.
+    """Returns the keys whose values differ, of those that results depend on.
 
     A key that one side lacks has the default's value there: the run may be older than the key.
 
     Args:
         recorded: Config of the run, nested.
         wanted: Config of the new job.
-        method: Method of the run; settings of other methods do not matter, nor does the teacher to "none".
-        ignored: keys that do not matter.
-        only: beginnings of the keys that matter; empty: all.
+        method: Method of the run; settings of other methods are not compared, nor the teacher's for "none".
+        ignored: keys that are not compared.
+        only: prefixes of the keys that are compared; empty: all.
 
     Returns:
         Dotted key -> (recorded, wanted).
@@ -129,7 +129,7 @@ def differences(
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a nested config as {dotted key: value}; the mappings of a list are counted: ``TEACHER.OTHERS[0].AMP``."""
+    """Returns a nested config as {dotted key: value}, e.g. ``TEACHER.OTHERS[0].AMP`` for a list of mappings."""
     out: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A search of distillers' settings with the same budget for every method: all candidates once, the best ones again."""
+"""Search for distillers' settings with equally many runs per method: every candidate once, the best ones twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from bpkd.analysis.report import markdown
-from bpkd.analysis.task import INSTANCES, Task, label_maps, task_of
+from bpkd.analysis.task import figures_of, figures_of_scores
 from bpkd.engine.configure import load_config
 from bpkd.modeling.build_distiller import check_method
 
@@ -26,7 +26,7 @@ RATIO = "gradient_ratio_kd_"
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: a distiller with some keys of its node changed, or of others by their full names."""
+    """A candidate: a distiller with values for keys of its node, or for other keys by their full names."""
 
     method: str
     settings: tuple[tuple[str, Any], ...]
@@ -88,9 +88,9 @@ def run_search(
         output: folder of the runs.
         finalists: candidates per method that get a second run.
         opts: KEY VALUE pairs for every run, after the file's own.
-        progress: receives lines of progress.
+        progress: callback that receives each line of progress.
         workers: runs at a time; 0: one per GPU, without GPUs one per core.
-        resume: the folder may hold runs of this search.
+        resume: whether the folder may hold runs of this search.
 
     Returns:
         One row per candidate, see `rows`.
@@ -126,13 +126,13 @@ def run_search(
 def _score(job: Job) -> float:
     record = job.record
     assert record is not None  # run_jobs has raised otherwise
-    return float(record["metrics"][task_of([record]).score])
+    return float(record["metrics"][figures_of([record]).score])
 
 
 def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[dict[str, Any]]:
     """Returns a row per candidate; ``chosen`` marks each method's best mean score among those that ran most often."""
     found = []
-    task = task_of(r for _, jobs in runs.values() for r in (j.record for j in jobs) if r is not None)
+    figures = figures_of(r for _, jobs in runs.values() for r in (j.record for j in jobs) if r is not None)
     for (method, number), (trial, jobs) in runs.items():
         records = [r for r in (j.record for j in jobs) if r is not None]
         found.append(
@@ -143,21 +143,21 @@ def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[di
                 "text": trial.text,
                 "runs": [j.name for j in jobs],
                 "seeds": [r["seed"] for r in records],
-                **{key: [r["metrics"][key] for r in records] for key in task.tested},
+                **{key: [r["metrics"][key] for r in records] for key in figures.tested},
                 "gradient_ratios": _ratios(jobs[0]),
                 **{k: records[0][k] for k in ("dataset", "iterations", "commit", "versions", "hardware")},
             }
         )
     for method in {row["method"] for row in found}:
         mine = [row for row in found if row["method"] == method]
-        best = max(mine, key=lambda row: (len(row["seeds"]), mean(row[task.score])))
+        best = max(mine, key=lambda row: (len(row["seeds"]), mean(row[figures.score])))
         for row in mine:
             row["chosen"] = row is best
     return found
 
 
 def _ratios(job: Job) -> dict[str, float]:
-    """The terms' gradients at what they compare over the task's, the median over the run."""
+    """Returns the ratio of each term's gradient to the task loss's, the median over the run."""
     found: dict[str, list[float]] = {}
     for line in (job.output / "metrics.json").read_text().splitlines():
         for name, value in json.loads(line).items():
@@ -168,27 +168,23 @@ def _ratios(job: Job) -> dict[str, float]:
 
 def search_table(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns the candidates as Markdown, the chosen ones in bold."""
-    lines, task = [], _task(found)
+    lines, figures = [], figures_of_scores(found)
     for row in found:
         name = f"**{row['text']}**" if row["chosen"] else row["text"]
-        scores = [" / ".join(f"{v:.2f}" for v in row[k]) for k in task.tested]
+        scores = [" / ".join(f"{v:.2f}" for v in row[k]) for k in figures.tested]
         ratios = ", ".join(f"{k} {v:.2g}" for k, v in row["gradient_ratios"].items())
         lines.append([row["method"], name, *scores, ratios])
-    titles = [title for title, key, _ in task.columns if key in task.tested]
+    titles = [title for title, key, _ in figures.columns if key in figures.tested]
     return markdown(["method", "settings", *titles, "gradient of the terms / the task's"], lines)
-
-
-def _task(found: Sequence[Mapping[str, Any]]) -> Task:
-    return INSTANCES if all(INSTANCES.score in row for row in found) else label_maps(3)
 
 
 def main_effects(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns the mean score of seed 0 at each level of each key as Markdown; "" where there is no such design.
 
-    In an orthogonal array the levels of one key meet those of every other key equally often, so the means compare like
-    with like. A table is returned for methods in which every candidate sets the same two or more keys.
+    In an orthogonal array each level of a key is combined equally often with the levels of every other key, so the
+    means are comparable. A table is returned for methods in which every candidate sets the same two or more keys.
     """
-    lines, score = [], _task(found).score
+    lines, score = [], figures_of_scores(found).score
     for method in dict.fromkeys(row["method"] for row in found):
         mine = [row for row in found if row["method"] == method]
         keys = list(mine[0]["settings"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -13,6 +15,7 @@ from bpkd.modeling.solov2 import SOLOv2
 from bpkd.tasks import SEMANTIC, Task
 
 Network = DenseModel | SOLOv2
+Kind = TypeVar("Kind", DenseModel, SOLOv2)
 
 
 def student_architecture(cfg: CfgNode) -> str:
@@ -39,9 +42,8 @@ def build_student(cfg: CfgNode) -> Network:
         known = ", ".join(sorted(key for key, _ in META_ARCH_REGISTRY))
         raise ValueError(f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected one of {known}, got {name!r}.")
     model = META_ARCH_REGISTRY.get(name)(cfg)
-    if not isinstance(model, SOLOv2):
-        model = as_dense(model, cfg)
-    return model.to(torch.device(cfg.MODEL.DEVICE))
+    network: Network = model if isinstance(model, Network) else as_dense(model, cfg)
+    return network.to(torch.device(cfg.MODEL.DEVICE))
 
 
 def build_solov2(cfg: CfgNode) -> SOLOv2:
@@ -51,13 +53,7 @@ def build_solov2(cfg: CfgNode) -> SOLOv2:
         ValueError: the architecture is not registered.
         TypeError: it is no SOLOv2.
     """
-    model = build_student(cfg)
-    if not isinstance(model, SOLOv2):
-        raise TypeError(
-            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected SOLOv2, a network for instances, got "
-            f"{type(model).__name__}."
-        )
-    return model
+    return _of_kind(build_student(cfg), SOLOv2, "SOLOv2, a network for instances")
 
 
 def build_dense(cfg: CfgNode) -> DenseModel:
@@ -67,10 +63,10 @@ def build_dense(cfg: CfgNode) -> DenseModel:
         ValueError: the architecture is not registered.
         TypeError: it does not yield dense logits.
     """
-    model = build_student(cfg)
-    if not isinstance(model, DenseModel):
-        raise TypeError(
-            f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected a network for semantic segmentation, got "
-            f"{type(model).__name__}."
-        )
+    return _of_kind(build_student(cfg), DenseModel, "a network for semantic segmentation")
+
+
+def _of_kind(model: Network, kind: type[Kind], wanted: str) -> Kind:
+    if not isinstance(model, kind):
+        raise TypeError(f"MODEL.META_ARCHITECTURE / DISTILL.STUDENT: expected {wanted}, got {type(model).__name__}.")
     return model

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor
 
 from bpkd.distillers import DISTILLERS, CombinedDistiller, DistillationModule, Distiller, PerTeacher, Target, arguments
 from bpkd.functional import SparseEdgeMask
@@ -28,11 +28,6 @@ def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
         names = [n for item, n in zip(batch, file_names(batch), strict=True) if "edge_rows" not in item]
         raise ValueError(f"edge_rows: expected of every sample or of none, got none of {', '.join(names)}.")
     return Target(labels, SparseEdgeMask.cat(rows))
-
-
-def compared_features(distiller: nn.Module | None) -> frozenset[str] | None:
-    """Returns the names of the maps that a distiller compares; None where it does not declare them."""
-    return distiller.compared_features() if isinstance(distiller, DistillationModule) else frozenset()
 
 
 def check_method(method: str) -> list[str]:
@@ -66,7 +61,7 @@ def method_names(cfg: CfgNode) -> list[str]:
     return names
 
 
-def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.Module:
+def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> DistillationModule:
     """Builds what DISTILL.METHOD names from its nodes and from what the networks say about themselves.
 
     Raises:

@@ -8,11 +8,12 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
+from bpkd.distillers import DistillationModule
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import build_dense
-from bpkd.modeling.build_distiller import build_distiller, compared_features, with_edges
+from bpkd.modeling.build_distiller import build_distiller, with_edges
 from bpkd.modeling.teachers.base import Pending
 from bpkd.modeling.teachers.build import build_teachers
 from bpkd.modeling.teachers.combined import Teachers
@@ -38,7 +39,7 @@ class SemanticDistiller(DistillationWrapper):
         return build_teachers(cfg)
 
     @classmethod
-    def build_distiller(cls, cfg: CfgNode, student: DenseModel, teacher: Teachers) -> nn.Module:
+    def build_distiller(cls, cfg: CfgNode, student: DenseModel, teacher: Teachers) -> DistillationModule:
         """Builds what DISTILL.METHOD names, see `build_distiller`."""
         return build_distiller(cfg, student, teacher)
 
@@ -73,7 +74,7 @@ class SemanticDistiller(DistillationWrapper):
 
     @functools.cached_property
     def _taps(self) -> frozenset[str] | None:
-        return compared_features(self.distiller)
+        return self.distiller.compared_features() if self.distiller is not None else frozenset()
 
     def compared_sizes(self, crop: tuple[int, int], *, count: int) -> set[tuple[int, int]]:
         """Returns the (h, w) at which logits are compared, one for all teachers or several: those of the teachers.

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
+from bpkd.distillers import DistillationModule
 from bpkd.modeling.build_distiller import method_names
 
 
@@ -27,7 +28,7 @@ class DistillationWrapper(nn.Module):
     task_terms: tuple[str, ...] = ()
 
     @configurable
-    def __init__(self, *, student: nn.Module, teacher: Any = None, distiller: nn.Module | None = None) -> None:
+    def __init__(self, *, student: nn.Module, teacher: Any = None, distiller: DistillationModule | None = None) -> None:
         """Joins the parts.
 
         Args:
@@ -67,7 +68,7 @@ class DistillationWrapper(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def build_distiller(cls, cfg: CfgNode, student: Any, teacher: Any) -> nn.Module:
+    def build_distiller(cls, cfg: CfgNode, student: Any, teacher: Any) -> DistillationModule:
         """Builds what DISTILL.METHOD names."""
         raise NotImplementedError
 

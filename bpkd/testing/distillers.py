@@ -1,4 +1,4 @@
-"""What every distiller has to pass: a subclass names it, writes the formula down again and inherits the rest."""
+"""Tests that every distiller passes: a subclass names it, restates its formula and inherits the tests."""
 
 from __future__ import annotations
 
@@ -57,6 +57,16 @@ def maps(output: SegOutput) -> list[Tensor]:
     return [output.logits, *output.features.values()]
 
 
+def values(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    """Returns the values of terms."""
+    return {name: float(term.detach()) for name, term in terms.items()}
+
+
+def trained(distiller: Distiller) -> list[Tensor]:
+    """Returns the parameters of a distiller that are trained."""
+    return [p for p in distiller.parameters() if p.requires_grad]
+
+
 def gradients(terms: Mapping[str, Tensor], output: SegOutput) -> list[Tensor]:
     """Returns the gradients of the sum of some terms with respect to the maps of an output, zeros where it has none."""
     return _gradients(terms, maps(output))
@@ -64,7 +74,7 @@ def gradients(terms: Mapping[str, Tensor], output: SegOutput) -> list[Tensor]:
 
 def parameter_gradients(terms: Mapping[str, Tensor], distiller: Distiller) -> list[Tensor]:
     """Returns the gradients of the sum of some terms with respect to a distiller's parameters, zeros where none."""
-    return _gradients(terms, [p for p in distiller.parameters() if p.requires_grad])
+    return _gradients(terms, trained(distiller))
 
 
 def _gradients(terms: Mapping[str, Tensor], inputs: list[Tensor]) -> list[Tensor]:
@@ -73,6 +83,12 @@ def _gradients(terms: Mapping[str, Tensor], inputs: list[Tensor]) -> list[Tensor
     total = torch.stack([term.double() for term in terms.values()]).sum()
     found = torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
+
+
+def close(got: list[Tensor], want: list[Tensor], *, rtol: float) -> bool:
+    """Tells whether gradients differ by at most ``rtol`` of the largest entry of what is wanted, each."""
+    pairs = zip(got, want, strict=True)
+    return all(float((a - b).abs().max()) <= rtol * float(b.abs().max()) + 1e-9 for a, b in pairs)
 
 
 class DistillerSuite:
@@ -128,10 +144,6 @@ class DistillerSuite:
         found = distiller(student, teacher, labels, 0)
         return {name.removeprefix(DISTILLATION_PREFIX): term for name, term in found.items()}
 
-    def teaching(self, distiller: Distiller, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the terms that teach the student."""
-        return {name: term for name, term in terms.items() if name not in distiller.critic_terms}
-
     def test_arguments_make_a_config_node(self) -> None:
         """Every argument can be a config key and has a line in Args."""
         found = arguments(type(self.build()))
@@ -160,9 +172,7 @@ class DistillerSuite:
         assert set(want) | self.no_oracle == set(got)
         for name, value in want.items():
             assert float(got[name].detach()) == pytest.approx(float(value.detach()), rel=1e-4, abs=1e-7), name
-            pairs = zip(gradients({name: got[name]}, ours), gradients({name: value}, theirs), strict=True)
-            for a, b in pairs:
-                assert float((a - b).abs().max()) <= 1e-3 * float(b.abs().max()) + 1e-9, name
+            assert close(gradients({name: got[name]}, ours), gradients({name: value}, theirs), rtol=1e-3), name
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision(self, dtype: torch.dtype) -> None:
@@ -173,9 +183,8 @@ class DistillerSuite:
         half = leaves(student, dtype)
         with torch.autocast("cpu", dtype):
             terms = self.run(self.build(), half, leaves(teacher, dtype), labels)
-        for name, term in terms.items():
-            assert term.dtype == torch.float32, name
-            assert float(term) == pytest.approx(float(full[name]), rel=0.05, abs=1e-3), name
+        assert all(term.dtype == torch.float32 for term in terms.values())
+        assert values(terms) == pytest.approx(values(full), rel=0.05, abs=1e-3)
         assert all(g.isfinite().all() for g in gradients(terms, half))
 
     def test_the_number_that_means_ignore_does_not_matter(self) -> None:
@@ -184,7 +193,7 @@ class DistillerSuite:
         other = torch.where(labels == 255, 77, labels)
         first = self.run(self.build(), student, teacher, labels)
         second = self.run(self.build(ignore_index=77), student, teacher, other)
-        assert {k: float(v) for k, v in first.items()} == {k: float(v) for k, v in second.items()}
+        assert values(first) == values(second)
 
     def test_all_pixels_ignored(self) -> None:
         """Without a valid pixel the terms are finite and keep the graph."""
@@ -199,8 +208,7 @@ class DistillerSuite:
         student, teacher, labels = self.batch(size=(5, 7))
         resized = mapped(student, lambda x: F.interpolate(x, size=(8, 8), mode="bilinear", align_corners=False))
         got, want = (self.run(self.build(), x, teacher, labels) for x in (student, resized))
-        for name, term in got.items():
-            assert float(term) == pytest.approx(float(want[name]), rel=1e-5, abs=1e-7), name
+        assert values(got) == pytest.approx(values(want), rel=1e-5, abs=1e-7)
 
     def test_the_teacher_gets_no_gradient(self) -> None:
         """The maps of the teacher are detached."""
@@ -214,9 +222,9 @@ class DistillerSuite:
         _, teacher, labels = self.batch(channels=(self.channels[1], self.channels[1]))
         same = leaves(teacher)
         distiller = self.build(student_channels={"decode": self.channels[1]})
-        for name, term in self.teaching(distiller, self.run(distiller, same, teacher, labels)).items():
-            if name not in self.nonzero_at_teacher:
-                assert abs(float(term)) < 1e-6, name
+        for name, term in self.run(distiller, same, teacher, labels).items():
+            if name not in self.nonzero_at_teacher | distiller.critic_terms:
+                assert abs(float(term.detach())) < 1e-6, name
                 assert all(float(g.abs().max()) < 1e-6 for g in gradients({name: term}, same)), name
 
     def _halves(self, batch: Batch) -> Iterator[Batch]:
@@ -233,11 +241,9 @@ class DistillerSuite:
         whole = self.run(self.build(), student, teacher, labels)
         parts = [self.run(self.build(), *half) for half in self._halves((student, teacher, labels))]
         mean = {name: torch.stack([part[name] for part in parts]).mean() for name in whole}
-        for name in whole:
-            advice = f"{name}: is the loss a mean over images? If it is not, set averages_over_images = False"
-            assert float(mean[name]) == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-7), advice
-        for a, b in zip(gradients(mean, student), gradients(whole, student), strict=True):
-            assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9
+        advice = "is the loss a mean over images? If it is not, set averages_over_images = False"
+        assert values(mean) == pytest.approx(values(whole), rel=1e-4, abs=1e-7), advice
+        assert close(gradients(mean, student), gradients(whole, student), rtol=1e-4)
 
     def test_two_processes_are_one(self, tmp_path: Path) -> None:
         """Two processes with an image each have the loss and, averaged, the gradients of one process with both."""
@@ -248,14 +254,12 @@ class DistillerSuite:
         student, distiller = leaves(student), self.build()
         whole = self.run(distiller, student, teacher, labels)
         ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-        for name, term in whole.items():
-            mean = sum(r["terms"][name] for r in ranks) / 2
-            assert mean == pytest.approx(float(term.detach()), rel=1e-4, abs=1e-7), name
+        mean = {name: sum(r["terms"][name] for r in ranks) / 2 for name in whole}
+        assert mean == pytest.approx(values(whole), rel=1e-4, abs=1e-7)
         joint = [torch.cat(parts) / 2 for parts in zip(*(r["maps"] for r in ranks), strict=True)]
         shared = [torch.stack(parts).mean(0) for parts in zip(*(r["parameters"] for r in ranks), strict=True)]
         want = [*gradients(whole, student), *parameter_gradients(whole, distiller)]
-        for a, b in zip([*joint, *shared], want, strict=True):
-            assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9
+        assert close([*joint, *shared], want, rtol=1e-4)
 
     def test_a_resumed_run_goes_on_as_if_uninterrupted(self) -> None:
         """``state_dict`` holds all that the next step depends on."""
@@ -264,31 +268,23 @@ class DistillerSuite:
         for _ in range(2):
             self._step(distiller, student, teacher, labels)
         torch.manual_seed(5)
-        other = self.distiller_like(distiller)
+        other = self.build()
+        with torch.no_grad():
+            for x in (*other.parameters(), *other.buffers()):
+                x.zero_()
         other.load_state_dict(copy.deepcopy(distiller.state_dict()))
         first, second = (self._step(one, student, teacher, labels) for one in (distiller, other))
         assert first == second
         for (name, a), b in zip(distiller.state_dict().items(), other.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
 
-    def distiller_like(self, distiller: Distiller) -> Distiller:
-        """Returns a new distiller whose parameters and buffers are not those of another one yet."""
-        other = self.build()
-        with torch.no_grad():
-            for x in (*other.parameters(), *other.buffers()):
-                x.zero_()
-        return other
-
     def _step(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, float]:
         terms = self.run(distiller, student, teacher, labels)
-        parameters = [p for p in distiller.parameters() if p.requires_grad]
-        if parameters:
-            total = torch.stack(list(terms.values())).sum()
-            with torch.no_grad():
-                for p, g in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
-                    if g is not None:
-                        p.sub_(0.01 * g)
-        return {name: float(term) for name, term in terms.items()}
+        found = parameter_gradients(terms, distiller)
+        with torch.no_grad():
+            for p, g in zip(trained(distiller), found, strict=True):
+                p.sub_(0.01 * g)
+        return values(terms)
 
 
 def _replica(rank: int, suite: type[DistillerSuite], folder: str) -> None:
@@ -298,7 +294,7 @@ def _replica(rank: int, suite: type[DistillerSuite], folder: str) -> None:
     student, teacher, labels = list(tests._halves(tests.batch()))[rank]
     student, distiller = leaves(student), tests.build()
     terms = tests.run(distiller, student, teacher, labels)
-    found: dict[str, Any] = {"terms": {name: float(term.detach()) for name, term in terms.items()}}
+    found: dict[str, Any] = {"terms": values(terms)}
     found |= {"maps": gradients(terms, student), "parameters": parameter_gradients(terms, distiller)}
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

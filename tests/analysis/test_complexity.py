@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from bpkd.analysis.paper import TABLE2, table2_rows
 from bpkd.modeling import build_student
 from tests.helpers.architecture import ArchitectureSuite
 from tests.helpers.tiny_networks import TINY, TORCHVISION, tiny_cfg
+from tests.helpers.tools import load_tool
 from tests.modeling import test_deeplab_plus, test_hrnet, test_isa, test_psp  # noqa: F401  (they define the suites)
 
 ROOT = Path(__file__).parents[2]
@@ -35,23 +34,16 @@ def test_foreign_networks_are_counted() -> None:
     assert count(model, (64, 64)).params == sum(p.numel() for p in model.parameters())
 
 
-def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools" / "analyze_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_tool_prints_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY)
     arguments = ["--config-file", str(config), str(config), "--size", "64", "96"]
-    assert tool().main([*arguments, "--json"]) == 0
+    assert load_tool("analyze_model").main([*arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [r["config"] for r in rows] == [str(config)] * 2
     assert rows[0]["params"] == sum(p.numel() for p in build_student(tiny_cfg()).parameters())
     assert rows[0]["size"] == [64, 96]
-    assert tool().main([*arguments, "--opts", "MODEL.SEM_SEG_HEAD.CHANNELS", "32"]) == 0
+    assert load_tool("analyze_model").main([*arguments, "--opts", "MODEL.SEM_SEG_HEAD.CHANNELS", "32"]) == 0
     assert "params M" in capsys.readouterr().out
 
 
@@ -63,7 +55,9 @@ def test_activations_and_latency_on_request(tmp_path: Path, capsys: pytest.Captu
     assert timed["images_per_second"] == pytest.approx(3e3 / timed["median_ms"])
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY)
-    assert tool().main(["--config-file", str(config), "--size", "64", "64", "--latency", "cpu"]) == 0
+    assert (
+        load_tool("analyze_model").main(["--config-file", str(config), "--size", "64", "64", "--latency", "cpu"]) == 0
+    )
     header, _, row = capsys.readouterr().out.splitlines()
     assert header.startswith("| config | classes | size | params M | FLOPs G | activations M | cpu ms (")
     assert f"({torch.get_num_threads()} threads, batch 1)" in header
@@ -71,17 +65,17 @@ def test_activations_and_latency_on_request(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_wrong_config_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool().main(["--config-file", "nowhere.yaml"]) == 2
+    assert load_tool("analyze_model").main(["--config-file", "nowhere.yaml"]) == 2
     assert capsys.readouterr().err.startswith("error: --config-file: expected a YAML file, got 'nowhere.yaml'")
 
 
 @pytest.mark.parametrize("options", [["--size", "0", "64"], ["--size", "-1", "64"], ["--batch", "0"]])
 def test_wrong_sizes_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        tool().main(["--config-file", "x.yaml", *options])
+        load_tool("analyze_model").main(["--config-file", "x.yaml", *options])
     assert "expected a whole number of at least 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        tool().main(["--table2", "--size", "64", "64"])
+        load_tool("analyze_model").main(["--table2", "--size", "64", "64"])
     assert "goes with --json alone" in capsys.readouterr().err
 
 
@@ -97,7 +91,7 @@ def test_the_docs_table_is_the_tools() -> None:
 
 
 def test_table2_prints_what_was_counted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    one = tool()
+    one = load_tool("analyze_model")
     monkeypatch.setattr(
         "bpkd.analysis.paper.TABLE2", {"hrnet_w18s": TABLE2["hrnet_w18s"]}
     )  # the smallest: it is counted for real

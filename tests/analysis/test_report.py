@@ -19,32 +19,11 @@ from bpkd.analysis.bars import bars
 from bpkd.analysis.classes import class_rows, class_scores, edge_and_body, trimap_curves
 from bpkd.analysis.records import commit, environment, read_records, write_records
 from bpkd.analysis.report import best_cells, findings, provenance, run_rows, summarise, table, table_rows
-from bpkd.analysis.task import task_of
+from bpkd.analysis.task import figures_of
+from tests.helpers.run_records import run, runs
 
 REPO = Path(__file__).parents[2]
 COLORS = [(0, 0, 255), (0, 255, 0), (9, 9, 9)]
-
-
-def run(method: str, seed: int, miou: float, **more: Any) -> dict[str, Any]:
-    metrics = {"mIoU": miou, "mAcc": miou + 10, "trimap_w3": miou - 20, "boundary_IoU": miou - 15}
-    record = {
-        "dataset": "toy",
-        "method": method,
-        "seed": seed,
-        "metrics": metrics,
-        "config": "SEED: 0",
-        "iterations": 10,
-        "seconds": 5.0,
-        "seconds_per_iteration": 0.5,
-        "params_m": 12.816,
-        "flops_g": 54.53,
-        **environment(),
-    }
-    return {**record, **more}
-
-
-def runs(**scores: list[float]) -> list[dict[str, Any]]:
-    return [run(m, seed, value) for m, values in scores.items() for seed, value in enumerate(values)]
 
 
 def test_table_gives_mean_deviation_and_share_of_the_teacher() -> None:
@@ -145,7 +124,7 @@ def test_older_records_still_make_tables(
     assert "| student alone |" in text
     assert "nan" not in text
     records = read_records([file])
-    whole, near_edges = (figure for _, figure in task_of(records).per_class.values())
+    whole, near_edges = (figure for _, figure in figures_of(records).per_class.values())
     assert class_scores(records, near_edges).keys() <= {r["method"] for r in records}
     header, rows = class_rows(class_scores(records, whole))
     assert header[:2] == ["class", "student alone"]

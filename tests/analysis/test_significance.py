@@ -8,7 +8,7 @@ import pytest
 
 from bpkd.analysis.significance import T975, conclude, interval, paired_tests
 from bpkd.analysis.statement import report_text
-from tests.analysis.test_report import run, runs
+from tests.helpers.run_records import run, runs
 
 
 def test_interval_against_hand_values() -> None:

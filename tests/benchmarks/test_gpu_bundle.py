@@ -237,7 +237,7 @@ def test_a_stopped_sheet_is_packed_and_leaves_no_process(far: Path, sent: int, s
     running.send_signal(sent)
     assert running.wait(60) == status
     for pid in (far.parent / "pids").read_text().split():
-        wait_for(lambda pid=pid: gone(pid))
+        wait_for(lambda pid=pid: has_ended(pid))
     assert (far.parent / "out" / "records.tar.gz").stat().st_size
     assert joined(far.parent / "out") == ["students/kd.pth 0"]
 
@@ -249,7 +249,7 @@ def wait_for(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def gone(pid: str) -> bool:
+def has_ended(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:

@@ -39,19 +39,19 @@ def raises(settings: Settings, seconds: float) -> Row:
     raise ValueError("the kernel is wrong\nand more")
 
 
-def hangs(settings: Settings, seconds: float) -> Row:
+def sleeps(settings: Settings, seconds: float) -> Row:
     child = subprocess.Popen(["sleep", "1000"])  # that has to end with it
     settings.work.joinpath("pid").write_text(f"{os.getpid()} {child.pid}")
     time.sleep(1000)
     return {}
 
 
-def dies(settings: Settings, seconds: float) -> Row:
+def kills_itself(settings: Settings, seconds: float) -> Row:
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
-def judges(settings: Settings, seconds: float) -> Row:
+def fails(settings: Settings, seconds: float) -> Row:
     return {"failed": "too far apart", "apart": 0.5}
 
 
@@ -61,7 +61,7 @@ def counts(settings: Settings, seconds: float) -> Row:
     return {"line": path.read_text()}
 
 
-def tells_time(settings: Settings, seconds: float) -> Row:
+def returns_seconds(settings: Settings, seconds: float) -> Row:
     return {"seconds": seconds}
 
 
@@ -69,21 +69,21 @@ def part(*items: Item, name: str = "trial", seconds: float = 60, **more: Any) ->
     return Part(name, "A trial", seconds, lambda settings: list(items), **more)
 
 
-def living(work: Path) -> list[str]:
-    """Which of the processes that `hangs` was are still there, zombies not counted."""
+def running_processes(work: Path) -> list[str]:
+    """Returns the ids of the processes of `sleeps` that still run, zombies not counted."""
     stats = [Path("/proc") / pid / "stat" for pid in (work / "pid").read_text().split()]
     return [s.parent.name for s in stats if s.exists() and s.read_text().rpartition(") ")[2][0] != "Z"]
 
 
 class Trial:
-    """A sheet in a folder, and what it says."""
+    """A sheet in a folder, and its lines of progress."""
 
     def __init__(self, folder: Path, *, tiny: bool = False) -> None:
         self.settings = Settings("cpu", tiny, folder / "out", folder / "work")
         self.lines: list[str] = []
 
     def run(self, *parts: Part, seconds: float = 540, resume: bool = False, again: Sequence[str] = ()) -> int:
-        sheet = Sheet(self.settings, seconds=seconds, resume=resume, say=self.lines.append, again=again)
+        sheet = Sheet(self.settings, seconds=seconds, resume=resume, progress=self.lines.append, again=again)
         return sheet.run(parts)
 
     def record(self, name: str = "trial") -> Row:
@@ -100,8 +100,8 @@ def trial(tmp_path: Path) -> Trial:
 
 
 def test_every_outcome_is_recorded_and_the_next_item_begins(trial: Trial) -> None:
-    items = [Item("a", passes, 30), Item("b", raises, 30), Item("c", dies, 30), Item("d", judges, 30)]
-    assert trial.run(part(*items, Item("e", hangs, 1), Item("f", passes, 30))) == 1
+    items = [Item("a", passes, 30), Item("b", raises, 30), Item("c", kills_itself, 30), Item("d", fails, 30)]
+    assert trial.run(part(*items, Item("e", sleeps, 1), Item("f", passes, 30))) == 1
     assert trial.states() == {
         "a": "passed", "b": "failed", "c": "died", "d": "failed", "e": "too long", "f": "passed"
     }  # fmt: skip
@@ -117,8 +117,8 @@ def test_every_outcome_is_recorded_and_the_next_item_begins(trial: Trial) -> Non
 
 
 def test_what_a_stopped_item_has_started_ends_with_it(trial: Trial) -> None:
-    trial.run(part(Item("e", hangs, 1)))
-    assert not living(trial.settings.work)
+    trial.run(part(Item("e", sleeps, 1)))
+    assert not running_processes(trial.settings.work)
 
 
 def test_a_second_call_goes_on_with_what_has_not_passed(trial: Trial) -> None:
@@ -158,7 +158,7 @@ def test_a_second_call_into_the_same_folder_is_refused(trial: Trial) -> None:
 
 
 def test_a_part_ends_with_its_share_and_names_what_it_did_not_reach(trial: Trial) -> None:
-    slow = part(Item("a", hangs, 100), Item("b", passes, 30), seconds=60)
+    slow = part(Item("a", sleeps, 100), Item("b", passes, 30), seconds=60)
     last = part(Item("c", passes, 30), name="last")
     begin = time.monotonic()
     assert trial.run(slow, last, seconds=4) == 1  # two minutes are planned: each part gets two seconds
@@ -168,7 +168,7 @@ def test_a_part_ends_with_its_share_and_names_what_it_did_not_reach(trial: Trial
 
 
 def test_an_open_part_takes_what_the_others_leave(trial: Trial) -> None:
-    trial.run(part(Item("a", tells_time, 1e9), seconds=0), part(name="later", seconds=60), seconds=540)
+    trial.run(part(Item("a", returns_seconds, 1e9), seconds=0), part(name="later", seconds=60), seconds=540)
     assert trial.record()["items"]["a"]["result"]["seconds"] == pytest.approx(480, abs=30)
 
 
@@ -205,8 +205,8 @@ def test_a_signal_ends_the_item_and_keeps_the_record(number: signal.Signals, tmp
 import sys
 sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tools")!r}]
 from pathlib import Path
-from tests.benchmarks.test_gpu_sheet import Item, Trial, hangs, part, passes
-Trial(Path({str(tmp_path)!r})).run(part(Item("a", passes, 30), Item("b", hangs, 100), Item("c", passes, 30)))
+from tests.benchmarks.test_gpu_sheet import Item, Trial, sleeps, part, passes
+Trial(Path({str(tmp_path)!r})).run(part(Item("a", passes, 30), Item("b", sleeps, 100), Item("c", passes, 30)))
 """
     child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
@@ -218,7 +218,7 @@ Trial(Path({str(tmp_path)!r})).run(part(Item("a", passes, 30), Item("b", hangs, 
     assert {name: state["status"] for name, state in found.items()} == {
         "a": "passed", "b": "stopped", "c": "not reached"
     }  # fmt: skip
-    assert not living(tmp_path / "work")
+    assert not running_processes(tmp_path / "work")
 
 
 def test_a_killed_sheet_leaves_no_item_behind(tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_a_killed_sheet_leaves_no_item_behind(tmp_path: Path) -> None:
 import sys
 sys.path[:0] = [{str(REPO)!r}, {str(REPO / "tools")!r}]
 from pathlib import Path
-from tests.benchmarks.test_gpu_sheet import Item, Trial, hangs, part
-Trial(Path({str(tmp_path)!r})).run(part(Item("b", hangs, 100)))
+from tests.benchmarks.test_gpu_sheet import Item, Trial, sleeps, part
+Trial(Path({str(tmp_path)!r})).run(part(Item("b", sleeps, 100)))
 """
     child = subprocess.Popen([sys.executable, "-c", code])
     end = time.monotonic() + 120
@@ -237,9 +237,9 @@ Trial(Path({str(tmp_path)!r})).run(part(Item("b", hangs, 100)))
     child.wait(60)
     item, started = (tmp_path / "work" / "pid").read_text().split()
     end = time.monotonic() + 30
-    while item in living(tmp_path / "work") and time.monotonic() < end:
+    while item in running_processes(tmp_path / "work") and time.monotonic() < end:
         time.sleep(0.1)
-    assert item not in living(tmp_path / "work")
+    assert item not in running_processes(tmp_path / "work")
     os.kill(int(started), signal.SIGKILL)  # what the item had started itself
 
 
@@ -325,8 +325,8 @@ def test_goals_read_the_rows_that_the_parts_write() -> None:
     calls = losses.variants(maps)
     row["rows"] = {name: {"device_ms": 1.0, "over_traffic": 2.0, "extra_mib": 3.0} for name in calls}
     row["ratios"] = {f"{a} over {b}": 0.5 for a, b in losses.pairs(calls)}
-    judged = losses.goals(dict.fromkeys(names, row))
-    assert len(judged) == 2 + len(losses.PRESETS) + 1 + 2 * len(losses.SHAPES)
+    goals = losses.goals(dict.fromkeys(names, row))
+    assert len(goals) == 2 + len(losses.PRESETS) + 1 + 2 * len(losses.SHAPES)
     names = [item.name for item in step.items(settings)]
     rows = dict.fromkeys(names, {"rows": {"BPKD": {"ratio": 0.5}}, "busy": 0.9, "preset": "safe"})
     assert [goal.value for goal in step.goals(rows)] == [0.5, 2.0, 2.0, 0.9]

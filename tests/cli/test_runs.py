@@ -12,7 +12,7 @@ import pytest
 from bpkd.data.procedural import CLASSES
 from bpkd.experiments.complete import complete_jobs
 from tests.conftest import REPO
-from tests.engine.test_engine import TINY
+from tests.helpers.engine_runs import TINY
 from tests.helpers.processes import HANGS
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import re
 from collections.abc import Iterator
@@ -19,30 +18,16 @@ from detectron2.utils.events import EventWriter
 
 from bpkd.config import WRAPPERS, check_values, read_config
 from bpkd.data import register_datasets
-from bpkd.distillers import DISTILLERS
 from bpkd.engine.trainer import DistillationTrainer
 from bpkd.modeling import build_student
-
-ROOT = Path(__file__).parents[2]
-FILES = {
-    str(p.relative_to(ROOT)): p
-    for p in sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("projects/**/configs/**/*.yaml")])
-}
-SETS = ("ade20k", "cityscapes", "pascal_context59")
-PAIRS = ("pspnet_r18__pspnet_r101", "hrnet_w18s__hrnet_w48", "deeplabv3plus_mv2__deeplabv3plus_r101",
-         "isanet_r18__isanet_r101")  # fmt: skip
-NARROW = "deeplabv3plus_mv2_c128__deeplabv3plus_r101"  # of Cityscapes
-SET_PAIRS = [*((s, p) for s in SETS for p in PAIRS), ("cityscapes", NARROW)]
-TEACHERS = tuple(p.split("__")[1] for p in PAIRS)
-# Those of the paper's tables that exist: a new distiller is in the tables when its files are there.
-METHODS = tuple(m.lower() for m in ("SKDS", "IFVD", "CIRKD", "CWD", "BPKD") if m in DISTILLERS)
-BASES = {name for name, path in FILES.items() if path.name.startswith(("Base-", "schedule_"))}
-BASES |= {f"projects/BPKD/configs/{s}/{p}.yaml" for s, p in SET_PAIRS}
-# A comparison's pair: holds the settings of several methods, and runs with one of them.
-COMPARISONS = [name for name in FILES if name.endswith("_compare.yaml")]
-RUNS = [name for name in FILES if name not in BASES and name not in COMPARISONS]
-PAPER = [name for name in RUNS if Path(name).parent.name in SETS]
-
+from tests.helpers.config_files import (
+    BASES,
+    COMPARISONS,
+    FILES,
+    ROOT,
+    RUNS,
+    config,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -50,14 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # TEACHER.CONFIG_FILE is relative to it
-
-
-@functools.cache
-def config(name: str) -> CfgNode:
-    """Reads a file once for all tests that only look at it."""
-    cfg = read_config(name)
-    cfg.freeze()
-    return cfg
 
 
 # Which keys the code reads

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from bpkd.distillers import DISTILLERS
 from bpkd.engine import DistillationTrainer
-from tests.config.test_configs import FILES, METHODS, PAIRS, PAPER, ROOT, RUNS, SET_PAIRS, SETS, TEACHERS, config
+from tests.helpers.config_files import FILES, METHODS, PAIRS, PAPER, ROOT, RUNS, SET_PAIRS, SETS, TEACHERS, config
 
 
 @pytest.fixture(autouse=True)

@@ -15,16 +15,9 @@ from bpkd.convert import CheckpointError, RuleError, load_backbone
 from bpkd.convert.architectures import architecture_keys
 from bpkd.convert.rules import RULE_SETS, RuleSet, recognise, rename
 from bpkd.modeling import MobileNetV2, ResNetV1c
+from tests.helpers.checkpoints import COUNTER, GOLDEN, Shapes, network_keys
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 OTHERS = json.loads((GOLDEN / "convert" / "keys.json").read_text())
-COUNTER = "num_batches_tracked"
-Shapes = dict[str, list[int]]
-
-
-def network_keys(name: str) -> Shapes:
-    keys: Shapes = json.loads((GOLDEN / "networks" / f"{name}.keys.json").read_text())
-    return keys
 
 
 def backbone_keys(name: str) -> Shapes:

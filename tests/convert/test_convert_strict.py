@@ -16,8 +16,7 @@ import torch
 from bpkd.convert import CheckpointError, load_backbone, load_strict
 from bpkd.convert.causes import likely_causes
 from bpkd.modeling import build_student
-from tests.convert.test_convert_rules import COUNTER, Shapes, network_keys
-from tests.convert.test_convert_unpickle import Buffer
+from tests.helpers.checkpoints import COUNTER, Buffer, Shapes, network_keys
 from tests.helpers.tiny_networks import tiny_cfg
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -20,21 +19,13 @@ import torchvision
 from bpkd.convert import load_backbone, load_strict, read_checkpoint
 from bpkd.modeling import MobileNetV2, build_student
 from tests.helpers.tiny_networks import CLASSES, TINY, tiny_cfg
+from tests.helpers.tools import load_tool
 
 REPO = Path(__file__).resolve().parents[2]
 PALETTE = [[10 * i, 0, 255 - i] for i in range(5)]
 
 
-def load_tool() -> Any:
-    spec = importlib.util.spec_from_file_location("convert_checkpoint", REPO / "tools" / "convert_checkpoint.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TOOL = load_tool()
+TOOL = load_tool("convert_checkpoint")
 
 
 @pytest.fixture

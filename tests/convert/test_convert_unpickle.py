@@ -23,6 +23,7 @@ import torch
 from bpkd.convert import read_checkpoint
 from bpkd.convert.torchfile import is_tar, read_restricted
 from bpkd.convert.unpickle import Machine, Placeholder
+from tests.helpers.checkpoints import Buffer
 
 STATE = OrderedDict(weight=torch.arange(6.0).view(2, 3).t(), bias=torch.ones(2).half(), count=torch.tensor(3))
 
@@ -48,17 +49,6 @@ class Touches:
 
     def __call__(self, *_: Any) -> None:
         Path(self.path).write_text("ran")
-
-
-class Buffer:
-    """Like mmengine's HistoryBuffer: numpy arrays and bound methods in its state."""
-
-    def __init__(self) -> None:
-        self._log_history, self._max_length = np.arange(4.0), 1_000_000
-        self._statistics_methods = OrderedDict(mean=self.mean)
-
-    def mean(self) -> float:
-        return 0.0
 
 
 @pytest.fixture

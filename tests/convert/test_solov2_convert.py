@@ -11,10 +11,10 @@ import torch
 import torchvision
 
 from bpkd.convert import CheckpointError, load_backbone, load_strict
-from tests.convert.test_convert_tool import load_tool
 from tests.helpers.golden_solov2 import REPO, network, table
+from tests.helpers.tools import load_tool
 
-TOOL = load_tool()
+TOOL = load_tool("convert_checkpoint")
 NAME = "light_r18"
 CONFIG = str(REPO / "configs" / "coco" / f"solov2_{NAME}.yaml")
 

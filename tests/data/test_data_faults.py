@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bpkd.data import DatasetError, build_test_loader, build_train_loader, check
 from bpkd.data.augment import TrainAugmentation, photometric
 from bpkd.data.files import read_label
 from bpkd.data.loader import naming
+from tests.helpers.tools import load_tool
 
 REPO = Path(__file__).parents[2]
 
@@ -149,11 +149,7 @@ def test_photometric_distortion_clips_and_never_wraps() -> None:
 
 
 def test_the_tool_reports_shares_and_faults(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location("check_data", REPO / "tools" / "check_data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool("check_data")
     config = own / "own.yaml"
     config.write_text(
         "VERSION: 2\nDATASETS:\n  TRAIN: [own_train]\n  TEST: [own_val]\n"

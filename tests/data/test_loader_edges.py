@@ -23,9 +23,9 @@ from bpkd.functional import EdgeRule, SparseEdgeMask, class_edges, edges, use_ba
 from bpkd.functional.backends.native import loader
 from bpkd.modeling import SemanticDistiller, build_student
 from bpkd.structures import SegOutput
-from tests.engine.test_engine import largest_difference, stop_after, train, weights
-from tests.functional.test_edges import scenes
+from tests.helpers.engine_runs import largest_difference, stop_after, train, weights
 from tests.helpers.golden_solov2 import REPO
+from tests.helpers.label_maps import scenes
 from tests.helpers.miniatures import blocks, photo, save_mask, save_photo
 from tests.helpers.processes import spawn
 

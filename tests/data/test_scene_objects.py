@@ -52,14 +52,14 @@ def test_check_and_evaluation(tmp_path: Path) -> None:
     survey = survey_dataset(VAL, draw=True)
     items = DatasetCatalog.get(VAL)
     assert survey.values.sum() == sum(len(item["annotations"]) for item in items)
-    judge = build_evaluator(get_bpkd_cfg(), VAL, str(tmp_path))
-    judge.reset()
+    evaluator = build_evaluator(get_bpkd_cfg(), VAL, str(tmp_path))
+    evaluator.reset()
     for item in items:
         right = Instances((item["height"], item["width"]), pred_masks=torch.from_numpy(label_masks(item)))
         right.pred_classes = torch.tensor([one["category_id"] for one in item["annotations"]])
         right.scores = torch.ones(len(right))
-        judge.process([item], [{"instances": right}])
-    result = judge.evaluate()
+        evaluator.process([item], [{"instances": right}])
+    result = evaluator.evaluate()
     assert result["segm"]["AP"] == result["boundary"]["AP"] == pytest.approx(100)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from tests.helpers.miniatures import (
     write_coco,
     write_pascal_context,
 )
+from tests.helpers.tools import load_tool
 
 REPO = Path(__file__).parents[2]
 ADE, CITY, CONTEXT = "ade20k_sem_seg", "cityscapes_fine_sem_seg", "pascal_context_59_sem_seg"
@@ -511,15 +511,6 @@ def test_what_needs_no_preparation_says_so(tmp_path: Path, name: str, write: Any
 # The tool
 
 
-def tool(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, REPO / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def config(folder: Path, name: str) -> list[str]:
     path = folder / "sets.yaml"
     path.write_text(f"DATASETS: {{TRAIN: [{name}_train], TEST: [{name}_val], ROOT: '{folder}'}}\n")
@@ -537,7 +528,7 @@ def config(folder: Path, name: str) -> list[str]:
 )
 def test_the_check_tool_counts_and_draws(tmp_path: Path, capsys: Any, name: str, line: str) -> None:
     WRITERS[name](tmp_path)
-    args, check = config(tmp_path, name), tool("check_data").main
+    args, check = config(tmp_path, name), load_tool("check_data").main
     assert check(args) == 1
     assert f"error: {name}_train: expected " in capsys.readouterr().err
     assert check([*args, "--subset"]) == 0
@@ -563,7 +554,7 @@ def test_the_sheet_shows_the_classes_colours(tmp_path: Path) -> None:
 
 
 def test_the_preparation_tool(tmp_path: Path, capsys: Any) -> None:
-    main = tool("prepare_data").main
+    main = load_tool("prepare_data").main
     assert main(["pascal_context", str(tmp_path)]) == 2
     assert "error: Pascal Context: expected" in capsys.readouterr().err
     write_pascal_context(tmp_path)

@@ -1,4 +1,4 @@
-"""The adversary: critic and terms at the golden values, two players in one step, and what a run must survive."""
+"""The adversary: critic and terms at the golden values, both networks in one step, and what a run must survive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from bpkd.engine.optim import JointOptimizer, own_optimizer, parameter_groups, p
 from bpkd.engine.step import StepTrainer, seed_iteration
 from bpkd.functional import critic_loss, generator_loss, gradient_norm, gradient_penalty
 from bpkd.structures import SegOutput
-from tests.engine.test_engine import TINY, largest_difference, losses, stop_after, train, weights
+from tests.helpers.distiller_inputs import stop_power_iterations
+from tests.helpers.engine_runs import TINY, largest_difference, losses, stop_after, train, weights
 from tests.helpers.golden_distillers import entry, exact_norm, golden, golden_critic, gradient, names
 from tests.helpers.processes import spawn, two_processes
 
@@ -38,13 +39,6 @@ def pair(size: tuple[int, int] = (8, 8), count: int = 2, seed: int = 0) -> tuple
 def adversary(**options: Any) -> Adversary:
     torch.manual_seed(0)
     return Adversary(K, **{"adv_weight": 0.1, "critic_weight": 1.0, **options})
-
-
-def still(module: nn.Module) -> None:
-    """Stops the power iterations: each call of the critic then has the same weights, whatever their number."""
-    for name, part in module.named_modules():
-        if name.endswith("parametrizations.weight"):
-            part.eval()
 
 
 # Golden values
@@ -82,9 +76,9 @@ def test_scores_terms_and_gradients_equal_the_golden_values(name: str) -> None:
 
 def test_the_joint_terms_are_the_golden_terms() -> None:
     """What a run adds up, with weights 1 and hinge: generator and critic term of the golden critic."""
-    game = Adversary(19, adv_weight=1.0, critic_weight=1.0, adv_loss="hinge")
-    game.critic = golden_critic()
-    terms = game(golden("disc_logits", "student"), golden("disc_logits", "teacher"))
+    module = Adversary(19, adv_weight=1.0, critic_weight=1.0, adv_loss="hinge")
+    module.critic = golden_critic()
+    terms = module(golden("disc_logits", "student"), golden("disc_logits", "teacher"))
     assert float(terms["adv"]) == pytest.approx(entry("disc/skds_adv_for_G")["loss"], rel=1e-5)
     assert float(terms["critic"].detach()) == pytest.approx(entry("disc/skds_adv_D_hinge")["loss"], rel=1e-5)
 
@@ -141,9 +135,9 @@ def test_batch_size_does_not_change_the_terms(options: dict) -> None:
     alpha = torch.tensor([0.3]).view(1, 1, 1, 1)
     values = []
     for repeat in (1, 2):
-        game = adversary(**options)
+        module = adversary(**options)
         s, t = student.detach().repeat(repeat, 1, 1, 1), teacher.repeat(repeat, 1, 1, 1)
-        terms = game(s, t) if "adv_loss" in options else {}
+        terms = module(s, t) if "adv_loss" in options else {}
         terms["penalty"] = gradient_penalty(adversary(**options).critic, s, t, alpha.repeat(repeat, 1, 1, 1))
         values.append({k: float(v.detach()) for k, v in terms.items()})
     if "critic_input" not in options:
@@ -158,10 +152,10 @@ def test_half_precision_is_evaluated_in_float32(dtype: torch.dtype) -> None:
     student.requires_grad_()
     results = []
     for enabled in (True, False):
-        game = adversary()
+        module = adversary()
         torch.manual_seed(1)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            results.append(game(student, teacher))
+            results.append(module(student, teacher))
     for name in ("adv", "critic"):
         assert results[0][name].dtype == torch.float32
         assert torch.equal(results[0][name], results[1][name])
@@ -196,22 +190,22 @@ def test_wrong_options_say_what_to_change() -> None:
         gradient_penalty(lambda x: x, torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 4))
 
 
-# Two players, one step
+# Student and critic in one step
 
 
 @pytest.mark.parametrize("adv_loss", ["wgan-gp", "hinge"])
 def test_each_gradient_reaches_its_own_player_alone(adv_loss: str) -> None:
-    game, (student, teacher) = adversary(adv_loss=adv_loss), pair()
+    module, (student, teacher) = adversary(adv_loss=adv_loss), pair()
     teacher.requires_grad_()
-    terms = game(student, teacher)
+    terms = module(student, teacher)
     terms["adv"].backward(retain_graph=True)
     assert float(student.grad.abs().max()) > 0
-    assert all(p.grad is None for p in game.parameters())
+    assert all(p.grad is None for p in module.parameters())
     student.grad = None
     terms["critic"].backward()
     assert student.grad is None
     assert teacher.grad is None
-    assert all(p.grad is not None for p in game.parameters())  # DistributedDataParallel waits for each
+    assert all(p.grad is not None for p in module.parameters())  # DistributedDataParallel waits for each
     assert gradient_norm(terms["critic"], student) == 0
 
 
@@ -274,30 +268,30 @@ def test_one_step_equals_the_authors_loop_of_two(options: dict) -> None:
     theirs, start = copy.deepcopy(ours), copy.deepcopy(ours.distiller.adversary.critic.state_dict())
     steps(StepTrainer(ours, loader(2), joint(ours)), 6)
 
-    game: Adversary = theirs.distiller.adversary
+    module: Adversary = theirs.distiller.adversary
     generator = torch.optim.SGD(theirs.student.parameters(), lr=0.05, momentum=0.9)
-    keywords = game.optimizer_options()
+    keywords = module.optimizer_options()
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[keywords.pop("optimizer")]
     keywords.pop("min_lr")
-    critic_optimizer = kind(game.critic.parameters(), **keywords)
+    critic_optimizer = kind(module.critic.parameters(), **keywords)
     theirs.distiller.adversary, theirs.distiller.taps = None, {}  # the other terms
     for iteration, batch in zip(range(6), loader(2), strict=False):
         seed_iteration(0, iteration, 0)
-        game.critic.requires_grad_(False)
+        module.critic.requires_grad_(False)
         generator.zero_grad()
         terms = theirs(batch)
         fake, real = (enlarge(x) for x in theirs.seen)
-        (sum(terms.values()) - game.adv_weight * game.critic(fake).mean()).backward()
+        (sum(terms.values()) - module.adv_weight * module.critic(fake).mean()).backward()
         generator.step()
-        game.critic.requires_grad_(True)
+        module.critic.requires_grad_(True)
         critic_optimizer.zero_grad()
         fake = fake.detach()
-        loss = critic_loss(game.critic(real), game.critic(fake), game.adv_loss)
-        if game.adv_loss == "wgan-gp":
-            loss = loss + 10 * gradient_penalty(game.critic, fake, real)
-        (game.critic_weight * loss).backward()
+        loss = critic_loss(module.critic(real), module.critic(fake), module.adv_loss)
+        if module.adv_loss == "wgan-gp":
+            loss = loss + 10 * gradient_penalty(module.critic, fake, real)
+        (module.critic_weight * loss).backward()
         critic_optimizer.step()
-    mine, other = ours.distiller.adversary.critic.state_dict(), game.critic.state_dict()
+    mine, other = ours.distiller.adversary.critic.state_dict(), module.critic.state_dict()
     # measured: 0.0
     assert largest_difference(ours.student.state_dict(), theirs.student.state_dict()) < 1e-7
     assert largest_difference(mine, other) < 1e-7
@@ -311,13 +305,13 @@ def test_accumulated_batches_give_the_step_of_the_joint_batch() -> None:
         torch.manual_seed(1)
         model = Toy(SKDS(num_classes=K, adv_loss="hinge", critic_input="tanh", critic_optimizer="sgd", adv_weight=0.1))
         trainer = StepTrainer(model, loader(size), joint(model), accumulate=accumulate)
-        still(model)
+        stop_power_iterations(model)
         steps(trainer, 3)
         results.append(model.state_dict())
     assert largest_difference(*results) < 1e-6
 
 
-def test_loss_scaler_scales_both_players_and_an_overflow_stops_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_scaler_scales_both_losses_and_an_overflow_stops_both(monkeypatch: pytest.MonkeyPatch) -> None:
     off = torch.autocast("cpu", enabled=False)
     monkeypatch.setattr("bpkd.engine.step.autocast", lambda *args: off)  # the scaler alone
     results = []
@@ -393,7 +387,7 @@ def test_two_processes(exact: bool, tmp_path: Path) -> None:
     """Replicas stay equal. They equal one process where the critic has no batch norm and draws no numbers.
 
     With batch norm each process normalises by its own images, and the penalty's points are drawn per process: the
-    gradient is then the mean of two games, not the game of the joint batch. That is the authors' DataParallel too.
+    gradient is then the mean of both processes' losses, not that of the joint batch, as with the authors' DataParallel.
     """
     options = {"adv_loss": "hinge", "critic_input": "tanh", "critic_optimizer": "sgd", "adv_weight": 0.1}
     options = options if exact else {}
@@ -454,7 +448,7 @@ def test_resume_equals_no_interruption(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "dtype"), [("SKDS", "fp16"), ("IFVD", "bf16")])
-def test_mixed_precision_trains_both_players(tiny: Path, tmp_path: Path, method: str, dtype: str) -> None:
+def test_mixed_precision_trains_both_networks(tiny: Path, tmp_path: Path, method: str, dtype: str) -> None:
     opts = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", dtype, "TEACHER.AMP", dtype, "DISTILL.METHOD", method)
     trainer = train(tiny / "pair.yaml", tmp_path, *opts, "SOLVER.MAX_ITER", "2", "SOLVER.OPTIMIZER", "adamw")
     saved = state(tmp_path)
@@ -511,13 +505,13 @@ def test_a_term_that_is_zero_for_20_iterations_is_an_error() -> None:
     guarded([1.0] * 20 + [0.0] * 50)
 
 
-def test_a_resumed_run_is_judged_over_all_its_iterations() -> None:
-    for first, judged in ((0.0, True), (1.0, False)):
+def test_a_resumed_run_is_checked_over_all_its_iterations() -> None:
+    for first, raises in ((0.0, True), (1.0, False)):
         saved = guarded([first] * 5).state_dict()
         guard = SilentTermGuard(SimpleNamespace(values={}), {})
         guard.load_state_dict(saved)
         guarded([0.0] * 14, start=5, guard=guard)
-        if judged:
+        if raises:
             with pytest.raises(SilentTermError):
                 guarded([0.0], start=19, guard=guard)
         else:

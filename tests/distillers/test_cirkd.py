@@ -14,29 +14,18 @@ from bpkd.distillers import CIRKD
 from bpkd.functional import anchor_kd, cross_image, cross_image_kd, cross_image_pairs, gradient_norm, nearest_labels
 from bpkd.functional.cross_image import pool_nodes
 from bpkd.structures import SegOutput
+from tests.helpers.distiller_inputs import CHANNELS, SMALL_CIRKD, cirkd_outputs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distillers"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
-CHANNELS = {"student_channels": {"decode": 6}, "teacher_channels": {"decode": 10}}
-SMALL = {"pixel_queue": 30, "region_queue": 10, "pixel_anchors": 40, "region_anchors": 20, "num_classes": 5, **CHANNELS}
 
 
 def arrays(name: str) -> dict[str, Tensor]:
     return {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / f"{name}.npz").items()}
 
 
-def outputs(n: int = 2, size: tuple[int, int] = (8, 8), seed: int = 0) -> tuple[SegOutput, SegOutput, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    maps = [torch.randn(n, c, *size, generator=g) for c in (5, 6, 5, 10)]
-    maps[0].requires_grad_()
-    maps[1].requires_grad_()
-    target = torch.randint(0, 5, (n, 32, 32), generator=g)
-    target[:, :5] = 255
-    return SegOutput(maps[0], None, {"decode": maps[1]}), SegOutput(maps[2], None, {"decode": maps[3]}), target
-
-
 def feature_pair(n: int = 2, size: tuple[int, int] = (8, 8)) -> tuple[Tensor, Tensor]:
-    student, teacher, _ = outputs(n, size)
+    student, teacher, _ = cirkd_outputs(n, size)
     return student.features["decode"], teacher.features["decode"]
 
 
@@ -235,8 +224,8 @@ def test_no_larger_map_than_max_nodes_is_ever_made(monkeypatch: pytest.MonkeyPat
 
     shapes, original = [], module._divergence_along
     monkeypatch.setattr(module, "_divergence_along", lambda s, t, dim: shapes.append(s.shape) or original(s, t, dim))
-    student, teacher, target = outputs(2, (40, 30))
-    terms = CIRKD(**SMALL, max_nodes=300)(student, teacher, target)
+    student, teacher, target = cirkd_outputs(2, (40, 30))
+    terms = CIRKD(**SMALL_CIRKD, max_nodes=300)(student, teacher, target)
     valid = int((nearest_labels(target, (40, 30)) != 255).sum())
     assert shapes == [(300, 300)] * 4 + [(valid, 45), (valid, 25)]  # of 1200 positions; one pair at a time
     assert terms["loss_kd_mini_batch"].isfinite()
@@ -278,7 +267,7 @@ def test_labels_are_taken_at_floor(h: int, w: int, small: tuple[int, int]) -> No
 
 
 def test_equal_features_give_no_gradient() -> None:
-    teacher = outputs()[1].features["decode"]
+    teacher = cirkd_outputs()[1].features["decode"]
     student = teacher.clone().requires_grad_()
     rows, anchors = teacher.permute(0, 2, 3, 1).flatten(0, 2), F.normalize(torch.randn(20, 10), dim=1)
     student_rows = student.permute(0, 2, 3, 1).flatten(0, 2)
@@ -300,28 +289,28 @@ def test_wrong_shapes_are_said() -> None:
 
 
 def test_terms_and_their_weights() -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = cirkd_outputs()
     torch.manual_seed(0)
-    plain = CIRKD(**SMALL)
+    plain = CIRKD(**SMALL_CIRKD)
     terms = plain(student, teacher, target)
     assert list(terms) == [f"loss_kd_{x}" for x in ("pixel", "mini_batch", "memory_pixel", "memory_region")]
     torch.manual_seed(0)
-    heavy = CIRKD(**SMALL, kd_weight=2.0, mini_batch_weight=3.0, pixel_weight=0.4, region_weight=0.5)
+    heavy = CIRKD(**SMALL_CIRKD, kd_weight=2.0, mini_batch_weight=3.0, pixel_weight=0.4, region_weight=0.5)
     for (name, a), b, factor in zip(terms.items(), heavy(student, teacher, target).values(), (2, 3, 4, 5), strict=True):
         assert float(b.detach()) == pytest.approx(factor * float(a.detach()), rel=1e-5), name
     for preset in ("recommended", "author_code"):
-        chosen = CIRKD(**SMALL, preset=preset)
+        chosen = CIRKD(**SMALL_CIRKD, preset=preset)
         weights = (chosen.kd_weight, chosen.mini_batch_weight, chosen.pixel_weight, chosen.region_weight)
         assert weights == (1.0, 1.0, 0.1, 0.1)
 
 
 def test_the_memory_is_there_only_if_it_is_used() -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = cirkd_outputs()
     none = CIRKD(pixel_weight=0.0, region_weight=0.0)
     assert none.memory == "none"
     assert not none.state_dict()
     assert list(none(student, teacher, target)) == ["loss_kd_pixel", "loss_kd_mini_batch"]
-    pixels = CIRKD(**SMALL, region_weight=0.0)
+    pixels = CIRKD(**SMALL_CIRKD, region_weight=0.0)
     assert pixels.bank.region is None
     assert list(pixels(student, teacher, target))[2:] == ["loss_kd_memory_pixel"]
     assert pixels.memory.startswith("5 classes x (30 pixels + 0 regions) x 10 channels of float32: 0.000 GB")
@@ -341,25 +330,25 @@ def test_what_the_memory_needs_is_said() -> None:
         CIRKD(**CHANNELS)
     with pytest.raises(ValueError, match=r"preset .*: expected one of \['author_code', 'recommended'\]"):
         CIRKD(preset="voc")
-    student, teacher, target = outputs()
+    student, teacher, target = cirkd_outputs()
     with pytest.raises(KeyError, match="the student gives only logits, decode"):
         CIRKD(pixel_weight=0.0, region_weight=0.0, tap="layer9")(student, teacher, target)
 
 
 def test_a_pass_without_gradient_leaves_the_memory_alone() -> None:
-    distiller = CIRKD(**SMALL)
+    distiller = CIRKD(**SMALL_CIRKD)
     before = {k: v.clone() for k, v in distiller.bank.state_dict().items()}
     with torch.no_grad():
-        distiller(*outputs())
+        distiller(*cirkd_outputs())
     assert all(torch.equal(v, before[k]) for k, v in distiller.bank.state_dict().items())
-    distiller(*outputs())
+    distiller(*cirkd_outputs())
     assert not torch.equal(distiller.bank.pixel.rows, before["pixel.rows"])
 
 
 @pytest.mark.parametrize("sizes", [((9, 7), (9, 7)), ((9, 13), (17, 25))])
 def test_odd_and_unequal_sizes(sizes: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    student, (_, teacher, target) = outputs(size=sizes[0])[0], outputs(size=sizes[1])
-    terms = CIRKD(**SMALL, max_nodes=50)(student, teacher, target)
+    student, (_, teacher, target) = cirkd_outputs(size=sizes[0])[0], cirkd_outputs(size=sizes[1])
+    terms = CIRKD(**SMALL_CIRKD, max_nodes=50)(student, teacher, target)
     sum(terms.values()).backward()
     assert all(v.isfinite() for v in terms.values())
     assert student.features["decode"].grad.isfinite().all()
@@ -367,9 +356,9 @@ def test_odd_and_unequal_sizes(sizes: tuple[tuple[int, int], tuple[int, int]]) -
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_features_under_autocast(dtype: torch.dtype) -> None:
-    student, teacher, target = outputs()
-    exact = CIRKD(**SMALL)
-    half = CIRKD(**SMALL)
+    student, teacher, target = cirkd_outputs()
+    exact = CIRKD(**SMALL_CIRKD)
+    half = CIRKD(**SMALL_CIRKD)
     half.load_state_dict(exact.state_dict())
     low = [SegOutput(x.logits.to(dtype), None, {"decode": x.features["decode"].to(dtype)}) for x in (student, teacher)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -384,13 +373,13 @@ def test_half_precision_features_under_autocast(dtype: torch.dtype) -> None:
 
 def test_dead_pixels_stay_finite() -> None:
     """A pixel whose channels are all zero after the ReLU has no direction."""
-    student, teacher, target = outputs()
+    student, teacher, target = cirkd_outputs()
     before = student.features["decode"].detach().clone()
     before[:, :, :3] = -1.0
     before.requires_grad_()
     dead = teacher.features["decode"].clone()
     dead[:, :, 2:5] = 0.0
-    distiller = CIRKD(**SMALL)
+    distiller = CIRKD(**SMALL_CIRKD)
     alive = SegOutput(student.logits, None, {"decode": before.relu()})
     terms = distiller(alive, SegOutput(teacher.logits, None, {"decode": dead}), target)
     sum(terms.values()).backward()
@@ -399,10 +388,10 @@ def test_dead_pixels_stay_finite() -> None:
 
 
 def test_gradients_reach_student_and_head_only() -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = cirkd_outputs()
     teacher.features["decode"].requires_grad_()
     teacher.logits.requires_grad_()
-    distiller = CIRKD(**SMALL)
+    distiller = CIRKD(**SMALL_CIRKD)
     sum(distiller(student, teacher, target).values()).backward()
     assert teacher.logits.grad is None
     assert teacher.features["decode"].grad is None

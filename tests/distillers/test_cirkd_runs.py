@@ -13,8 +13,8 @@ from torch import Tensor
 from bpkd.distillers import CIRKD
 from bpkd.engine import DistillationTrainer, load_config
 from bpkd.structures import SegOutput
-from tests.distillers.test_cirkd import SMALL, outputs
-from tests.engine.test_engine import TINY, largest_difference, losses, stop_after, train, weights
+from tests.helpers.distiller_inputs import SMALL_CIRKD, cirkd_outputs
+from tests.helpers.engine_runs import TINY, largest_difference, losses, stop_after, train, weights
 from tests.helpers.processes import spawn, two_processes
 
 # Both processes, and one process that holds both images
@@ -22,11 +22,11 @@ from tests.helpers.processes import spawn, two_processes
 
 def build(**kwargs: Any) -> CIRKD:
     torch.manual_seed(0)
-    return CIRKD(**{**SMALL, **kwargs})
+    return CIRKD(**{**SMALL_CIRKD, **kwargs})
 
 
 def images(which: slice, ignore_rank: int = -1) -> tuple[SegOutput, SegOutput, Tensor]:
-    student, teacher, target = outputs(2)
+    student, teacher, target = cirkd_outputs(2)
     target[target == 255] = 4  # equally many valid pixels in both images
     if ignore_rank >= 0:
         target[ignore_rank] = 255

@@ -15,12 +15,11 @@ from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.hooks import SilentTermError, SilentTermGuard
 from bpkd.export import to_torchscript
 from bpkd.functional import gradient_norm
-from tests.distillers.test_adversary import still
-from tests.distillers.test_distillers import build, outputs
-from tests.engine.test_engine import TINY, largest_difference, losses, stop_after, train, weights
+from tests.helpers.distiller_inputs import build, outputs, stop_power_iterations
+from tests.helpers.engine_runs import TINY, largest_difference, losses, stop_after, train, weights
 from tests.helpers.processes import two_processes
 from tests.helpers.tiny_networks import batch, save_teacher, tiny_cfg
-from tests.modeling.test_exported import export
+from tests.helpers.tools import export
 
 WRAP = ("MODEL.META_ARCHITECTURE", "SemanticDistiller", "DISTILL.METHOD")
 NAMES = {
@@ -35,7 +34,7 @@ def singles() -> dict[str, Distiller]:
     torch.manual_seed(0)
     parts = {name: build(name) for name in FACTORS}
     for part in parts.values():
-        still(part)
+        stop_power_iterations(part)
     return parts
 
 
@@ -53,7 +52,7 @@ def test_terms_are_the_single_ones_times_the_factor_and_named_after_their_method
     assert combined.taps["ifvd_ifv"] == "decode"
     for name, (method, term) in NAMES.items():
         alone, own_logits = run(parts[method])
-        # The critic's side of the game is played at its own pace.
+        # The critic's loss has weights of its own.
         factor = 1.0 if term == "critic" else FACTORS[method]
         torch.testing.assert_close(together[name], factor * alone[f"loss_kd_{term}"])
         want = factor * gradient_norm(alone[f"loss_kd_{term}"], own_logits)
@@ -125,17 +124,17 @@ def test_a_missing_feature_is_named_with_its_distiller(tmp_path: Path) -> None:
 def test_a_silent_term_is_named_with_its_tap() -> None:
     combined = CombinedDistiller({"CWD": build("CWD"), "IFVD": build("IFVD")})
 
-    class Step:
+    class FakeStep:
         values = {"loss_kd_cwd": 1.0, "loss_kd_ifvd_ifv": 0.0}
 
-    class Loop:
+    class FakeTrainer:
         iter = 0
 
-    guard = SilentTermGuard(Step(), combined.taps)
-    guard.trainer = Loop()
-    for Loop.iter in range(guard.ITERATIONS - 1):
+    guard = SilentTermGuard(FakeStep(), combined.taps)
+    guard.trainer = FakeTrainer()
+    for FakeTrainer.iter in range(guard.ITERATIONS - 1):
         guard.after_step()
-    Loop.iter += 1
+    FakeTrainer.iter += 1
     with pytest.raises(SilentTermError, match=r"^loss_kd_ifvd_ifv \(tap 'decode'\)"):
         guard.after_step()
 

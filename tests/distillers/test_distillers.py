@@ -8,27 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from bpkd.distillers import BPKD, CWD, DISTILLERS, KD, Distiller
+from bpkd.distillers import BPKD, CWD, KD, Distiller
 from bpkd.distillers.adapters import ChannelAdapter, map_classes, match_size
 from bpkd.functional import boundary_kd, class_edge_mask, gradient_norm
 from bpkd.structures import SegOutput
 from tests.conftest import TOLERANCE
+from tests.helpers.distiller_inputs import outputs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "distillers"
-
-
-def outputs(num_classes: int = 5, size: tuple[int, int] = (8, 8)) -> tuple[SegOutput, SegOutput, torch.Tensor]:
-    g = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(2, num_classes, *size, generator=g) * 3 for _ in range(2))
-    target = torch.randint(0, num_classes, (2, 32, 32), generator=g)
-    target[:, :5] = 255
-    student.requires_grad_()
-    # Features that depend on the logits: one gradient tells of every term.
-    return SegOutput(student, None, {"decode": student * 2}), SegOutput(teacher, None, {"decode": teacher * 2}), target
-
-
-def build(name: str) -> Distiller:
-    return DISTILLERS[name](num_classes=5, student_channels={"decode": 5}, teacher_channels={"decode": 5})
 
 
 def test_terms_without_weight_are_left_out_and_none_at_all_is_an_error() -> None:

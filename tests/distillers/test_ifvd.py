@@ -9,7 +9,7 @@ from torch import Tensor
 from bpkd.distillers import IFVD
 from bpkd.functional import gradient_norm, intra_class_variation, nearest_labels, pixel_kd
 from bpkd.structures import SegOutput
-from tests.distillers.test_skds import features, outputs
+from tests.helpers.distiller_inputs import feature_outputs, features
 from tests.helpers.golden_distillers import entry, golden, gradient, names
 
 
@@ -119,7 +119,7 @@ def test_a_label_out_of_range_is_refused() -> None:
 def test_terms_are_the_functions_times_the_presets_weights(
     preset: str, pixel: float, ifv: float, adv_loss: str
 ) -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = feature_outputs()
     distiller = IFVD(preset=preset, num_classes=5)
     got = distiller(student, teacher, target)
     assert list(got) == ["loss_kd_pixel", "loss_kd_ifv", "loss_kd_adv", "loss_kd_critic"]
@@ -139,7 +139,7 @@ def test_authors_pixel_weight_is_converted() -> None:
 
 
 def test_a_term_of_weight_0_is_not_there_and_without_adversary_no_critic() -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = feature_outputs()
     off = IFVD(adv_weight=0.0, num_classes=5)
     assert list(off(student, teacher, target)) == ["loss_kd_pixel", "loss_kd_ifv"]
     assert not list(off.parameters())
@@ -149,8 +149,8 @@ def test_a_term_of_weight_0_is_not_there_and_without_adversary_no_critic() -> No
 
 
 def test_other_sizes_and_channels_need_no_aligner() -> None:
-    student, _, target = outputs((7, 5))
-    _, teacher, _ = outputs((14, 10))
+    student, _, target = feature_outputs((7, 5))
+    _, teacher, _ = feature_outputs((14, 10))
     distiller = IFVD(adv_weight=0.0, num_classes=5)
     value = distiller(student, SegOutput(teacher.logits, None, teacher.features), target)["loss_kd_ifv"]
     assert gradient(value, student.features["decode"]) > 0
@@ -158,7 +158,7 @@ def test_other_sizes_and_channels_need_no_aligner() -> None:
 
 @pytest.mark.parametrize("size", [(45, 45), (7, 5)])
 def test_under_autocast_every_term_is_finite_float32(size: tuple[int, int]) -> None:
-    student, teacher, target = outputs(size)
+    student, teacher, target = feature_outputs(size)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = IFVD(num_classes=5)(student, teacher, target)
     assert all(v.dtype == torch.float32 and v.isfinite() for v in terms.values())

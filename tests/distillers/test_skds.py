@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from bpkd.distillers import SKDS
 from bpkd.distillers.skds import PRESETS
@@ -12,6 +11,7 @@ from bpkd.functional import gradient_norm, pairwise_affinity, pixel_kd
 from bpkd.functional.relations import _patch_maxima
 from bpkd.structures import SegOutput
 from tests.conftest import TOLERANCE
+from tests.helpers.distiller_inputs import feature_outputs, features
 from tests.helpers.golden_distillers import entry, golden, gradient, names
 
 OPTIONS = {
@@ -22,12 +22,6 @@ OPTIONS = {
     "pairwise/cirkd_skd_pool2": {"pool_kernel": 2, "detach_norm": False},
     "pairwise/norm_not_detached_scale0.5": {"detach_norm": False},
 }
-
-
-def features(*size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(2, c, *size, generator=g).relu() for c in (6, 10))
-    return student.to(dtype).requires_grad_(), teacher.to(dtype)
 
 
 @pytest.mark.parametrize("name", names("pairwise/"))
@@ -125,17 +119,8 @@ def test_wrong_arguments_say_what_to_change() -> None:
 # The distiller
 
 
-def outputs(size: tuple[int, int] = (7, 5), num_classes: int = 5) -> tuple[SegOutput, SegOutput, Tensor]:
-    g = torch.Generator().manual_seed(0)
-    maps = [torch.randn(2, num_classes, *size, generator=g) * 3 for _ in range(2)]
-    decoded = [torch.randn(2, c, *size, generator=g).relu() for c in (6, 10)]
-    target = torch.randint(0, num_classes, (2, 4 * size[0], 4 * size[1]), generator=g)
-    student = SegOutput(maps[0].requires_grad_(), None, {"decode": decoded[0].requires_grad_()})
-    return student, SegOutput(maps[1], None, {"decode": decoded[1]}), target
-
-
 def test_terms_are_the_functions_times_the_presets_weights() -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = feature_outputs()
     for preset, weights in PRESETS.items():
         got = SKDS(preset=preset, num_classes=5)(student, teacher, target)
         assert list(got) == ["loss_kd_pixel", "loss_kd_pair", "loss_kd_adv", "loss_kd_critic"]
@@ -154,7 +139,7 @@ def test_authors_pixel_weight_is_converted() -> None:
 
 
 def test_a_term_of_weight_0_is_not_there_and_without_adversary_no_critic() -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = feature_outputs()
     off = SKDS(adv_weight=0.0, num_classes=5)
     assert list(off(student, teacher, target)) == ["loss_kd_pixel", "loss_kd_pair"]
     assert not list(off.parameters())
@@ -173,14 +158,14 @@ def test_preset_chooses_the_critics_optimizer() -> None:
 
 
 def test_a_missing_tap_is_an_error() -> None:
-    student, teacher, target = outputs()
+    student, teacher, target = feature_outputs()
     with pytest.raises(KeyError, match="tap 'decode': the teacher gives only logits"):
         SKDS(adv_weight=0.0)(student, SegOutput(teacher.logits), target)
 
 
 @pytest.mark.parametrize("size", [(45, 45), (7, 5), (1, 9)])
 def test_under_autocast_every_term_is_finite_float32(size: tuple[int, int]) -> None:
-    student, teacher, target = outputs(size)
+    student, teacher, target = feature_outputs(size)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = SKDS(num_classes=5)(student, teacher, torch.full_like(target, 255))
     assert all(v.dtype == torch.float32 and v.isfinite() for v in terms.values())

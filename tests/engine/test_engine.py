@@ -21,66 +21,10 @@ from bpkd.engine import DistillationTrainer, cli, load_config
 from bpkd.engine.hooks import RunClock
 from bpkd.engine.optim import parameter_groups, poly_schedule
 from bpkd.engine.step import NonFiniteLossError
+from tests.helpers.engine_runs import largest_difference, losses, stop_after, train, weights
 from tests.helpers.processes import HANGS, command, free_port, run_parallel, two_processes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "networks"
-
-TINY = """
-VERSION: 2
-MODEL:
-  DEVICE: cpu
-  RESNET_V1C: {DEPTH: 18, WIDTH_MULTIPLIER: 0.125, NORM: SyncBN}
-  SEM_SEG_HEAD: {CHANNELS: 16, NUM_CLASSES: %d, NORM: SyncBN, DROPOUT: 0.1}
-  AUX_HEAD: {CHANNELS: 8}
-DATASETS:
-  TRAIN: ["procedural_train"]
-  TEST: ["procedural_val"]
-  PROCEDURAL: {SIZE: [48, 64], NUM_TRAIN: 12, NUM_VAL: 3}
-DATALOADER: {NUM_WORKERS: 0}
-INPUT: {CROP_SIZE: [48, 48]}
-SOLVER: {IMS_PER_BATCH: 4, MAX_ITER: 4, CHECKPOINT_PERIOD: 2, LOG_PERIOD: 1, BASE_LR: 0.02}
-TEST: {TRIMAP_WIDTHS: [1, 3]}
-"""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with teacher.yaml, student.yaml, pair.yaml and a trained teacher.pth."""
-    from bpkd.data.procedural import CLASSES
-
-    root = tmp_path_factory.mktemp("tiny")
-    text = TINY % len(CLASSES)
-    (root / "teacher.yaml").write_text(text)
-    (root / "student.yaml").write_text(text)
-    (root / "pair.yaml").write_text(
-        "_BASE_: student.yaml\nMODEL: {META_ARCHITECTURE: SemanticDistiller}\nDISTILL: {METHOD: BPKD}\n"
-        f"TEACHER: {{CONFIG_FILE: {root}/teacher.yaml, WEIGHTS: {root}/teacher/model_final.pth}}\n"
-    )
-    train(root / "teacher.yaml", root / "teacher", "SEED", "7")
-    return root
-
-
-def train(config: Path, out: Path, *opts: str, resume: bool = False) -> DistillationTrainer:
-    cfg = load_config(str(config), ["OUTPUT_DIR", str(out), *opts])
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = DistillationTrainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return trainer
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path / "model_final.pth", weights_only=True)["model"]
-
-
-def losses(path: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (path / "metrics.json").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if "loss" in k} for r in rows if "total_loss" in r]
-
-
-def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[k].double() - b[k].double()).abs().max()) for k in a)
 
 
 def test_poly_schedule_equals_the_papers_numbers() -> None:
@@ -170,18 +114,6 @@ def test_resume_equals_no_interruption(tiny: Path, tmp_path: Path, workers: str)
         first.train()
     train(tiny / "pair.yaml", tmp_path / "parts", *opts, resume=True)
     assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "parts")) == 0.0
-
-
-def stop_after(trainer: DistillationTrainer, iterations: int):  # noqa: ANN201
-    """Breaks a run off as a killed process would, after its hooks wrote a checkpoint."""
-    original = trainer.after_step
-
-    def after_step() -> None:
-        original()
-        if trainer.iter + 1 == iterations:
-            raise KeyboardInterrupt
-
-    return after_step
 
 
 def test_accumulated_batches_give_the_gradient_of_the_joint_batch(tiny: Path, tmp_path: Path) -> None:
@@ -316,7 +248,7 @@ def test_signal_leaves_a_resumable_run(tiny: Path, tmp_path: Path) -> None:
     assert state["iteration"] == iteration
 
 
-def test_gradient_monitor_warns_of_a_drowning_term(
+def test_gradient_monitor_warns_of_a_dominating_term(
     tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opts = ("DISTILL.BPKD.PRESET", "literal", "DISTILL.BPKD.EDGE_WEIGHT", "5000.0", "SOLVER.BASE_LR", "1e-6")

@@ -14,7 +14,7 @@ import torch
 
 from bpkd.convert import CheckpointError
 from bpkd.engine import DistillationTrainer, argument_parser, load_config, main, run
-from tests.engine.test_engine import TINY, largest_difference, losses, train, weights
+from tests.helpers.engine_runs import TINY, largest_difference, losses, train, weights
 from tests.helpers.processes import HANGS
 
 CLASSES = 9

@@ -17,8 +17,8 @@ from bpkd.engine.monitors import GradientMonitor, ShareMonitor
 from bpkd.engine.step import StepTrainer
 from bpkd.modeling import InstanceDistiller
 from tests.helpers.processes import spawn
+from tests.helpers.solov2_wrapper import NODE, wrapper
 from tests.helpers.tiny_solov2 import batch, save_teacher
-from tests.modeling.solov2.test_distillation import NODE, wrapper
 
 BATCHES = [batch(3, 4, seed=0), batch(0, 2, seed=1), batch(1, 0, seed=2), batch(4, 4, seed=3)]
 

@@ -13,12 +13,12 @@ from detectron2.utils.events import EventStorage
 
 from bpkd.config import check_values
 from bpkd.engine.monitors import GradientMonitor, Patience, ShareMonitor
-from tests.engine.test_engine import TINY, train
+from tests.helpers.engine_runs import TINY, train
 from tests.helpers.tiny_networks import tiny_cfg
 
 
-class Loop:
-    """What a hook sees of a training loop."""
+class FakeTrainer:
+    """The attributes of a trainer that a hook reads."""
 
     def __init__(self, storage: EventStorage) -> None:
         self.storage, self.iter = storage, 0
@@ -28,7 +28,7 @@ def shares(rows: list[dict[str, float]], period: int = 1, **options: Any) -> tup
     """Feeds one row of losses per log period."""
     monitor = ShareMonitor(**{"limit": 0.9, "patience": 2, **options})
     with EventStorage(0) as storage:
-        monitor.trainer = Loop(storage)
+        monitor.trainer = FakeTrainer(storage)
         for i in range(len(rows) * period):
             storage.iter = monitor.trainer.iter = i
             if i % period == 0:
@@ -93,7 +93,7 @@ def test_norms_are_those_of_the_gradients() -> None:
 
     monitor = GradientMonitor(Model(), limit=3.0, patience=1)
     with EventStorage(0) as storage:
-        monitor.trainer = Loop(storage)
+        monitor.trainer = FakeTrainer(storage)
         monitor.before_step()
         monitor.model.gradient_probe(losses, logits)
         monitor.after_step()

@@ -18,7 +18,7 @@ from bpkd.engine.predict import Predictor
 from bpkd.functional import class_edge_mask
 from bpkd.modeling import build_student
 from tests.conftest import REPO
-from tests.engine.test_engine import TINY
+from tests.helpers.engine_runs import TINY
 
 main = runpy.run_path(str(REPO / "tools" / "visualize.py"))["main"]
 COUNT = 2

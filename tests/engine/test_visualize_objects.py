@@ -18,7 +18,7 @@ from bpkd.engine.launch import load_config
 from bpkd.engine.predict import InstancePredictor
 from bpkd.modeling import build_student
 from tests.conftest import REPO
-from tests.engine.test_solov2_runs import SMALL, write_shapes
+from tests.helpers.solov2_runs import SMALL, write_shapes
 
 main = runpy.run_path(str(REPO / "tools" / "visualize.py"))["main"]
 

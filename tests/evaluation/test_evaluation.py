@@ -6,46 +6,24 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from detectron2.data import MetadataCatalog
 
 from bpkd.config import get_bpkd_cfg
 from bpkd.engine.evaluate import progress
-from bpkd.evaluation import SemanticEvaluator, build_evaluator
+from bpkd.evaluation import build_evaluator
 from bpkd.metrics import SegmentationMetrics
-
-NAMES = ("sky", "road", "car", "unseen")
-WIDTHS = (1, 3)
-
-
-def pairs(count: int = 5) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Blocky labels with ignored pixels, and scores that are right most of the time; class 3 never occurs."""
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for i in range(count):
-        label = torch.randint(0, 3, (4, 5 + i), generator=generator).repeat_interleave(6, 0).repeat_interleave(6, 1)
-        scores = torch.nn.functional.one_hot(label, 4).permute(2, 0, 1).float()
-        scores = scores + torch.randn(scores.shape, generator=generator) * 0.8
-        scores[3] = -9
-        label[:2] = 255
-        rows.append(({"sem_seg": label, "file_name": f"{i}.png"}, {"sem_seg": scores}))
-    return rows
-
-
-def evaluator(folder: Path | None = None) -> SemanticEvaluator:
-    return SemanticEvaluator(class_names=NAMES, widths=WIDTHS, output_dir=str(folder) if folder else None)
+from tests.helpers.evaluation import NAMES, WIDTHS, make_evaluator, pairs
 
 
 def test_figures_are_the_metrics_of_the_argmax() -> None:
-    metrics, judge = SegmentationMetrics(4, widths=WIDTHS), evaluator()
-    judge.reset()
+    metrics, evaluator = SegmentationMetrics(4, widths=WIDTHS), make_evaluator()
+    evaluator.reset()
     for item, output in pairs():
         metrics.update(output["sem_seg"].argmax(0), item["sem_seg"])
-        judge.process([item], [output])
-    want, results = metrics.compute(), judge.evaluate()
+        evaluator.process([item], [output])
+    want, results = metrics.compute(), evaluator.evaluate()
     assert results is not None
     got = results["sem_seg"]
     assert 0 < got["mIoU"] < 100
@@ -59,13 +37,13 @@ def test_figures_are_the_metrics_of_the_argmax() -> None:
 
 
 def test_reset_forgets() -> None:
-    judge = evaluator()
-    judge.process(*([x] for x in pairs(1)[0]))
-    judge.reset()
+    evaluator = make_evaluator()
+    evaluator.process(*([x] for x in pairs(1)[0]))
+    evaluator.reset()
     rows = pairs(2)[1:]
-    judge.process([r[0] for r in rows], [r[1] for r in rows])
-    once = judge.evaluate()
-    other = evaluator()
+    evaluator.process([r[0] for r in rows], [r[1] for r in rows])
+    once = evaluator.evaluate()
+    other = make_evaluator()
     other.process([r[0] for r in rows], [r[1] for r in rows])
     assert str(once) == str(other.evaluate())
 
@@ -78,10 +56,10 @@ def test_result_file_is_valid_json_with_the_protocol(tmp_path: Path) -> None:
     cfg = get_bpkd_cfg()
     cfg.merge_from_list(["TEST.MODE", "slide", "TEST.SLIDE_CROP", [8, 8], "TEST.TRIMAP_WIDTHS", [2]])
     cfg.merge_from_list(["TEST.SLIDE_STRIDE", [4, 4], "TEST.ABSENT_CLASS", "skip"])
-    judge = build_evaluator(cfg, "tiny_evaluation", str(tmp_path))
-    judge.reset()
-    judge.process(*([x] for x in pairs(1)[0]))
-    judge.evaluate()
+    evaluator = build_evaluator(cfg, "tiny_evaluation", str(tmp_path))
+    evaluator.reset()
+    evaluator.process(*([x] for x in pairs(1)[0]))
+    evaluator.evaluate()
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -108,14 +86,14 @@ def test_other_kinds_of_data_set_are_refused() -> None:
 
 
 def test_errors_name_the_file() -> None:
-    judge = evaluator()
+    evaluator = make_evaluator()
     item, output = pairs(1)[0]
     with pytest.raises(ValueError, match=r"0\.png: expected a label map under 'sem_seg'"):
-        judge.process([{"file_name": "0.png"}], [output])
+        evaluator.process([{"file_name": "0.png"}], [output])
     with pytest.raises(ValueError, match=r"0\.png: expected prediction and label of one shape"):
-        judge.process([{**item, "sem_seg": item["sem_seg"][:-1]}], [output])
+        evaluator.process([{**item, "sem_seg": item["sem_seg"][:-1]}], [output])
     with pytest.raises(ValueError, match=r"0\.png: label: expected ids 0\.\.3"):
-        judge.process([{**item, "sem_seg": item["sem_seg"] * 0 + 4}], [output])
+        evaluator.process([{**item, "sem_seg": item["sem_seg"] * 0 + 4}], [output])
 
 
 def test_a_bar_where_a_terminal_watches(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,9 +27,9 @@ from bpkd.config.check import check_values
 from bpkd.engine.launch import leave_group
 from bpkd.evaluation import CityscapesEvaluator, InstanceEvaluator, SemanticEvaluator, build_evaluator
 from bpkd.evaluation.cityscapes import in1d, official_scripts
-from tests.evaluation.test_evaluation import NAMES, WIDTHS, pairs
+from tests.helpers.evaluation import NAMES, WIDTHS, pairs
+from tests.helpers.label_maps import published_boundary
 from tests.helpers.processes import spawn
-from tests.metrics.test_metrics import published_boundary
 
 official = official_scripts()
 
@@ -96,14 +96,14 @@ def write_coco(path: Path, count: int = 5) -> Pairs:
     return rows
 
 
-def run(judge: DatasetEvaluator, rows: Pairs) -> Any:
-    judge.reset()
+def run(evaluator: DatasetEvaluator, rows: Pairs) -> Any:
+    evaluator.reset()
     for item, output in rows:
-        judge.process([item], [output])
-    return judge.evaluate()
+        evaluator.process([item], [output])
+    return evaluator.evaluate()
 
 
-def judges(folder: Path) -> list[DatasetEvaluator]:
+def evaluators(folder: Path) -> list[DatasetEvaluator]:
     return [
         SemanticEvaluator(class_names=NAMES, widths=WIDTHS, output_dir=str(folder / "semantic")),
         CityscapesEvaluator(str(folder / "cityscapes")),
@@ -116,7 +116,7 @@ def _worker(rank: int, root: Path, rows: Sequence[Pairs], count: int, world: int
     store = f"file://{root}/rendezvous{count}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     folder = root / f"machine{rank}"  # no common folder
-    got = [run(judge, part[:count][rank::world]) for judge, part in zip(judges(folder), rows, strict=True)]
+    got = [run(one, part[:count][rank::world]) for one, part in zip(evaluators(folder), rows, strict=True)]
     assert all((g is None) == (rank > 0) for g in got)
     if rank == 0:
         (root / f"got{count}.json").write_text(json.dumps(got))
@@ -129,7 +129,7 @@ def test_three_processes_equal_one(tmp_path: Path) -> None:
     for count in (5, 2):
         spawn(_worker, (tmp_path, rows, count, 3), 3)
         got = json.loads((tmp_path / f"got{count}.json").read_text())
-        want = [run(judge, part[:count]) for judge, part in zip(judges(tmp_path / "one"), rows, strict=True)]
+        want = [run(one, part[:count]) for one, part in zip(evaluators(tmp_path / "one"), rows, strict=True)]
         # Counts are whole numbers: exact. Sums of the instances' weights differ in the last digit by their order.
         assert json.dumps(got[::2]) == json.dumps([want[0], want[2]])
         assert got[1]["cityscapes"] == pytest.approx(want[1]["cityscapes"], rel=1e-12, nan_ok=True)
@@ -179,22 +179,22 @@ def test_cityscapes_without_instance_files_leaves_iiou_out(tmp_path: Path) -> No
 
 def test_cityscapes_errors_name_the_file(tmp_path: Path) -> None:
     item, output = write_cityscapes(tmp_path, 1)[0]
-    judge = CityscapesEvaluator()
+    evaluator = CityscapesEvaluator()
     with pytest.raises(ValueError, match=r"ulm_000000_000019_leftImg8bit.png: expected 'sem_seg_file_name' to end"):
-        judge.process([{**item, "sem_seg_file_name": "x.png"}], [output])
+        evaluator.process([{**item, "sem_seg_file_name": "x.png"}], [output])
     with pytest.raises(ValueError, match=r"labelIds.png: \(64, 48\).*\(64, 40\)"):
-        judge.process([item], [{"sem_seg": output["sem_seg"][:, :40]}])
+        evaluator.process([item], [{"sem_seg": output["sem_seg"][:, :40]}])
     Path(item["sem_seg_file_name"]).unlink()
     with pytest.raises(ValueError, match=r"labelIds.png: no such file.*gtFine"):
-        judge.process([item], [output])
+        evaluator.process([item], [output])
 
 
-def coco_stats(judge: COCOeval) -> np.ndarray:
+def coco_stats(evaluator: COCOeval) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return 100 * judge.stats
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return 100 * evaluator.stats
 
 
 def as_results(rows: Pairs) -> list[dict[str, Any]]:
@@ -259,22 +259,22 @@ def test_faster_coco_eval_gives_the_same(tmp_path: Path) -> None:
 
 def test_instances_nothing_predicted_and_part_of_the_set(tmp_path: Path) -> None:
     rows = write_coco(tmp_path / "coco.json")
-    judge = InstanceEvaluator(
+    evaluator = InstanceEvaluator(
         json_file=str(tmp_path / "coco.json"), class_names=THINGS, backend="pycocotools", output_dir=str(tmp_path)
     )
     nothing = [(item, {"instances": output["instances"][:0]}) for item, output in rows]
-    assert run(judge, nothing)["boundary"]["AP"] == 0
+    assert run(evaluator, nothing)["boundary"]["AP"] == 0
     right = rows[:1]
-    truth = [a for a in judge.truth.imgToAnns[100] if not a["iscrowd"]]
+    truth = [a for a in evaluator.truth.imgToAnns[100] if not a["iscrowd"]]
     perfect = Instances(SIZE, scores=torch.ones(len(truth)))
-    perfect.pred_masks = torch.from_numpy(np.stack([judge.truth.annToMask(a) for a in truth])).bool()
+    perfect.pred_masks = torch.from_numpy(np.stack([evaluator.truth.annToMask(a) for a in truth])).bool()
     perfect.pred_classes = torch.tensor([CATEGORIES.index(a["category_id"]) for a in truth])
-    result = run(judge, [(right[0][0], {"instances": perfect})])  # the other four images do not count as missed
+    result = run(evaluator, [(right[0][0], {"instances": perfect})])  # the other four images do not count as missed
     assert (result["segm"]["AP"], result["boundary"]["AP"]) == (pytest.approx(100), pytest.approx(100))
     written = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert set(written[0]) == {"image_id", "category_id", "score", "segmentation"}
     with contextlib.redirect_stdout(io.StringIO()):
-        judge.truth.loadRes(written)
+        evaluator.truth.loadRes(written)
 
 
 def test_images_with_more_objects_than_cocos_limit(tmp_path: Path) -> None:
@@ -296,10 +296,10 @@ def test_images_with_more_objects_than_cocos_limit(tmp_path: Path) -> None:
     )
     rows = [({"image_id": 1, "file_name": "0.jpg"}, {"instances": found})]
     for limit, most in ((100, 100 * 67 / 101), (150, 100.0)):  # recalls 0, 0.01, .. 2/3 of COCO's 101
-        judge = InstanceEvaluator(
+        evaluator = InstanceEvaluator(
             json_file=str(path), class_names=["cell"], backend="pycocotools", max_detections=limit
         )
-        result = run(judge, rows)
+        result = run(evaluator, rows)
         assert [result[k]["AP"] for k in ("segm", "boundary", "bbox")] == pytest.approx([most] * 3)
     with pytest.raises(ValueError, match="max_detections: expected at least 1, got 0"):
         InstanceEvaluator(json_file=str(path), class_names=["cell"], max_detections=0)
@@ -307,12 +307,12 @@ def test_images_with_more_objects_than_cocos_limit(tmp_path: Path) -> None:
 
 def test_instance_errors(tmp_path: Path) -> None:
     (item, output), path = write_coco(tmp_path / "coco.json", 1)[0], str(tmp_path / "coco.json")
-    judge = InstanceEvaluator(json_file=path, class_names=THINGS)
+    evaluator = InstanceEvaluator(json_file=path, class_names=THINGS)
     with pytest.raises(ValueError, match=r"0.jpg: image_id 9 is not in"):
-        judge.process([{**item, "image_id": 9}], [output])
+        evaluator.process([{**item, "image_id": 9}], [output])
     small = Instances((30, 80), pred_masks=torch.zeros(1, 30, 80), scores=torch.ones(1), pred_classes=torch.zeros(1))
     with pytest.raises(ValueError, match=r"0.jpg: expected masks of the original size 60 x 80, got 30 x 80"):
-        judge.process([item], [{"instances": small}])
+        evaluator.process([item], [{"instances": small}])
     with pytest.raises(ValueError, match="expected a category for each of 4 classes"):
         InstanceEvaluator(json_file=path, class_names=(*THINGS, "cloud"))
     with pytest.raises(ValueError, match=r"backend: expected one of.*'coco'"):
@@ -337,9 +337,9 @@ def test_the_data_set_says_which_evaluators(tmp_path: Path) -> None:
     ids = {c: i for i, c in enumerate(CATEGORIES)}
     things = {"thing_classes": list(THINGS), "thing_dataset_id_to_contiguous_id": ids}
     name = register("tiny_instances", evaluator_type="coco", json_file=str(tmp_path / "coco.json"), **things)
-    judge = build_evaluator(cfg, name)
-    assert isinstance(judge, InstanceEvaluator)
-    assert judge.ids == dict(enumerate(CATEGORIES))
+    evaluator = build_evaluator(cfg, name)
+    assert isinstance(evaluator, InstanceEvaluator)
+    assert evaluator.ids == dict(enumerate(CATEGORIES))
 
 
 def test_a_set_of_dicts_gets_its_file(tmp_path: Path) -> None:
@@ -352,11 +352,11 @@ def test_a_set_of_dicts_gets_its_file(tmp_path: Path) -> None:
     register(name, evaluator_type="coco", thing_classes=list(THINGS))
     with pytest.raises(ValueError, match="tiny_dicts: expected metadata 'json_file'"):
         build_evaluator(get_bpkd_cfg(), name)
-    judge = build_evaluator(get_bpkd_cfg(), name, str(tmp_path))
+    evaluator = build_evaluator(get_bpkd_cfg(), name, str(tmp_path))
     mask = torch.zeros(1, 20, 20, dtype=torch.bool)
     mask[:, 1:9, 1:9] = True
     found = Instances((20, 20), pred_masks=mask, scores=torch.ones(1), pred_classes=torch.tensor([1]))
-    assert run(judge, [(item, {"instances": found})])["segm"]["AP-dog"] == pytest.approx(100)
+    assert run(evaluator, [(item, {"instances": found})])["segm"]["AP-dog"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize(

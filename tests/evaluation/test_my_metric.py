@@ -24,7 +24,7 @@ from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.launch import leave_group
 from bpkd.evaluation import SemanticEvaluator, check_metrics
 from bpkd.metrics import METRICS, Metric
-from tests.evaluation.test_evaluation import NAMES, WIDTHS, evaluator, pairs
+from tests.helpers.evaluation import NAMES, WIDTHS, make_evaluator, pairs
 from tests.helpers.processes import spawn
 
 ROOT = Path(__file__).parents[2]
@@ -43,17 +43,17 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def judged(rows: list[Any], *metrics: Any, folder: Path | None = None) -> Any:
-    judge = SemanticEvaluator(
+def evaluate(rows: list[Any], *metrics: Any, folder: Path | None = None) -> Any:
+    evaluator = SemanticEvaluator(
         class_names=NAMES, widths=WIDTHS, metrics=metrics, output_dir=str(folder) if folder else None
     )
-    judge.process([item for item, _ in rows], [output for _, output in rows])
-    return judge.evaluate()
+    evaluator.process([item for item, _ in rows], [output for _, output in rows])
+    return evaluator.evaluate()
 
 
 def test_the_evaluator_has_its_figure_beside_its_own(example: Path, tmp_path: Path) -> None:
-    results = judged(pairs(), NAME, folder=tmp_path)
-    plain = evaluator()
+    results = evaluate(pairs(), NAME, folder=tmp_path)
+    plain = make_evaluator()
     plain.process(*zip(*pairs(), strict=True))
     want = plain.evaluate()
     figure = results["sem_seg"].pop("fwIoU")
@@ -70,7 +70,7 @@ def _worker(rank: int, root: Path, folder: Path) -> None:
     sys.path.insert(0, str(folder))
     importlib.import_module("my_metric")
     dist.init_process_group("gloo", init_method=f"file://{root}/meeting", rank=rank, world_size=2)
-    got = judged(pairs()[rank::2], NAME)
+    got = evaluate(pairs()[rank::2], NAME)
     if rank == 0:
         (root / "got.json").write_text(json.dumps(got))
     leave_group()
@@ -78,7 +78,7 @@ def _worker(rank: int, root: Path, folder: Path) -> None:
 
 def test_two_processes_equal_one(example: Path, tmp_path: Path) -> None:
     spawn(_worker, (tmp_path, example), 2)
-    assert json.loads((tmp_path / "got.json").read_text()) == json.loads(json.dumps(judged(pairs(), NAME)))
+    assert json.loads((tmp_path / "got.json").read_text()) == json.loads(json.dumps(evaluate(pairs(), NAME)))
 
 
 def test_a_figure_does_not_replace_another() -> None:
@@ -89,7 +89,7 @@ def test_a_figure_does_not_replace_another() -> None:
         def compute(self) -> dict[str, Any]:
             return {"mIoU": -1.0, "more": [1.0, 2.0, 3.0, 4.0]}
 
-    got, want = judged(pairs(), Same)["sem_seg"], judged(pairs())["sem_seg"]
+    got, want = evaluate(pairs(), Same)["sem_seg"], evaluate(pairs())["sem_seg"]
     assert got["mIoU"] == want["mIoU"]
     assert got["Same.mIoU"] == -1
     assert [got[f"more-{n}"] for n in NAMES] == [1, 2, 3, 4]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import re
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,13 @@ import pytest
 import yaml
 
 from bpkd.cli.compare import parser
-from bpkd.cli.train import parser as argument_parser
 from bpkd.config import get_bpkd_cfg
-from bpkd.engine.launch import main
 from bpkd.experiments.compare import comparison_jobs, equal_time_iterations
 from bpkd.experiments.jobs import Job
 from bpkd.experiments.reuse import ConfigDifferenceError, RunsExistError, check_runs, differences
-from tests.engine.test_engine import TINY, losses
+from tests.helpers.comparisons import ROOT
+from tests.helpers.engine_runs import TINY, losses
 
-ROOT = Path(__file__).parents[2]
-SECONDS = {"none": 0.2, "BPKD": 0.3}
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 
@@ -39,54 +35,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"TEACHER: {{CONFIG_FILE: {root}/net.yaml, OPTS: [SEED, 7]}}\n"
     )
     return root / "pair.yaml"
-
-
-class Finished:
-    """Stands in for a process that has ended well."""
-
-    returncode = 0
-
-    def poll(self) -> int:
-        return 0
-
-    def terminate(self) -> None: ...
-
-    def wait(self) -> int:
-        return 0
-
-
-@pytest.fixture
-def own_loggers() -> Iterator[None]:
-    """Takes away the log handlers that a run in this process adds: their stream is this test's alone."""
-    loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "bpkd")]
-    before = [(one, list(one.handlers), one.propagate) for one in loggers]
-    yield
-    for one, handlers, propagate in before:
-        one.handlers, one.propagate = handlers, propagate
-
-
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch, own_loggers: None) -> list[str]:
-    """Runs jobs in this process instead of one each; returns the names in the order of their start."""
-    names: list[str] = []
-
-    def start(job: Job, *_: Any, **__: Any) -> Finished:
-        names.append(job.name)
-        command = job.command(1)
-        main(argument_parser().parse_args(command[4:]))
-        made = job.output / "run.json"
-        if job.method in SECONDS and made.exists():  # what four steps take is chance
-            made.write_text(json.dumps({**json.loads(made.read_text()), "seconds_per_iteration": SECONDS[job.method]}))
-        return Finished()
-
-    monkeypatch.setattr(Job, "start", start)
-    return names
-
-
-@pytest.fixture(scope="module")
-def compare() -> Callable[..., int]:
-    tool: Callable[[list[str]], int] = runpy.run_path(str(ROOT / "tools" / "compare.py"))["main"]
-    return lambda *arguments: tool([str(a) for a in arguments])
 
 
 def jobs_of(pair: Path, output: Path, **options: Any) -> list[Job]:

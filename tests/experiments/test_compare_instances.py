@@ -22,11 +22,10 @@ from bpkd.analysis.records import write_records
 from bpkd.analysis.report import table
 from bpkd.analysis.significance import paired_tests
 from bpkd.analysis.statement import report_text
-from bpkd.analysis.task import INSTANCES, task_of
-from tests.analysis.test_report import run as label_run
-from tests.engine.test_solov2_runs import SMALL, write_shapes
-from tests.experiments.test_compare import compare, own_loggers, started  # noqa: F401 - fixtures
+from bpkd.analysis.task import INSTANCES, figures_of
 from tests.helpers.golden_solov2 import REPO
+from tests.helpers.run_records import run as label_run
+from tests.helpers.solov2_runs import SMALL, write_shapes
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 PAIR = """
@@ -49,8 +48,8 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_whole_comparison_of_instances(
     pair: Path,
-    started: list[str],  # noqa: F811
-    compare: Callable[..., int],  # noqa: F811
+    started: list[str],
+    compare: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
@@ -100,7 +99,7 @@ def test_columns_tests_and_classes_of_instances() -> None:
     assert rows[1][2:4] == ["24.50 ± 0.50", "44.50 ± 0.50"]
     assert rows[1][7] == ""  # there is no large object
     assert rows[1][-1] == "61.2 %"
-    tests = paired_tests(found, task_of(found).tested)
+    tests = paired_tests(found, figures_of(found).tested)
     assert [(t.metric, t.seeds, round(t.mean, 2), t.verdict) for t in tests] == [
         ("AP", 3, 3.5, "gain"),
         ("boundary_AP", 3, 3.5, "gain"),
@@ -117,8 +116,8 @@ def test_columns_tests_and_classes_of_instances() -> None:
 
 
 def test_the_task_is_told_from_what_was_measured() -> None:
-    assert task_of(records()) is INSTANCES
-    assert task_of([label_run("none", 0, 40.0)], 5).tested == ("mIoU", "trimap_w5")
+    assert figures_of(records()) is INSTANCES
+    assert figures_of([label_run("none", 0, 40.0)], 5).tested == ("mIoU", "trimap_w5")
     with pytest.raises(ValueError, match="expected records of one task"):
         table([label_run("none", 0, 40.0), *records()], trimap_width=3)
 

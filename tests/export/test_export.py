@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,9 @@ import torch
 from bpkd.export import student, to_onnx, to_torchscript
 from bpkd.modeling import build_student
 from tests.helpers.tiny_networks import TINY, tiny_cfg
+from tests.helpers.tools import load_tool
 
 ROOT = Path(__file__).parents[2]
-
-
-def tool() -> object:
-    spec = importlib.util.spec_from_file_location("export_model", ROOT / "tools" / "export_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_tool_writes_what_runs_without_us(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,18 +22,18 @@ def test_tool_writes_what_runs_without_us(tmp_path: Path, capsys: pytest.Capture
     torch.save({"model": model.state_dict()}, tmp_path / "net.pth")
     files = [str(tmp_path / name) for name in ("net.yaml", "net.pth")]
     options = ["--config-file", files[0], "--weights", files[1], "--size", "64", "64"]
-    assert tool().main([str(tmp_path / "net.ts"), *options]) == 0
+    assert load_tool("export_model").main([str(tmp_path / "net.ts"), *options]) == 0
     assert "RGB, minus [123.675" in capsys.readouterr().out
     images = torch.randn(3, 3, 50, 70)
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(tmp_path / "net.ts")(images), model.eval().predict(images).logits)
-    assert tool().main([str(tmp_path / "a.onnx"), *options, "--any-size"]) == 2
+    assert load_tool("export_model").main([str(tmp_path / "a.onnx"), *options, "--any-size"]) == 2
     assert "error: SemanticSegmentor: this network does not support 'onnx_any_size'" in capsys.readouterr().err
     options[3] = str(tmp_path / "absent.pth")
-    assert tool().main([str(tmp_path / "b.ts"), *options]) == 2
+    assert load_tool("export_model").main([str(tmp_path / "b.ts"), *options]) == 2
     assert "no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        tool().main([str(tmp_path / "net.bin"), *options])
+        load_tool("export_model").main([str(tmp_path / "net.bin"), *options])
     assert sorted(p.name for p in tmp_path.glob("*.ts")) == ["net.ts"]
 
 

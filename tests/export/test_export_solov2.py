@@ -11,9 +11,9 @@ from torch.torch_version import TorchVersion
 
 from bpkd.export import instances, solov2_to_torchscript
 from bpkd.modeling import SOLOv2
-from tests.export.test_export import tool
 from tests.helpers.tiny_networks import TINY as LABEL_MAPS
 from tests.helpers.tiny_solov2 import batch, save_teacher, tiny_cfg
+from tests.helpers.tools import load_tool
 
 OPTIONS = ["MODEL.SOLOV2.SCORE_THRESHOLD", 0.01, "MODEL.SOLOV2.KEEP_THRESHOLD", 0.001]
 
@@ -33,7 +33,7 @@ def network(folder: Path) -> SOLOv2:
 
 
 def test_the_raw_heads_of_any_size(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool().main([str(tmp_path / "net.ts"), *files]) == 0
+    assert load_tool("export_model").main([str(tmp_path / "net.ts"), *files]) == 0
     assert "its scores differ from the network's by at most" in capsys.readouterr().out
     extra = {"bpkd.json": ""}
     logits, kernels, features = torch.jit.load(tmp_path / "net.ts", _extra_files=extra)(
@@ -48,7 +48,7 @@ def test_the_raw_heads_of_any_size(files: list[str], tmp_path: Path, capsys: pyt
 
 
 def test_the_instances_of_an_image(files: list[str], tmp_path: Path) -> None:
-    assert tool().main([str(tmp_path / "net.pt"), *files, "--nms"]) == 0
+    assert load_tool("export_model").main([str(tmp_path / "net.pt"), *files, "--nms"]) == 0
     model, loaded = network(tmp_path), torch.jit.load(tmp_path / "net.pt")
     for item in batch(4, size=(64, 96)) + batch(3, size=(96, 160)):
         images = model.preprocess([item])
@@ -90,7 +90,7 @@ def test_a_file_that_reads_other_instances_is_not_handed_out(tmp_path: Path, mon
 def test_what_cannot_be_written_is_said(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: list[str], message: str
 ) -> None:
-    assert tool().main([str(tmp_path / name), *files, *options]) == 2
+    assert load_tool("export_model").main([str(tmp_path / name), *files, *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / name).exists()
 
@@ -98,7 +98,7 @@ def test_what_cannot_be_written_is_said(
 def test_label_maps_have_no_instances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.yaml").write_text(LABEL_MAPS)
     files = ["--config-file", str(tmp_path / "net.yaml"), "--weights", "none.pth"]
-    assert tool().main([str(tmp_path / "a.ts"), *files, "--nms"]) == 2
+    assert load_tool("export_model").main([str(tmp_path / "a.ts"), *files, "--nms"]) == 2
     assert "--nms: expected SOLOv2" in capsys.readouterr().err
 
 
@@ -107,7 +107,7 @@ def test_label_maps_have_no_instances(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_onnx_has_the_raw_heads(files: list[str], tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    assert tool().main([str(tmp_path / "net.onnx"), *files]) == 0
+    assert load_tool("export_model").main([str(tmp_path / "net.onnx"), *files]) == 0
     session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
     names = [one.name for one in session.get_outputs()]
     assert names == [f"{kind}_{i}" for kind in ("category", "kernel") for i in range(5)] + ["mask_features"]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from bpkd.functional import (
     EdgeMap,
@@ -15,6 +14,7 @@ from bpkd.functional import (
 )
 from bpkd.functional.backends import native
 from bpkd.functional.backends.native.edges import sparse_mask
+from tests.helpers.label_maps import scenes
 from tests.helpers.oracle import literal_edge_mask
 
 SIZES = [((64, 64), (8, 8)), ((63, 65), (8, 9)), ((48, 60), (16, 20)), ((33, 29), (33, 29))]
@@ -25,26 +25,6 @@ needs_extension = pytest.mark.skipif(native.level() is None, reason="the C++ lib
 
 def backends_here() -> list[str]:
     return ["eager"] + ([] if native.level() is None else ["cpp"])
-
-
-def scenes(num_classes: int, height: int, width: int) -> dict[str, Tensor]:
-    """Label maps that are hard in different ways, [2, H, W] each."""
-    g = torch.Generator().manual_seed(num_classes * height)
-    noise = torch.randint(0, num_classes, (2, height, width), generator=g)
-    noise[torch.rand(noise.shape, generator=g) < 0.05] = 255
-    coarse = torch.randint(0, num_classes, (2, height // 8 + 1, width // 8 + 1), generator=g)
-    blocks = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
-    blocks[:, :, -5:] = 255
-    corner = torch.ones(2, height, width, dtype=torch.long)
-    corner[:, 0, 0] = 0
-    corner[:, -1, width // 2] = 255
-    return {
-        "noise": noise,
-        "blocks": blocks,
-        "corner": corner,
-        "all ignored": torch.full_like(noise, 255),
-        "one class": torch.ones_like(noise),
-    }
 
 
 @pytest.mark.parametrize("num_classes", [2, 19, 150])

@@ -1,4 +1,4 @@
-"""What every architecture has to pass: a subclass names its configs and inherits the rest."""
+"""Tests that every architecture passes: a subclass names its configs and inherits the tests."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class ArchitectureSuite:
     golden: ClassVar[dict[str, tuple[str, float]]]
     lacks: ClassVar[frozenset[str]] = frozenset({"script"})
 
-    def build(self, *opts: Any, lively: bool = True) -> SemanticSegmentor:
+    def build(self, *opts: Any, random_weights: bool = True) -> SemanticSegmentor:
         model = network(self.config, *self.small, *opts)
-        if lively:  # zero-initialised branches and a classifier near zero would hide differences
+        if random_weights:  # zero-initialised branches and a classifier near zero would hide differences
             with torch.no_grad():
                 for name, parameter in model.named_parameters():
                     if parameter.dim() == 1 and name.endswith("weight"):
@@ -94,7 +94,7 @@ class ArchitectureSuite:
         assert not any("auxiliary" in key for key in alone.state_dict())
 
     def auxiliary(self) -> tuple[Any, ...]:
-        """KEY VALUE pairs that give a network without auxiliary head one."""
+        """Returns KEY VALUE pairs that add an auxiliary head to a network that has none."""
         return ()
 
     def test_evaluation_has_no_dropout(self) -> None:
@@ -121,7 +121,7 @@ class ArchitectureSuite:
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
     def test_checkpoint_round_trip(self, tmp_path: Path) -> None:
-        model, other = self.build(), self.build(lively=False)
+        model, other = self.build(), self.build(random_weights=False)
         torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
         load_strict(other, str(tmp_path / "weights.pth"))
         images = self.images(33, 47)

@@ -39,7 +39,7 @@ def find() -> str:
 
 
 class Chromium:
-    """One page. ``errors`` collects what it complains about, ``requests`` the addresses that it asks for."""
+    """One page. ``errors`` holds the errors that it reports, ``requests`` the addresses that it loads."""
 
     def __init__(self, profile: Path, width: int = 1000, height: int = 900) -> None:
         self.errors: list[str] = []

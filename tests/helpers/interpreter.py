@@ -1,4 +1,4 @@
-"""Triton's interpreter, which runs the kernels on the CPU, as the tests and the GPU sheet's walk on a CPU use it.
+"""Triton's interpreter, which runs the kernels on the CPU, for the tests and for `gpu-sheet --device cpu`.
 
 ``TRITON_INTERPRET=1`` must be set before Triton is imported.
 """
@@ -14,7 +14,7 @@ from triton.runtime import interpreter
 
 
 def patched_once(patch: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Triton's language is patched for good, not anew at every call of every function: a third of the tests' time."""
+    """Patches Triton's language once instead of at every call, which takes a third of the tests' time."""
     done: set[tuple[bool, ...]] = set()
 
     def call(function: Any) -> Any:
@@ -38,7 +38,7 @@ def index_of_one(patch: Callable[..., None]) -> Callable[..., None]:
 
 
 def prepare() -> None:
-    """Makes the interpreter faster, and fit for numpy 2.5; a second call changes nothing."""
+    """Makes the interpreter faster and compatible with numpy 2.5; a second call changes nothing."""
     if getattr(interpreter, "bpkd_prepared", False):
         return
     interpreter.bpkd_prepared = True

@@ -1,4 +1,4 @@
-"""The literal forms that the fast ones are held against."""
+"""Literal implementations of the formulas, to compare the fast ones with."""
 
 from __future__ import annotations
 

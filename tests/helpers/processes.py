@@ -1,4 +1,4 @@
-"""Commands in processes of their own, and where several of them meet."""
+"""Functions that run commands in processes, alone or as one process group."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def meeting(folder: Path) -> tuple[str, ...]:
 def free_port() -> int:
     """A port below those that the system hands out by itself, so that nobody gets it before it is used.
 
-    The search starts at the process's own place: tests that run side by side do not find the same one.
+    The search starts at a port that depends on the process id, so that parallel tests find different ones.
     """
     for port in range(20000 + os.getpid() * 4 % 10000, 32768):
         with socket.socket() as s:
@@ -64,7 +64,7 @@ def free_port() -> int:
 
 def run_parallel(commands: list[list[str]]) -> None:
     """Runs the commands side by side on one thread each; all must succeed."""
-    # A process that waits for the other one leaves it the core.
+    # A process that waits does not use the core that the other one needs.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
     running = [
         subprocess.Popen(c, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands
@@ -75,7 +75,7 @@ def run_parallel(commands: list[list[str]]) -> None:
             assert process.returncode == 0, out[-3000:]
     finally:
         for process in running:
-            process.kill()  # of those that still wait for a failed one
+            process.kill()  # those that wait for a failed process
             process.wait()
 
 

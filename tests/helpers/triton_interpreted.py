@@ -28,8 +28,9 @@ from bpkd.functional import (
 from bpkd.functional.backends import dispatch, triton
 from bpkd.functional.backends.triton import functions, masks, self_check
 from bpkd.functional.backends.triton import losses as triton_losses
-from tests.functional.test_edges import scenes
-from tests.functional.test_fast_losses import (
+from tests.helpers.interpreter import prepare
+from tests.helpers.label_maps import scenes
+from tests.helpers.loss_checks import (
     LABELS,
     check_average_by_hand,
     check_average_without_an_edge,
@@ -42,7 +43,6 @@ from tests.functional.test_fast_losses import (
     labels_of,
     maps,
 )
-from tests.helpers.interpreter import prepare
 from tests.helpers.oracle import literal_edge_mask
 
 CPU = torch.device("cpu")
@@ -342,10 +342,10 @@ def test_unmasked_logits_are_read_only_at_cells_with_an_edge() -> None:
     mask[0, 3, :2], mask[0, 7, 1:3] = 0.5, 0.25
     elsewhere = ~mask.any(1, keepdim=True).expand(shape)
     edge = {}
-    for name, value in (("as it is", None), ("spoiled", float("nan"))):
+    for name, value in (("as it is", None), ("with NaN", float("nan"))):
         leaf = student.clone() if value is None else student.masked_fill(elsewhere, value)
         edge[name] = boundary_kd(leaf, teacher, mask, pre_mask="none", weights=(1.0, 0.0))[0]
-    assert torch.equal(edge["as it is"], edge["spoiled"])
+    assert torch.equal(edge["as it is"], edge["with NaN"])
 
 
 def test_wide_cells_and_many_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +375,7 @@ def test_the_check_passes_once_for_each_types(
     assert self_check.failure(function, CPU, (torch.float64, *types[1:])) == "called again"
 
 
-def spoiled(x: Tensor) -> Tensor:
+def slightly_wrong(x: Tensor) -> Tensor:
     return x * 1.001
 
 
@@ -393,7 +393,7 @@ def test_a_failed_check_falls_back_with_one_message(
         if function == "class_edge_mask":
             return [target.fill_(0.125) for target in args[1]]
         found = good(*args, **options)
-        return tuple(map(spoiled, found)) if function == "boundary_kd" else spoiled(found)
+        return tuple(map(slightly_wrong, found)) if function == "boundary_kd" else slightly_wrong(found)
 
     monkeypatch.setattr(module, name, bad)
     with use_backend("auto"):

@@ -17,7 +17,7 @@ import torch
 from bpkd.analysis.complexity import count
 from bpkd.engine import argument_parser, load_config, main
 from bpkd.modeling import build_student
-from tests.config.test_configs import METHODS, PAIRS, RUNS, SETS
+from tests.helpers.config_files import METHODS, PAIRS, RUNS, SETS
 from tests.helpers.miniatures import write_ade20k, write_cityscapes, write_pascal_context
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ def test_a_better_teacher_and_a_student_that_learns(tmp_path: Path) -> None:
     opts = ["SOLVER.MAX_ITER", "150", "MODEL.DEVICE", "cpu"]
     opts += ["TEACHER.CONFIG_FILE", str(ROOT / "configs" / "quickstart" / "teacher.yaml")]
     jobs = comparison_jobs(str(PAIR), tmp_path, methods=["none", "BPKD"], seeds=[0], opts=opts)
-    run_jobs(jobs, say=lambda line: None)
+    run_jobs(jobs, progress=lambda line: None)
     scores = {job.name: json.loads((job.output / "run.json").read_text())["metrics"]["mIoU"] for job in jobs}
     assert scores["none-seed0"] > 25  # an untrained network is below 5
     assert scores["BPKD-seed0"] > 25

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bpkd.metrics import SegmentationMetrics
 from tests.conftest import REPO
-from tests.metrics.test_metrics import blocks
+from tests.helpers.label_maps import blocks
 
 TOOL = REPO / "tools" / "boundary_metrics.py"
 main = runpy.run_path(str(TOOL))["main"]

@@ -4,13 +4,13 @@ import json
 import math
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
 from bpkd.metrics import SegmentationMetrics
 from bpkd.metrics.boundary import boundary_width, contour_counts, inner_boundary, mask_boundary
+from tests.helpers.label_maps import blocks, published_boundary
 
 RECIPE = json.loads((Path(__file__).parents[1] / "golden" / "networks" / "recipe.json").read_text())["miou"]
 
@@ -23,15 +23,6 @@ def golden_case() -> tuple[np.ndarray, np.ndarray]:
     target[target == 7] = 1
     same = (np.random.default_rng(15).random((3, 20, 30)) < 0.6) & (target != 255)
     pred[same] = target[same]
-    return pred, target
-
-
-def blocks(seed: int, shape: tuple[int, int] = (23, 31), num_classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, num_classes, (6, 8))
-    target = np.kron(coarse, np.ones((5, 5), int))[: shape[0], : shape[1]]
-    pred = np.where(rng.random(shape) < 0.8, target, rng.integers(0, num_classes, shape))
-    target = np.where(rng.random(shape) < 0.05, 255, target)
     return pred, target
 
 
@@ -149,17 +140,6 @@ def test_wrong_input_says_what_to_change() -> None:
         SegmentationMetrics(3, tolerances=(0,))
     with pytest.raises(ValueError, match="absent"):
         SegmentationMetrics(3, absent="ignore")
-
-
-def published_boundary(mask: np.ndarray, ratio: float) -> np.ndarray:
-    """boundary-iou-api's definition, restated: pad with background, erode d times with 3x3, subtract."""
-    height, width = mask.shape
-    distance = max(1, int(round(ratio * np.sqrt(height**2 + width**2))))
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    for _ in range(distance):
-        padded = cv2.erode(padded, np.ones((3, 3), np.uint8))
-        padded[0] = padded[-1] = padded[:, 0] = padded[:, -1] = 0
-    return mask & (padded[1:-1, 1:-1] == 0)
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.05, 0.2])

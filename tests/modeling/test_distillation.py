@@ -63,7 +63,7 @@ def test_training_leaves_the_teacher_alone(method: str, tmp_path: Path) -> None:
 
 
 def test_student_is_the_plain_student(tmp_path: Path) -> None:
-    """Same seed, same weights, same keys, same evaluation, with the coat and without."""
+    """Same seed, same weights, same keys, same evaluation, in the distillation wrapper and without it."""
     model = wrapper(tmp_path, "BPKD")
     torch.manual_seed(0)
     plain = build_student(tiny_cfg())

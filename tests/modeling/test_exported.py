@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import pickle
@@ -20,6 +19,7 @@ from bpkd.export import student as student_export
 from bpkd.export import to_exported_program
 from bpkd.modeling import ExportedInfo, FrozenTeacher, build_student, build_teacher, load_exported
 from tests.helpers.tiny_networks import CLASSES, TINY, batch, save_teacher, tiny_cfg
+from tests.helpers.tools import export
 
 ROOT = Path(__file__).parents[2]
 WRAP = ("MODEL.META_ARCHITECTURE", "SemanticDistiller", "DISTILL.METHOD")
@@ -27,16 +27,6 @@ SIZE, CPU = (40, 48), torch.device("cpu")
 OWN = TINY.replace("CROP_SIZE", "FORMAT: BGR, CROP_SIZE").replace(
     "DEVICE: cpu", "DEVICE: cpu\n  PIXEL_MEAN: [101.1, 102.0, 103.0]\n  PIXEL_STD: [51.0, 52.0, 54.7]"
 )
-
-
-def export(config: Path, weights: Path, path: Path, *flags: str, size: tuple[int, int] = SIZE) -> Path:
-    """Runs the tool."""
-    spec = importlib.util.spec_from_file_location("export_model", ROOT / "tools" / "export_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    files = ["--config-file", str(config), "--weights", str(weights)]
-    assert module.main([str(path), *files, "--size", *map(str, size), *flags]) == 0
-    return path
 
 
 @pytest.fixture(scope="module")

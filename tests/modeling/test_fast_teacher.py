@@ -36,8 +36,8 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def lively(model: nn.Module) -> DenseModel:
-    """No statistic trivial, no branch zero, scores worth comparing; of the mode that a teacher is in."""
+def with_random_weights(model: nn.Module) -> DenseModel:
+    """Gives a model random weights and statistics, none of them 0 or 1, and freezes it in evaluation mode."""
     torch.manual_seed(0)
     for key, value in model.state_dict().items():
         if key.endswith("running_var"):
@@ -54,10 +54,10 @@ def lively(model: nn.Module) -> DenseModel:
 def tiny(*opts: object, text: str = TINY) -> DenseModel:
     model = build_student(tiny_cfg(*opts, text=text))
     model.drop_auxiliary()
-    return lively(model)
+    return with_random_weights(model)
 
 
-def apart(model: DenseModel, reference: DenseModel, images: Tensor) -> float:
+def logits_difference(model: DenseModel, reference: DenseModel, images: Tensor) -> float:
     with torch.no_grad():
         want = reference.predict(images).logits
         return float((model.scores(images).logits - want).abs().max() / want.std())
@@ -74,14 +74,14 @@ def test_every_norm_is_folded_and_the_scores_stay(name: str) -> None:
     norms = sum("running_var" in key for key in plain.state_dict())
     assert fold_batch_norm(folded, images(1)) == norms > 10
     assert not any("running_var" in key for key in folded.state_dict())
-    assert apart(folded, plain, images()) < 1e-4
+    assert logits_difference(folded, plain, images()) < 1e-4
 
 
 def test_torchvisions_network_is_folded_too() -> None:
     plain = tiny(text=TORCHVISION)
     folded = copy.deepcopy(plain)
     assert fold_batch_norm(folded, images(1)) == sum(isinstance(m, nn.BatchNorm2d) for m in plain.modules()) > 30
-    assert apart(folded, plain, images()) < 1e-4
+    assert logits_difference(folded, plain, images()) < 1e-4
 
 
 class Tangled(DenseModel):
@@ -107,7 +107,7 @@ class Tangled(DenseModel):
 
 @pytest.mark.parametrize("kind", ["between", "two norms", "shared norm", "used elsewhere"])
 def test_what_is_no_pair_is_left_alone(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    plain = lively(Tangled(kind))
+    plain = with_random_weights(Tangled(kind))
     changed = copy.deepcopy(plain)
     with caplog.at_level("WARNING", "bpkd"):
         count = fold_batch_norm(changed, images(1))
@@ -115,7 +115,7 @@ def test_what_is_no_pair_is_left_alone(kind: str, caplog: pytest.LogCaptureFixtu
     assert count == {"between": 1, "two norms": 1, "shared norm": 0, "used elsewhere": 0}[kind]
     assert ("are not folded" in caplog.text) == (kind == "used elsewhere")
     assert isinstance(changed.norm, nn.BatchNorm2d)
-    assert apart(changed, plain, images()) < 1e-5
+    assert logits_difference(changed, plain, images()) < 1e-5
     if not count:
         assert all(torch.equal(a, b) for a, b in zip(changed.parameters(), plain.parameters(), strict=True))
 
@@ -242,6 +242,6 @@ def test_streams_and_graphs_change_nothing(tmp_path: Path, fast: str) -> None:
 
 
 def test_a_network_with_nothing_to_fold_is_left_as_it_is() -> None:
-    model = lively(Recording())
+    model = with_random_weights(Recording())
     optimize_for_inference(model, Optimizations(("fold",)), lambda: images(1))
-    assert apart(model, model, images()) == 0
+    assert logits_difference(model, model, images()) == 0

@@ -17,7 +17,7 @@ from bpkd.engine import cli, load_config
 from bpkd.engine import process_setup as resources
 from bpkd.modeling import precision
 from bpkd.modeling.precision import choose_precision, describe
-from tests.engine.test_engine import TINY
+from tests.helpers.engine_runs import TINY
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 AUTO = ("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "auto")

@@ -16,7 +16,7 @@ from bpkd.engine import DistillationTrainer, load_config
 from bpkd.engine.cache_teacher import record_teacher
 from bpkd.modeling.teachers import build as teachers
 from bpkd.modeling.teachers.cached import FORMATS, INDEX, LOGITS, CachedTeacher, decode, encode, recorded_for
-from tests.engine.test_engine import largest_difference, losses, stop_after, tiny, train, weights  # noqa: F401
+from tests.helpers.engine_runs import largest_difference, losses, stop_after, train, weights
 
 TOOLS = str(Path(__file__).resolve().parents[2] / "tools")
 if TOOLS not in sys.path:
@@ -39,7 +39,7 @@ def cached(root: Path, path: Path, *opts: str) -> CachedTeacher:
 
 
 @pytest.fixture(scope="module")
-def recorded(tiny: Path) -> Path:  # noqa: F811
+def recorded(tiny: Path) -> Path:
     record_teacher(config(tiny), tiny / "recorded")
     return tiny / "recorded"
 
@@ -74,7 +74,7 @@ def test_logits_that_are_no_numbers_are_refused(value: float) -> None:
         encode(x, "uint8")
 
 
-def test_the_stream_comes_again(tiny: Path) -> None:  # noqa: F811
+def test_the_stream_comes_again(tiny: Path) -> None:
     batches = list(islice(build_train_loader(config(tiny, "DATALOADER.REPEAT", "6")), 3))  # of 4 images
     positions = [item["position"] for batch in batches for item in batch]
     assert positions == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]
@@ -89,7 +89,7 @@ def test_the_stream_comes_again(tiny: Path) -> None:  # noqa: F811
 
 
 def test_training_from_a_recording_equals_training_with_the_teacher(
-    tiny: Path,  # noqa: F811
+    tiny: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -102,7 +102,7 @@ def test_training_from_a_recording_equals_training_with_the_teacher(
     assert largest_difference(weights(tmp_path / "read"), weights(tmp_path / "live")) == 0.0
 
 
-def test_eight_bits_change_the_losses_little(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+def test_eight_bits_change_the_losses_little(tiny: Path, tmp_path: Path, recorded: Path) -> None:
     train(tiny / "pair.yaml", tmp_path / "live")
     train(tiny / "pair.yaml", tmp_path / "read", "TEACHER.CACHE", str(recorded))
     live, read = losses(tmp_path / "live"), losses(tmp_path / "read")
@@ -111,7 +111,7 @@ def test_eight_bits_change_the_losses_little(tiny: Path, tmp_path: Path, recorde
         assert got == pytest.approx(want, rel=1e-2)
 
 
-def test_resume_reads_on_where_it_was(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+def test_resume_reads_on_where_it_was(tiny: Path, tmp_path: Path, recorded: Path) -> None:
     opts = ("TEACHER.CACHE", str(recorded))
     train(tiny / "pair.yaml", tmp_path / "whole", *opts)
     (tmp_path / "parts").mkdir()
@@ -124,7 +124,7 @@ def test_resume_reads_on_where_it_was(tiny: Path, tmp_path: Path, recorded: Path
     assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "parts")) == 0.0
 
 
-def test_another_batch_size_reads_the_same_samples(tiny: Path, recorded: Path) -> None:  # noqa: F811
+def test_another_batch_size_reads_the_same_samples(tiny: Path, recorded: Path) -> None:
     cfg = config(tiny, "SOLVER.IMS_PER_BATCH", "2", "SOLVER.ACCUMULATE", "2")
     teacher = cached(tiny, recorded, "SOLVER.IMS_PER_BATCH", "2", "SOLVER.ACCUMULATE", "2")
     live = teachers.build_teachers(config(tiny))
@@ -134,7 +134,7 @@ def test_another_batch_size_reads_the_same_samples(tiny: Path, recorded: Path) -
         assert ((got - want).abs().amax((2, 3)) <= reach / 510 + 1e-5).all()
 
 
-def test_a_recording_goes_on_and_grows(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+def test_a_recording_goes_on_and_grows(tiny: Path, tmp_path: Path, recorded: Path) -> None:
     cfg, path = config(tiny), tmp_path / "parts"
     assert record_teacher(cfg, path, samples=5).index["count"] == 8
     whole = (recorded / LOGITS).read_bytes()
@@ -161,7 +161,7 @@ def test_a_recording_goes_on_and_grows(tiny: Path, tmp_path: Path, recorded: Pat
     ],
 )
 def test_a_recording_of_another_config_is_refused(
-    tiny: Path,  # noqa: F811
+    tiny: Path,
     recorded: Path,
     opts: tuple[str, ...],
     key: str,
@@ -170,7 +170,7 @@ def test_a_recording_of_another_config_is_refused(
         cached(tiny, recorded, *opts)
 
 
-def test_a_recording_with_the_old_key_is_read(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+def test_a_recording_with_the_old_key_is_read(tiny: Path, tmp_path: Path, recorded: Path) -> None:
     index = json.loads((recorded / INDEX).read_text())
     index["of"]["TEACHER.FAST"] = index["of"].pop("TEACHER.OPTIMIZE")
     (tmp_path / INDEX).write_text(json.dumps(index))
@@ -178,7 +178,7 @@ def test_a_recording_with_the_old_key_is_read(tiny: Path, tmp_path: Path, record
     assert cached(tiny, tmp_path).folder.index["count"] == 16
 
 
-def test_a_recording_of_another_teacher_is_refused(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+def test_a_recording_of_another_teacher_is_refused(tiny: Path, tmp_path: Path, recorded: Path) -> None:
     checkpoint = torch.load(tiny / "teacher" / "model_final.pth", weights_only=True)
     copied, changed = tmp_path / "copied.pth", tmp_path / "changed.pth"
     copied.write_bytes((tiny / "teacher" / "model_final.pth").read_bytes())
@@ -191,14 +191,14 @@ def test_a_recording_of_another_teacher_is_refused(tiny: Path, tmp_path: Path, r
         cached(tiny, recorded, "TEACHER.WEIGHTS", "nowhere.pth")
 
 
-def test_too_few_samples_are_refused_and_may_come_again(tiny: Path, recorded: Path) -> None:  # noqa: F811
+def test_too_few_samples_are_refused_and_may_come_again(tiny: Path, recorded: Path) -> None:
     longer = ("SOLVER.MAX_ITER", "9")
     with pytest.raises(ValueError, match=r"expected 36 samples .* got 16. Record more .* DATALOADER.REPEAT 16"):
         cached(tiny, recorded, *longer)
     cached(tiny, recorded, *longer, "DATALOADER.REPEAT", "16")
 
 
-def test_a_sample_that_has_changed_is_refused(tiny: Path, recorded: Path) -> None:  # noqa: F811
+def test_a_sample_that_has_changed_is_refused(tiny: Path, recorded: Path) -> None:
     teacher = cached(tiny, recorded)
     for key in ("image", "sem_seg"):
         batch = next(iter(build_train_loader(config(tiny))))
@@ -209,7 +209,7 @@ def test_a_sample_that_has_changed_is_refused(tiny: Path, recorded: Path) -> Non
             teacher(batch, (48, 48), CPU)
 
 
-def test_what_is_no_recording_is_refused(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+def test_what_is_no_recording_is_refused(tiny: Path, tmp_path: Path, recorded: Path) -> None:
     with pytest.raises(FileNotFoundError, match="TEACHER.CACHE: expected a recorded folder, found no"):
         cached(tiny, tmp_path / "nowhere")
     of, index = recorded_for(config(tiny)), json.loads((recorded / INDEX).read_text())
@@ -223,12 +223,12 @@ def test_what_is_no_recording_is_refused(tiny: Path, tmp_path: Path, recorded: P
             CachedTeacher(tmp_path, of=of, samples=1)
 
 
-def test_methods_that_need_features_are_refused(tiny: Path, tmp_path: Path, recorded: Path) -> None:  # noqa: F811
+def test_methods_that_need_features_are_refused(tiny: Path, tmp_path: Path, recorded: Path) -> None:
     with pytest.raises(ValueError, match="a recorded teacher .* has logits alone"):
         train(tiny / "pair.yaml", tmp_path, "TEACHER.CACHE", str(recorded), "DISTILL.METHOD", "IFVD")
 
 
-def test_several_teachers_are_recorded_as_one_or_refused(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_several_teachers_are_recorded_as_one_or_refused(tiny: Path, tmp_path: Path) -> None:
     entry = {"CONFIG_FILE": str(tiny / "teacher.yaml"), "WEIGHTS": str(tiny / "teacher" / "model_final.pth")}
     two = ("TEACHER.OTHERS", str([entry]))
     record_teacher(config(tiny, *two), tmp_path / "mean", samples=4)
@@ -240,7 +240,7 @@ def test_several_teachers_are_recorded_as_one_or_refused(tiny: Path, tmp_path: P
 
 
 def test_tool_says_what_it_recorded_or_why_not(
-    tiny: Path,  # noqa: F811
+    tiny: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

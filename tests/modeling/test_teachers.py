@@ -17,8 +17,7 @@ from bpkd.config import check_values, teacher_nodes, teacher_shares
 from bpkd.distillers import DISTILLERS, KD, PerTeacher
 from bpkd.functional import mean_probabilities
 from bpkd.modeling import FrozenTeacher, MeanTeacher, TeacherPanel, build_teachers
-from tests.distillers.test_adversary import still
-from tests.distillers.test_distillers import build, outputs
+from tests.helpers.distiller_inputs import build, outputs, stop_power_iterations
 from tests.helpers.tiny_networks import TINY, TORCHVISION, batch, save_teacher, tiny_cfg
 
 WRAP = ("MODEL.META_ARCHITECTURE", "SemanticDistiller", "DISTILL.METHOD")
@@ -78,7 +77,7 @@ def test_each_term_is_the_weighted_mean_over_the_teachers(name: str) -> None:
     torch.manual_seed(0)
     members = [build(name), build(name)]
     for member in members:
-        still(member)
+        stop_power_iterations(member)
     alone = []
     torch.manual_seed(1)  # of the gradient penalties
     for member, teacher in zip(copy.deepcopy(members), (first, second), strict=True):
@@ -146,7 +145,7 @@ def step(cfg: CfgNode, state: dict[str, Tensor] | None = None) -> Step:
     for member in model.distiller.members if isinstance(model.distiller, PerTeacher) and state else []:
         member.load_state_dict(state)
     start = copy.deepcopy(model.distiller.state_dict())
-    still(model.distiller)
+    stop_power_iterations(model.distiller)
     terms = {k: v for k, v in model(batch(2)).items() if k.startswith("loss_kd")}
     sum(v for k, v in terms.items() if "critic" not in k).backward()
     return Step(terms, {k: p.grad for k, p in model.student.named_parameters() if p.grad is not None}, start)

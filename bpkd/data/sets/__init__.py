@@ -1,4 +1,4 @@
-"""The published data sets: where their files lie, what their mask values mean, what a full copy holds."""
+"""The published data sets: places of their files, meaning of mask values, and numbers of images."""
 
 from __future__ import annotations
 

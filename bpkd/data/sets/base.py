@@ -1,4 +1,4 @@
-"""What a data set is to the catalog, and how its files are found."""
+"""Descriptions of data sets for the catalog, and functions that find their files."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """The folder that exists, else the preferred layout's."""
+        """The existing folder, else that of the preferred layout."""
         folders = [self.root / path for path in self.layouts.values()]
         return next((f for f in folders if (f / self.mark).exists()), folders[0])
 
     def check(self) -> None:
-        """Makes sure that the data set is there.
+        """Checks that the data set exists.
 
         Raises:
             DatasetError: it is in none of its places; the message names them.
@@ -117,7 +117,7 @@ def folder_pairs(images: Path, masks: Path, suffixes: tuple[str, str], depth: st
     Args:
         images: folder of the images.
         masks: folder of the masks.
-        suffixes: ends of an image's and a mask's name; what stands before is the same.
+        suffixes: suffixes of image and mask names, which are equal before them.
         depth: glob of a file below its folder, up to the suffix.
 
     Returns:
@@ -147,7 +147,7 @@ def misplaced(items: Items, marks: Mapping[str, Sequence[str]], split: str) -> l
 
     Args:
         items: Dataset dicts of the split.
-        marks: split -> beginnings of the names of its images.
+        marks: split -> prefixes of the names of its images.
         split: Split in whose folder the images lie.
     """
     for other, starts in marks.items():

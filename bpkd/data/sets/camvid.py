@@ -30,13 +30,13 @@ def camvid_sets(root: Path) -> list[SemanticSet]:
 def _items(root: Path, split: str, *, only: str = "", without: str = "") -> Items:
     """Lists ``<split>.txt``'s "image label" pairs, .png or .jpg.
 
-    Only the last two parts of a listed path count: the rest names the author's own folders.
+    Only the last two parts of a listed path are used; the others are the author's own folders.
 
     Args:
         root: the folder that holds the lists.
         split: "train", "val" or "test".
-        only: take the images whose name begins so.
-        without: leave out the images whose name begins so.
+        only: prefix of the image names to take; others are left out.
+        without: prefix of the image names to leave out.
 
     Raises:
         DatasetError: there is no list.

@@ -13,21 +13,14 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from bpkd.modeling import InstanceDistiller, SOLOv2
+from bpkd.modeling import SOLOv2
 from bpkd.modeling.solov2.level_inputs import EdgeContext, category_levels
 from bpkd.structures import SOLOv2Outputs
+from tests.helpers.solov2_wrapper import NODE, wrapper
 from tests.helpers.tiny_solov2 import WIDER, batch, save_teacher, tiny_cfg
 
 METHODS = {"KD": ["pixel"], "CWD": ["channel"], "BPKD": ["edge", "body"]}
 MASK_TERMS = ("mask_logits", "mask_towers", "mask_features")
-NODE = "DISTILL.INSTANCE."
-
-
-def wrapper(folder: Path, method: str, *opts: Any, teacher: list[str] | None = None) -> InstanceDistiller:
-    named = save_teacher(folder) if teacher is None else teacher
-    torch.manual_seed(0)
-    wrap = ["MODEL.META_ARCHITECTURE", "InstanceDistiller", "DISTILL.METHOD", method, "DISTILL.BPKD.PRESET"]
-    return build_model(tiny_cfg(*named, *wrap, "instances", *opts)).train()
 
 
 def distilled(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from bpkd.modeling.solov2.suggest import (
     suggested_ranges,
     suggestions,
 )
+from tests.helpers.tools import load_tool
 
 REPO = Path(__file__).parents[3]
 FILE = str(REPO / "configs" / "coco" / "solov2_light_r18.yaml")
-SPEC = importlib.util.spec_from_file_location("suggest_grids", REPO / "tools" / "suggest_grids.py")
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
+tool = load_tool("suggest_grids")
 
 
 def image(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (64, 96)) -> ImageInstances:
