@@ -84,8 +84,8 @@ class DistillerSuite:
         channels: channels of the student's and the teacher's feature ``decode``.
         no_oracle: terms that ``oracle`` leaves out because another test compares them.
         nonzero_at_teacher: terms that are not 0 where the student equals the teacher.
-        averages_over_images: whether the loss of a batch is the mean of its images' losses. False skips the test of
-            accumulated gradients (SOLVER.ACCUMULATE).
+        averages_over_images: whether the loss of these batches is the mean of their images' losses, so that
+            SOLVER.ACCUMULATE gives the joint batch's gradients. None: as the distiller says.
         processes_join: whether two processes with an image each train as one with both. None: as
             ``averages_over_images``; True for a loss of the joint batch that sums over the processes
             (`bpkd.distillers.sum_over_ranks`). False skips the test.
@@ -96,7 +96,7 @@ class DistillerSuite:
     channels: ClassVar[tuple[int, int]] = (6, 8)
     no_oracle: ClassVar[frozenset[str]] = frozenset()
     nonzero_at_teacher: ClassVar[frozenset[str]] = frozenset()
-    averages_over_images: ClassVar[bool] = True
+    averages_over_images: ClassVar[bool | None] = None
     processes_join: ClassVar[bool | None] = None
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
@@ -219,6 +219,9 @@ class DistillerSuite:
                 assert abs(float(term)) < 1e-6, name
                 assert all(float(g.abs().max()) < 1e-6 for g in gradients({name: term}, same)), name
 
+    def _averages(self) -> bool:
+        return self.build().averages_over_images if self.averages_over_images is None else self.averages_over_images
+
     def _halves(self, batch: Batch) -> Iterator[Batch]:
         for i in range(2):
             outputs = [mapped(x, lambda x, i=i: x[i : i + 1]) for x in batch[:2]]
@@ -226,22 +229,22 @@ class DistillerSuite:
 
     def test_accumulated_gradients_are_those_of_the_joint_batch(self) -> None:
         """The mean over single images is the loss of their batch."""
-        if not self.averages_over_images:
-            pytest.skip("averages_over_images is False")
+        if not self._averages():
+            pytest.skip("the distiller's averages_over_images is False")
         student, teacher, labels = self.batch()
         student = leaves(student)
         whole = self.run(self.build(), student, teacher, labels)
         parts = [self.run(self.build(), *half) for half in self._halves((student, teacher, labels))]
         mean = {name: torch.stack([part[name] for part in parts]).mean() for name in whole}
         for name in whole:
-            advice = f"{name}: is the loss a mean over images? If it is not, set averages_over_images = False"
+            advice = f"{name}: is the loss a mean over images? If not, set averages_over_images = False in the distiller"
             assert float(mean[name]) == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-7), advice
         for a, b in zip(gradients(mean, student), gradients(whole, student), strict=True):
             assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9
 
     def test_two_processes_are_one(self, tmp_path: Path) -> None:
         """Two processes with an image each have the loss and, averaged, the gradients of one process with both."""
-        if not (self.averages_over_images if self.processes_join is None else self.processes_join):
+        if not (self._averages() if self.processes_join is None else self.processes_join):
             pytest.skip("processes_join is False, or averages_over_images where it is None")
         start_processes(_replica, (type(self), str(tmp_path)), 2, start_method="spawn")
         student, teacher, labels = self.batch()

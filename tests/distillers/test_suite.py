@@ -33,6 +33,7 @@ def small(labels: Tensor) -> Tensor:
 class TestKD(DistillerSuite):
     distiller = KD
     options: ClassVar[dict[str, Any]] = {"weight": 2.0, "temperature": 3.0, "mask_ignored": True}
+    averages_over_images = True  # the images have equally many valid pixels
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
         valid = small(labels) != 255
@@ -78,7 +79,6 @@ class TestSKDSWithItsCritic(TestSKDS):
 
     options: ClassVar[dict[str, Any]] = {"pair_weight": 100.0}
     no_oracle = nonzero_at_teacher = frozenset({"adv", "critic"})
-    averages_over_images = False  # the critic's batch norm
 
 
 def variation(x: Tensor, labels: Tensor) -> Tensor:
@@ -109,7 +109,6 @@ class TestCIRKD(DistillerSuite):
     distiller = CIRKD
     options: ClassVar[dict[str, Any]] = {"pixel_queue": 20, "region_queue": 10}
     no_oracle = nonzero_at_teacher = frozenset({"memory_pixel", "memory_region"})
-    averages_over_images = False  # pairs of images
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
         s, t = (F.normalize(x.features["decode"], dim=1).flatten(2) for x in (student, teacher))
