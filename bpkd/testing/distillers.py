@@ -84,6 +84,7 @@ class DistillerSuite:
         channels: channels of the student's and the teacher's feature ``decode``.
         no_oracle: terms that ``oracle`` leaves out because another test compares them.
         nonzero_at_teacher: terms that are not 0 where the student equals the teacher.
+        nonzero_where_ignored: terms that labels change and that are not 0 where all pixels are ignored.
         averages_over_images: whether the loss of these batches is the mean of their images' losses, so that
             SOLVER.ACCUMULATE gives the joint batch's gradients. None: as the distiller says.
         processes_join: whether two processes with an image each train as one with both. None: as
@@ -96,6 +97,7 @@ class DistillerSuite:
     channels: ClassVar[tuple[int, int]] = (6, 8)
     no_oracle: ClassVar[frozenset[str]] = frozenset()
     nonzero_at_teacher: ClassVar[frozenset[str]] = frozenset()
+    nonzero_where_ignored: ClassVar[frozenset[str]] = frozenset()
     averages_over_images: ClassVar[bool | None] = None
     processes_join: ClassVar[bool | None] = None
 
@@ -127,10 +129,6 @@ class DistillerSuite:
         torch.manual_seed(1)
         found = distiller(student, teacher, labels, 0)
         return {name.removeprefix(DISTILLATION_PREFIX): term for name, term in found.items()}
-
-    def teaching(self, distiller: Distiller, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the terms that teach the student."""
-        return {name: term for name, term in terms.items() if name not in distiller.critic_terms}
 
     def test_arguments_make_a_config_node(self) -> None:
         """Every argument can be a config key and has a line in Args."""
@@ -187,12 +185,18 @@ class DistillerSuite:
         assert {k: float(v) for k, v in first.items()} == {k: float(v) for k, v in second.items()}
 
     def test_all_pixels_ignored(self) -> None:
-        """Without a valid pixel the terms are finite and keep the graph."""
+        """Without a valid pixel terms are finite and keep the graph; one that labels change is an exact zero."""
         student, teacher, labels = self.batch()
         student, distiller = leaves(student), self.build()
+        usual = self.run(self.build(), student, teacher, labels)
         terms = self.run(distiller, student, teacher, torch.full_like(labels, 255))
-        assert all(term.isfinite() and term.requires_grad for term in terms.values())
-        assert all(g.isfinite().all() for g in gradients(terms, student))
+        for name, term in terms.items():
+            found = [*gradients({name: term}, student), *parameter_gradients({name: term}, distiller)]
+            assert term.requires_grad
+            assert all(x.isfinite().all() for x in (term, *found)), name
+            if name not in self.nonzero_where_ignored and not torch.equal(term, usual[name]):
+                assert float(term.detach()) == 0, f"{name}: expected an exact zero where all pixels are ignored"
+                assert not any(g.any() for g in found), f"{name}: expected no gradient where all pixels are ignored"
 
     def test_other_sizes_are_resized_to_the_teachers(self) -> None:
         """A student with maps of another size is compared at the size of the teacher."""
@@ -214,13 +218,10 @@ class DistillerSuite:
         _, teacher, labels = self.batch(channels=(self.channels[1], self.channels[1]))
         same = leaves(teacher)
         distiller = self.build(student_channels={"decode": self.channels[1]})
-        for name, term in self.teaching(distiller, self.run(distiller, same, teacher, labels)).items():
-            if name not in self.nonzero_at_teacher:
+        for name, term in self.run(distiller, same, teacher, labels).items():
+            if name not in self.nonzero_at_teacher | distiller.critic_terms:
                 assert abs(float(term)) < 1e-6, name
                 assert all(float(g.abs().max()) < 1e-6 for g in gradients({name: term}, same)), name
-
-    def _averages(self) -> bool:
-        return self.build().averages_over_images if self.averages_over_images is None else self.averages_over_images
 
     def _halves(self, batch: Batch) -> Iterator[Batch]:
         for i in range(2):
@@ -229,26 +230,29 @@ class DistillerSuite:
 
     def test_accumulated_gradients_are_those_of_the_joint_batch(self) -> None:
         """The mean over single images is the loss of their batch."""
-        if not self._averages():
+        (student, teacher, labels), distiller = self.batch(), self.build()
+        if not (distiller.averages_over_images if self.averages_over_images is None else self.averages_over_images):
             pytest.skip("the distiller's averages_over_images is False")
-        student, teacher, labels = self.batch()
         student = leaves(student)
-        whole = self.run(self.build(), student, teacher, labels)
+        whole = self.run(distiller, student, teacher, labels)
         parts = [self.run(self.build(), *half) for half in self._halves((student, teacher, labels))]
         mean = {name: torch.stack([part[name] for part in parts]).mean() for name in whole}
         for name in whole:
-            advice = f"{name}: is the loss a mean over images? If not, set averages_over_images = False in the distiller"
+            advice = (
+                f"{name}: is the loss a mean over images? If not, set the distiller's averages_over_images to False"
+            )
             assert float(mean[name]) == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-7), advice
         for a, b in zip(gradients(mean, student), gradients(whole, student), strict=True):
             assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9
 
     def test_two_processes_are_one(self, tmp_path: Path) -> None:
         """Two processes with an image each have the loss and, averaged, the gradients of one process with both."""
-        if not (self._averages() if self.processes_join is None else self.processes_join):
+        (student, teacher, labels), distiller = self.batch(), self.build()
+        said = (self.processes_join, self.averages_over_images, distiller.averages_over_images)
+        if not next(x for x in said if x is not None):
             pytest.skip("processes_join is False, or averages_over_images where it is None")
         start_processes(_replica, (type(self), str(tmp_path)), 2, start_method="spawn")
-        student, teacher, labels = self.batch()
-        student, distiller = leaves(student), self.build()
+        student = leaves(student)
         whole = self.run(distiller, student, teacher, labels)
         ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
         for name, term in whole.items():
@@ -267,30 +271,21 @@ class DistillerSuite:
         for _ in range(2):
             self._step(distiller, student, teacher, labels)
         torch.manual_seed(5)
-        other = self.distiller_like(distiller)
+        other = self.build()
+        with torch.no_grad():
+            for x in (*other.parameters(), *other.buffers()):
+                x.zero_()
         other.load_state_dict(copy.deepcopy(distiller.state_dict()))
         first, second = (self._step(one, student, teacher, labels) for one in (distiller, other))
         assert first == second
         for (name, a), b in zip(distiller.state_dict().items(), other.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
 
-    def distiller_like(self, distiller: Distiller) -> Distiller:
-        """Returns a new distiller whose parameters and buffers are not those of another one yet."""
-        other = self.build()
-        with torch.no_grad():
-            for x in (*other.parameters(), *other.buffers()):
-                x.zero_()
-        return other
-
     def _step(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, float]:
         terms = self.run(distiller, student, teacher, labels)
         parameters = [p for p in distiller.parameters() if p.requires_grad]
-        if parameters:
-            total = torch.stack(list(terms.values())).sum()
-            with torch.no_grad():
-                for p, g in zip(parameters, torch.autograd.grad(total, parameters, allow_unused=True), strict=True):
-                    if g is not None:
-                        p.sub_(0.01 * g)
+        for p, g in zip(parameters, parameter_gradients(terms, distiller), strict=True):
+            p.data.sub_(0.01 * g)
         return {name: float(term) for name, term in terms.items()}
 
 
