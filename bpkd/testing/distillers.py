@@ -225,8 +225,8 @@ class DistillerSuite:
 
     def _halves(self, batch: Batch) -> Iterator[Batch]:
         for i in range(2):
-            outputs = [mapped(x, lambda x, i=i: x[i : i + 1]) for x in batch[:2]]
-            yield outputs[0], outputs[1], batch[2][i : i + 1]
+            student, teacher = (mapped(x, lambda x, i=i: x[i : i + 1]) for x in batch[:2])
+            yield student, teacher, batch[2][i : i + 1]
 
     def test_accumulated_gradients_are_those_of_the_joint_batch(self) -> None:
         """The mean over single images is the loss of their batch."""
@@ -238,9 +238,7 @@ class DistillerSuite:
         parts = [self.run(self.build(), *half) for half in self._halves((student, teacher, labels))]
         mean = {name: torch.stack([part[name] for part in parts]).mean() for name in whole}
         for name in whole:
-            advice = (
-                f"{name}: is the loss a mean over images? If not, set the distiller's averages_over_images to False"
-            )
+            advice = f"{name}: is the loss a mean over images? If not, set averages_over_images = False in the class"
             assert float(mean[name]) == pytest.approx(float(whole[name]), rel=1e-4, abs=1e-7), advice
         for a, b in zip(gradients(mean, student), gradients(whole, student), strict=True):
             assert float((a - b).abs().max()) <= 1e-4 * float(b.abs().max()) + 1e-9

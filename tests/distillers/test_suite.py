@@ -179,7 +179,7 @@ def test_the_suite_expects_a_distiller_to_say_that_it_does_not_average(monkeypat
     class Suite(DistillerSuite):
         distiller = Labelled
 
-    with pytest.raises(AssertionError, match="set the distiller's averages_over_images to False"):
+    with pytest.raises(AssertionError, match="set averages_over_images = False in the class"):
         Suite().test_accumulated_gradients_are_those_of_the_joint_batch()
     monkeypatch.setattr(Labelled, "averages_over_images", False)
     with pytest.raises(pytest.skip.Exception, match="averages_over_images is False"):
