@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, Record, display_name, table_rows
 
@@ -43,18 +43,22 @@ METHODS: dict[str, str] = {
     "BPKD": "Boundary privileged knowledge distillation: separate losses for edge and body of each class "
     "(Liu et al., WACV 2024).",
 }  # fmt: skip
+UNKNOWN = "A method from outside of bpkd; the module that registers it was not imported for this report."
 SEEDS = (
     "Runs that differ in initial weights, order of images and augmentation. ± is the standard deviation over "
     "them; one seed has none, and no test."
 )
 
 
-def glossary(records: Sequence[Record], *, trimap_width: int) -> list[tuple[str, str]]:
+def glossary(
+    records: Sequence[Record], *, trimap_width: int, outside: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
     """Returns (term, explanation) of what the comparison table shows: figures, then methods.
 
     Args:
         records: complete runs, all of one task.
         trimap_width: half-width of the trimap column.
+        outside: explanations by name of methods from outside of this package.
     """
     header, _ = table_rows(records, trimap_width=trimap_width)
     found = [("seeds", SEEDS)]
@@ -66,5 +70,7 @@ def glossary(records: Sequence[Record], *, trimap_width: int) -> list[tuple[str,
     found += [(display_name(role), ROLES[role]) for role in (ALONE, TEACHER) if role in methods]
     if any(m.endswith(EQUAL_TIME) for m in methods):
         found.append(("BPKD's time", ROLES[EQUAL_TIME]))
-    parts = {part for m in methods for part in m.removesuffix(EQUAL_TIME).split("+")}
-    return found + [(name, text) for name, text in METHODS.items() if name in parts]
+    parts = dict.fromkeys(part for m in methods for part in m.removesuffix(EQUAL_TIME).split("+"))
+    others = [part for part in parts if part not in (*METHODS, ALONE, TEACHER)]
+    found += [(name, text) for name, text in METHODS.items() if name in parts]
+    return found + [(name, (outside or {}).get(name, UNKNOWN)) for name in others]

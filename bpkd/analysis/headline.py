@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, Record, Summary, by_seed, display_name, summarise
-from bpkd.analysis.significance import OURS, paired_tests
+from bpkd.analysis.significance import OURS, PairedTest, paired_test, paired_tests
 from bpkd.analysis.task import Figures, figures_of
 
 VERDICTS = {"gain": "a gain"}
@@ -15,8 +15,9 @@ VERDICTS = {"gain": "a gain"}
 def headline(records: Sequence[Record], *, margin: float = 0.5) -> str:
     """Sums a comparison up: share of the teacher's score, gain over the student alone, and how sure that is.
 
-    The sentence is about BPKD; without it about the distiller with the highest mean score, or the student alone. A
-    method that scores higher than BPKD on the seeds of both is named.
+    The sentence names the distillers that were compared. It is about BPKD; without it about the distiller with the
+    highest mean score, or the student alone. Methods that score higher than BPKD on the seeds of both are named, or the
+    one that comes next; each difference between two methods stands beside what its test says.
 
     Args:
         records: complete runs, all of one task.
@@ -34,10 +35,10 @@ def headline(records: Sequence[Record], *, margin: float = 0.5) -> str:
     parts = [_against_teacher(rows, method, choice, figures)]
     if method not in (ALONE, TEACHER):
         parts += _against_alone(records, method, figures, margin)
-        parts += _ahead(by_seed(records, figures.score), method)
+        parts += _others(by_seed(records, figures.score), method, margin)
     else:
         parts.append(f"mean of {rows[method].runs} seeds" if rows[method].runs > 1 else "one seed")
-    sentence = "; ".join(parts)
+    sentence = _compared_methods(rows) + "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
@@ -45,11 +46,21 @@ def _subject(rows: Mapping[str, Summary], score: str) -> tuple[str, str]:
     """Returns the method that the headline is about, and words that say so where it was chosen by its score."""
     if OURS in rows:
         return OURS, ""
-    distilled = [m for m in rows if m not in (ALONE, TEACHER) and not m.endswith(EQUAL_TIME)]
+    distilled = _distilled(rows)
     if distilled:
-        best = max(distilled, key=lambda m: rows[m].values[score][0])
-        return best, f", the best of {len(distilled)} methods," if len(distilled) > 1 else ""
+        highest = max(distilled, key=lambda m: rows[m].values[score][0])
+        return highest, ", whose mean is the highest," if len(distilled) > 1 else ""
     return next((m for m in (ALONE, *rows) if m in rows), ""), ""
+
+
+def _distilled(methods: Iterable[str]) -> list[str]:
+    return [m for m in methods if m not in (ALONE, TEACHER) and not m.endswith(EQUAL_TIME)]
+
+
+def _compared_methods(methods: Iterable[str]) -> str:
+    """Returns the beginning of the sentence, which names the distillers; "" where there is no choice of them."""
+    names = [display_name(m) for m in _distilled(methods)]
+    return f"{listed(names)} compared: " if len(names) > 1 else ""
 
 
 def _against_teacher(rows: Mapping[str, Summary], method: str, choice: str, figures: Figures) -> str:
@@ -78,20 +89,33 @@ def _against_alone(records: Sequence[Record], method: str, figures: Figures, mar
     if test is None:
         return ["there is no student alone to compare it with"]
     gain = f"{test.mean:+.2f} {figures.title(figures.score)} over the student alone"
+    interval = f" (95 % interval {test.low:+.2f} .. {test.high:+.2f})" if test.seeds > 1 else ""
+    return [gain, f"{_verdict(test)}{interval}"]
+
+
+def _verdict(test: PairedTest) -> str:
     if test.seeds == 1:
-        return [gain, "one seed: no verdict"]
-    verdict = VERDICTS.get(test.verdict, test.verdict)
-    return [gain, f"{test.seeds} seeds: {verdict} (95 % interval {test.low:+.2f} .. {test.high:+.2f})"]
+        return "one seed: no verdict"
+    return f"{test.seeds} seeds: {VERDICTS.get(test.verdict, test.verdict)}"
 
 
-def _ahead(scores: Mapping[str, Mapping[int, float]], method: str) -> list[str]:
-    """Returns a part that names what scores higher than the method on the seeds of both, by how much."""
-    own, found = scores[method], []
-    for other, theirs in scores.items():
-        gains = [theirs[s] - own[s] for s in theirs if s in own]
-        if other not in (method, ALONE, TEACHER) and gains and round(mean(gains), 2) > 0:
-            found.append(f"{display_name(other)} by {mean(gains):.2f}")
-    return [f"ahead of it: {listed(found)}"] if found else []
+def _others(scores: Mapping[str, Mapping[int, float]], method: str, margin: float) -> list[str]:
+    """Returns a part on the methods with a higher mean than BPKD, or on the next one below the highest.
+
+    Args:
+        scores: {method: {seed: score}}.
+        method: BPKD, or the one with the highest mean.
+        margin: the smallest gain that would matter, in percentage points.
+    """
+    others = [m for m in scores if m not in (method, ALONE, TEACHER)]
+    if method != OURS:
+        others = sorted(_distilled(others), key=lambda m: -mean(scores[m].values()))[:1]
+        found = (paired_test(scores, method, m, metric="", margin=margin) for m in others)
+        return [f"{t.mean:+.2f} over {display_name(t.against)} ({_verdict(t)})" for t in found if t]
+    tests = (paired_test(scores, m, method, metric="", margin=margin) for m in others)
+    higher = [t for t in tests if t and round(t.mean, 2) > 0]
+    names = [f"{display_name(t.method)} by {t.mean:.2f} ({_verdict(t)})" for t in higher]
+    return [f"higher mean: {listed(names)}"] if names else []
 
 
 def compared(records: Sequence[Record]) -> str:

@@ -157,7 +157,7 @@ def _cell(average: float, deviation: float, digits: int) -> str:
 
 
 def findings(records: Sequence[Record], metric: str = "mIoU", *, name: str = "") -> list[str]:
-    """Says, for every method, how it stands against the student alone, seed by seed, and which are better than BPKD.
+    """Says how each method differs from the student alone, seed by seed, and from BPKD where it scores no lower.
 
     Args:
         records: complete runs.
@@ -166,15 +166,24 @@ def findings(records: Sequence[Record], metric: str = "mIoU", *, name: str = "")
     """
     scores, name = by_seed(records, metric), name or metric
     scores.pop(TEACHER, None)
-    lines = []
-    alone = scores.get(ALONE, {})
+    lines = [_difference(scores, method, ALONE, name) for method in scores if method != ALONE]
+    ours = scores.get("BPKD", {})
     for method, own in scores.items():
-        gains = [own[s] - alone[s] for s in own if s in alone]
-        if method != ALONE and gains:
-            each = ", ".join(f"{g:+.2f}" for g in gains)
-            pair = f"{display_name(method)} over student alone"
-            lines.append(f"{pair}: {mean(gains):+.2f} {name} ({_consistency(gains)}; by seed: {each})")
-    return lines + _better_than_bpkd(scores, name)
+        seeds = [s for s in own if s in ours]  # like with like
+        if method not in ("BPKD", ALONE) and seeds and round(mean(own[s] - ours[s] for s in seeds), 2) >= 0:
+            lines.append(_difference(scores, method, "BPKD", name))
+    return [line for line in lines if line]
+
+
+def _difference(scores: Mapping[str, Mapping[int, float]], method: str, against: str, name: str) -> str:
+    """Returns a sentence on two methods, seed by seed; "" where they have no seed in common."""
+    own, other = scores[method], scores.get(against, {})
+    gains = [own[s] - other[s] for s in own if s in other]
+    if not gains:
+        return ""
+    each = ", ".join(f"{g:+.2f}" for g in gains)
+    pair = f"{display_name(method)} over {display_name(against)}"
+    return f"{pair}: {mean(gains):+.2f} {name} ({_consistency(gains)}; by seed: {each})"
 
 
 def by_seed(records: Iterable[Record], metric: str) -> dict[str, dict[int, float]]:
@@ -190,21 +199,6 @@ def by_seed(records: Iterable[Record], metric: str) -> dict[str, dict[int, float
         if value == value:
             scores.setdefault(record["method"], {})[record["seed"]] = value
     return scores
-
-
-def _better_than_bpkd(scores: Mapping[str, Mapping[int, float]], name: str) -> list[str]:
-    ours = scores.get("BPKD", {})
-    lines = []
-    for method, other in scores.items():
-        seeds = [s for s in other if s in ours]  # like with like
-        if method == "BPKD" or not seeds:
-            continue
-        theirs, own = mean(other[s] for s in seeds), mean(ours[s] for s in seeds)
-        if f"{theirs:.2f}" == f"{own:.2f}":
-            lines.append(f"{display_name(method)} and BPKD are level here: {own:.2f} {name}.")
-        elif theirs > own:
-            lines.append(f"{display_name(method)} beats BPKD here: {theirs:.2f} against {own:.2f} {name}.")
-    return lines
 
 
 def _consistency(gains: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import mean, stdev
 from typing import Any
 
@@ -83,6 +84,8 @@ def conclude(low: float, high: float, margin: float) -> str:
 def paired_tests(records: Sequence[Record], metrics: Iterable[str], *, margin: float = 0.5) -> list[PairedTest]:
     """Tests every method against the student alone, then BPKD against every other one, on the seeds both have.
 
+    Without BPKD every pair of the other methods is tested, the later one against the earlier.
+
     Args:
         records: complete runs.
         metrics: names in ``record["metrics"]``.
@@ -92,20 +95,33 @@ def paired_tests(records: Sequence[Record], metrics: Iterable[str], *, margin: f
     for metric in metrics:
         scores = by_seed(records, metric)
         scores.pop(TEACHER, None)
-        pairs = [(m, ALONE) for m in scores if m != ALONE] + [(OURS, m) for m in scores if m not in (OURS, ALONE)]
-        tests += [t for a, b in pairs if (t := _test(scores, a, b, metric=metric, margin=margin))]
+        others = [m for m in scores if m not in (OURS, ALONE)]
+        pairs = [(m, ALONE) for m in scores if m != ALONE]
+        pairs += [(OURS, m) for m in others] if OURS in scores else [(b, a) for a, b in combinations(others, 2)]
+        tests += [t for a, b in pairs if (t := paired_test(scores, a, b, metric=metric, margin=margin))]
     return tests
 
 
-def _test(scores: Mapping[str, Mapping[int, float]], method: str, against: str, **facts: Any) -> PairedTest | None:
+def paired_test(
+    scores: Mapping[str, Mapping[int, float]], method: str, against: str, *, metric: str, margin: float
+) -> PairedTest | None:
+    """Tests one method against another on the seeds that both have; None where they have none in common.
+
+    Args:
+        scores: {method: {seed: figure}}, see `by_seed`.
+        method: the one whose gain is tested.
+        against: the one that it is compared with.
+        metric: name of the figure.
+        margin: the smallest gain that would matter, in percentage points.
+    """
     one, other = scores.get(method, {}), scores.get(against, {})
     differences = [one[s] - other[s] for s in one if s in other]
     differences = [d for d in differences if not math.isnan(d)]
     if not differences:
         return None
     middle, low, high = interval(differences)
-    verdict = conclude(low, high, facts["margin"])
-    return PairedTest(method, against, facts["metric"], len(differences), middle, low, high, verdict)
+    verdict = conclude(low, high, margin)
+    return PairedTest(method, against, metric, len(differences), middle, low, high, verdict)
 
 
 def explanation(margin: float) -> str:

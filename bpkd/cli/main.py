@@ -49,8 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     name = words[0] if words else ""
     if name in COMMANDS:
         return run(name, words[1:], prog=f"bpkd {name}")
-    if name == "help" and words[1:2] and words[1] in COMMANDS:
-        return run(words[1], ["--help"], prog=f"bpkd {words[1]}")
+    if name == "help" and words[1:]:
+        name = words[1]
+        if name in COMMANDS:
+            return run(name, ["--help"], prog=f"bpkd {name}")
     if name in ("-h", "--help", "help"):
         with written_out():
             print(overview())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ NODES = (
     "DATALOADER", "DATASETS", "DISTILL", "GLOBAL", "INPUT", "MODEL", "SOLVER", "TEACHER", "TEST",
 )  # fmt: skip
 KEYS = ("CUDNN_BENCHMARK", "FLOAT32_PRECISION", "IMPORTS", "OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD")
-KEY = re.compile(rf"(?:{'|'.join(NODES)})\.\S+|{'|'.join(KEYS)}")
+KEY = re.compile(rf"(?:(?:{'|'.join(NODES)})\.[^\s=]+|{'|'.join(KEYS)})(?:=.*)?", re.DOTALL)
 # Keys stand at the end of the usage line; argparse itself never sees them.
 PAIRS = " [KEY VALUE ...]"
 
@@ -77,6 +78,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected argument {rest[0]!r}.")
         if self.takes_overrides:
             found.opts = [*rest, *opts]
+            self._refuse_equals(found.opts[::2])
             if len(found.opts) % 2:
                 self.error(f"KEY VALUE: expected pairs, got {found.opts[-1]!r} without a value.")
         return found
@@ -126,6 +128,12 @@ class Parser(argparse.ArgumentParser):
                 continue
             if not any(one.startswith(name) for one in known):
                 self.error(f"unknown option {name}.{did_you_mean(name, known)}")
+
+    def _refuse_equals(self, keys: Iterable[str]) -> None:
+        for word in keys:
+            key, equals, value = word.partition("=")
+            if equals:
+                self.error(f"KEY VALUE: expected two words, got {word!r}: write {key} {shlex.quote(value)}.")
 
     def _split(self, words: list[str]) -> tuple[list[str], list[str]]:
         """Takes the KEY VALUE pairs out of the words: they begin at a key and end at an option or the end."""

@@ -22,7 +22,7 @@ def add_distillers(cfg: CN) -> None:
             cfg.DISTILL[name] = CN({k.upper(): argument.default for k, argument in arguments(distiller).items()})
 
 
-def open_distillers(cfg: CN, loaded: Mapping[str, Any], opts: Sequence[Any]) -> None:
+def open_distillers(cfg: CN, loaded: Mapping[str, Any], opts: Sequence[Any], *, beside: str = "") -> None:
     """Imports the modules of IMPORTS and adds nodes for the distillers that they register.
 
     Keys of older versions that are arguments for comparing numbers now get a place where the file or a pair has them.
@@ -31,11 +31,12 @@ def open_distillers(cfg: CN, loaded: Mapping[str, Any], opts: Sequence[Any]) -> 
         cfg: defaults that the file will be merged into.
         loaded: keys of the file.
         opts: KEY VALUE pairs.
+        beside: the config file's folder, for messages.
 
     Raises:
         ValueError: a module of IMPORTS cannot be imported.
     """
-    import_modules(cfg, loaded, opts)
+    import_modules(cfg, loaded, opts, beside=beside)
     add_distillers(cfg)
     given = loaded.get("DISTILL")
     nodes = given if isinstance(given, Mapping) else {}

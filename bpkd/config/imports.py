@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 
-def import_modules(cfg: CfgNode, loaded: Mapping[str, Any], opts: Sequence[Any]) -> None:
+def import_modules(cfg: CfgNode, loaded: Mapping[str, Any], opts: Sequence[Any], *, beside: str = "") -> None:
     """Imports the modules that IMPORTS names, before the rest of a config is merged into the defaults.
 
     A module is found as by ``import``: installed, or in a folder of PYTHONPATH. The folder of the config file is not
@@ -22,12 +22,13 @@ def import_modules(cfg: CfgNode, loaded: Mapping[str, Any], opts: Sequence[Any])
         cfg: defaults; ``add_config`` functions change it.
         loaded: keys of the file, ``_BASE_`` resolved: a list in a file replaces the one of its base.
         opts: KEY VALUE pairs over it; a list in them replaces the file's.
+        beside: the config file's folder, for the message about a module that lies there.
 
     Raises:
         ValueError: IMPORTS is no list of names, a module is not found, or it raises when it is imported.
     """
     for name in _names(loaded, opts):
-        module = _import(name)
+        module = _import(name, beside)
         if hasattr(module, "add_config"):
             module.add_config(cfg)
 
@@ -55,27 +56,32 @@ def _decoded(value: Any) -> Any:
         return value
 
 
-def _import(name: str) -> Any:
+def _import(name: str, beside: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or name
         if not f"{name}.".startswith(f"{missing}."):
             raise ValueError(f"IMPORTS: {name} needs {missing!r}, which is not found. Install it.") from error
-        raise ValueError(_not_found(name, missing)) from error
+        raise ValueError(_not_found(name, missing, beside)) from error
     except (Exception, SystemExit) as error:  # whatever a module outside of bpkd does; a script without main() exits
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"IMPORTS: importing {name} failed: {message}") from error
 
 
-def _not_found(name: str, missing: str) -> str:
+def _not_found(name: str, missing: str, beside: str) -> str:
     file = os.path.join(*name.split("."))
-    here = os.path.exists(file) or os.path.exists(f"{file}.py")
+    places = {"in the current folder": os.getcwd(), "beside the config": os.path.abspath(beside)}
+    lies = next((place for place in places if _holds(places[place], file)), "")
     path = os.environ.get("PYTHONPATH")
-    added = f":{path}" if path else ""
-    lies = f"It lies in the current folder: export PYTHONPATH={os.getcwd()}{added}"
+    export = f"export PYTHONPATH={places.get(lies, 'FOLDER_OF_THE_MODULE')}{f':{path}' if path else ''}"
     of = "" if missing == name else f" for {name!r}"
     return (
         f"IMPORTS: found no {missing!r}{of} among the installed packages and in PYTHONPATH ({path or 'not set'}). "
-        f"{lies if here else f'Install it, or export PYTHONPATH=FOLDER_OF_THE_MODULE{added}'}"
+        f"{f'It lies {lies}: ' if lies else 'Install it, or '}{export}"
     )
+
+
+def _holds(folder: str, file: str) -> bool:
+    path = os.path.join(folder, file)
+    return os.path.exists(path) or os.path.exists(f"{path}.py")

@@ -57,7 +57,7 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")
         loaded, opts = rename_tree(loaded), rename_pairs(opts)
-        open_distillers(cfg, loaded, opts)
+        open_distillers(cfg, loaded, opts, beside=os.path.dirname(path))
         _file_floats(cfg, loaded)
         cfg.merge_from_other_cfg(CfgNode(loaded))
         place = f"KEY VALUE pairs over {place}"

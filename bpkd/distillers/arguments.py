@@ -23,7 +23,7 @@ RENAMED_PRESETS = {
     "instances": "recommended_instance",
     "author": "author_code",
 }
-NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "True or False", list: "a list"}
+NAMES: dict[Any, str] = {float: "a number", int: "a whole number", str: "a text", bool: "True or False"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Argument:
     default: Any
     """A number, text, bool, list or None."""
 
-    types: tuple[type, ...]
-    """Types of values beside None, as annotated; empty: any."""
+    hints: tuple[Any, ...]
+    """Annotated types of values beside None, of which a value has one; empty: any."""
 
     meaning: str
     """From the Args section of the docstring."""
@@ -50,17 +50,16 @@ class Argument:
         """Returns the value as the constructor takes it: whole numbers as floats where those are expected.
 
         Raises:
-            ValueError: the value has another type than the annotation says.
+            ValueError: the value is none that the annotation allows; the message says what it allows.
         """
         if self.preset and not isinstance(value, bool | list | tuple) and value in OPEN:
             return None
         if value is None and (self.default is None or self.optional):
             return None
-        if type(value) is int and float in self.types and int not in self.types:
+        if type(value) is int and float in self.hints and int not in self.hints:
             return float(value)
-        kind = list if type(value) is tuple else type(value)
-        if self.types and kind not in self.types:
-            expected = " or ".join(NAMES.get(t, t.__name__) for t in self.types)
+        if self.hints and not any(_fits(value, hint) for hint in self.hints):
+            expected = " or ".join(map(_described, self.hints))
             empty = " or None" if self.default is None or self.optional else ""
             raise ValueError(f"expected {expected}{empty}, got {value!r} ({type(value).__name__})")
         return value
@@ -100,10 +99,11 @@ def _arguments(distiller: Any) -> dict[str, Argument]:
                 f"{distiller.__name__}: argument {name!r} expects a default that a config can hold (a number, text, "
                 f"bool, tuple or None), got {'none' if parameter.default is parameter.empty else repr(default)}."
             )
-        kinds, optional = _types(hints.get(name)), type(None) in typing.get_args(hints.get(name))
-        if type(default) is int and float in kinds and int not in kinds:
+        hint = hints.get(name, Any)
+        allowed, optional = _parts(hint), type(None) in typing.get_args(hint)
+        if type(default) is int and float in allowed and int not in allowed:
             default = float(default)  # a config's key keeps the type of its default
-        out[name] = Argument(name, default, kinds, meanings.get(name, ""), name in filled, optional)
+        out[name] = Argument(name, default, allowed, meanings.get(name, ""), name in filled, optional)
     return out
 
 
@@ -166,13 +166,59 @@ def _hints(distiller: type[Distiller]) -> dict[str, Any]:
         return {}
 
 
-def _types(hint: Any) -> tuple[type, ...]:
-    if hint is None or hint is Any:
-        return ()
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """Returns the parts of an annotation other than None; nothing where values cannot be checked by it."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    found = [typing.get_origin(h) or h for h in (typing.get_args(hint) if union else (hint,)) if h is not type(None)]
-    kinds = [t if t in (bool, int, float, str) else list for t in found if isinstance(t, type)]
-    return tuple(dict.fromkeys(kinds)) if len(kinds) == len(found) else ()
+    found = [part for part in (typing.get_args(hint) if union else (hint,)) if part is not type(None)]
+    return tuple(found) if all(_checkable(part) for part in found) else ()
+
+
+def _checkable(hint: Any) -> bool:
+    origin = typing.get_origin(hint) or hint
+    return origin in NAMES or origin is typing.Literal or _is_list(origin)
+
+
+def _is_list(origin: Any) -> bool:
+    """Whether a type is one of lists: list, tuple, Sequence, Iterable, ..."""
+    known = isinstance(origin, type) and origin not in (object, Any)
+    return known and (issubclass(list, origin) or issubclass(tuple, origin))
+
+
+def _items(hint: Any, length: int) -> list[Any] | None:
+    """Returns the annotations of a list's values, one per value; None where the length is another one."""
+    inner = typing.get_args(hint)
+    if not inner:
+        return [Any] * length
+    if typing.get_origin(hint) is not tuple or inner[-1] is Ellipsis:
+        return [inner[0]] * length
+    return list(inner) if len(inner) == length else None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint) or hint
+    if origin is typing.Literal:
+        return any(type(value) is type(one) and value == one for one in typing.get_args(hint))
+    if origin in NAMES:
+        return type(value) is origin or (origin is float and type(value) is int)
+    if _is_list(origin):
+        items = _items(hint, len(value)) if isinstance(value, list | tuple) else None
+        return items is not None and all(map(_fits, value, items))
+    parts = _parts(hint)  # of a value of a list: a union, None, or what is not checked
+    empty = value is None and type(None) in typing.get_args(hint)
+    return not parts or empty or any(_fits(value, part) for part in parts)
+
+
+def _described(hint: Any) -> str:
+    origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if not _is_list(origin):
+        return NAMES.get(origin) or " or ".join(map(_described, _parts(hint))) or "a value"
+    if not inner:
+        return "a list"
+    if origin is not tuple or inner[-1] is Ellipsis:
+        return f"a list, each {_described(inner[0])}"
+    return f"a list of {len(inner)} ({', '.join(map(_described, inner))})"
 
 
 def _meanings(distiller: type[Distiller]) -> dict[str, str]:

@@ -22,12 +22,15 @@ class DistillationModule(nn.Module):
         taps: the map that each term compares ("logits" or a feature name) by the term's name, so that a missing map
             or term is an error and not a silent nothing. Empty: not declared, not checked.
         critic_terms: names of terms that train the module's own critic alone and give the student no gradient.
+        averages_over_images: whether the loss of a batch is the mean of its images' losses. False: with
+            SOLVER.ACCUMULATE the step is not that of the joint batch, and training says so.
         edge_window: (kernel size, passes) of the edge maps that it reads; None: it reads none.
         edge_rule: how it finds the edges of label maps; None: it reads none.
     """
 
     taps: dict[str, str]
     critic_terms: frozenset[str] = frozenset()
+    averages_over_images: bool = True
     edge_window: tuple[int, int] | None = None
     edge_rule: EdgeRule | None = None
 

@@ -124,6 +124,7 @@ class CIRKD(Distiller):
             "memory_region": self.region_weight,
         }
         self.taps = {name: "logits" if name == "pixel" else tap for name, weight in weights.items() if weight}
+        self.averages_over_images = set(self.taps) <= {"pixel"}  # the others compare the images of a batch
         self.tap, self.temperature, self.contrast_temperature = tap, temperature, contrast_temperature
         self.memory_temperature, self.max_nodes, self.gather = memory_temperature, max_nodes, gather
         self.head: ProjectionHead | None = None

@@ -48,6 +48,7 @@ class CombinedDistiller(Distiller):
         named = list(zip(self.parts, self.distillers(), strict=True))
         self.taps = {self._name(n, part, term): tap for n, part in named for term, tap in part.taps.items()}
         self.critic_terms = frozenset(self._name(n, part, term) for n, part in named for term in part.critic_terms)
+        self.averages_over_images = all(part.averages_over_images for _, part in named)
         self.edge_window = next((part.edge_window for _, part in named if part.edge_window), None)
 
     def distillers(self) -> Sequence[Distiller]:
@@ -103,6 +104,7 @@ class PerTeacher(DistillationModule):
         self.taps, self.critic_terms = members[0].taps, members[0].critic_terms
         if any(one.taps != self.taps for one in members):
             raise ValueError(f"members: expected the same terms, got {[sorted(m.taps) for m in members]}.")
+        self.averages_over_images = all(one.averages_over_images for one in members)
         self.members, self.shares = nn.ModuleList(members), [float(s) for s in shares]
 
     def distillers(self) -> Sequence[Distiller]:

@@ -39,6 +39,7 @@ class HolisticDistiller(Distiller):
         self.tap, self.pixel_weight, self.feature_weight = tap, pixel_weight, feature_weight
         self.adversary_options, adv_weight = adversary, adversary["adv_weight"]
         self.adversary = Adversary(self.num_classes, **adversary) if adv_weight else None
+        self.averages_over_images = self.adversary is None  # the critic's batch norm and power iteration
         weights = {"pixel": pixel_weight, self.feature: feature_weight, "adv": adv_weight, "critic": adv_weight}
         self.taps = {name: tap if name == self.feature else "logits" for name, weight in weights.items() if weight}
 

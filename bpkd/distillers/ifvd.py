@@ -99,6 +99,7 @@ class IFVD(HolisticDistiller):
             critic_optimizer=critic_optimizer,
             critic_lr=critic_lr,
         )
+        self.averages_over_images &= not valid_only  # else divided by the valid pixels of the batch
 
     def feature_term(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         """Returns the intra-class term."""

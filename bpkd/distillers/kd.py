@@ -42,6 +42,7 @@ class KD(Distiller):
         """
         super().__init__(**common)
         self.weight, self.temperature, self.mask_ignored = weight, temperature, mask_ignored
+        self.averages_over_images = not mask_ignored  # else the mean over the valid pixels of the batch
         self.taps = {"pixel": "logits"} if weight else {}
 
     def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Threads, loader workers and numeric precision of each process of a run."""
+"""Threads, loader workers and numeric precision of each process of a run, and its warnings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from torch import nn
 
 from bpkd.config import loader_workers, local_processes, rename_tree, usable_cores
+from bpkd.distillers.base import DistillationModule
 from bpkd.functional.backends import native
+from bpkd.modeling import task_of
 from bpkd.modeling.precision import AMP_DTYPES, choose_precision, describe
 from bpkd.modeling.teachers.acceleration import AUTOMATIC
 from bpkd.modeling.teachers.cached import recorded_precision
+from bpkd.tasks import INSTANCE, SEMANTIC
 
 logger = logging.getLogger(__name__)
 
@@ -120,3 +124,23 @@ def report_resources(cfg: CfgNode, precision: Mapping[str, str]) -> None:
         loader_workers(cfg.DATALOADER.NUM_WORKERS, device=cfg.MODEL.DEVICE),
         native.level() or "none", "channels-last" if cfg.MODEL.CHANNELS_LAST else "channels first",
     )  # fmt: skip
+
+
+def warn_of_joint_losses(cfg: CfgNode, distiller: nn.Module | None) -> None:
+    """Warns in one line where SOLVER.ACCUMULATE averages losses that are no means over images.
+
+    Args:
+        cfg: MODEL.META_ARCHITECTURE, MODEL.SEM_SEG_HEAD, SOLVER.ACCUMULATE, SOLVER.IMS_PER_BATCH.
+        distiller: the run's distiller; None: plain training.
+    """
+    count, size = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH
+    found = ["SOLOv2 (divided by the batch's objects)"] if task_of(cfg) is INSTANCE else []
+    if task_of(cfg) is SEMANTIC and cfg.MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR == "valid":
+        found.append("MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR valid")
+    parts = [] if distiller is None else [m for m in distiller.modules() if isinstance(m, DistillationModule)]
+    found += [type(one).__name__ for one in parts if not (one.averages_over_images or one.distillers())]
+    if count > 1 and found:
+        logger.warning(
+            "SOLVER.ACCUMULATE: the averaged gradients of %d batches of %d images are not those of one batch of %d for "
+            "losses that are no means over images: %s.", count, size, count * size, ", ".join(dict.fromkeys(found)),
+        )  # fmt: skip

@@ -38,7 +38,7 @@ from .evaluate import evaluate, without_classes
 from .hooks import MaskLossHint, RunClock, SilentTermGuard, StopOnSignal
 from .monitors import GradientMonitor, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
-from .process_setup import report_resources
+from .process_setup import report_resources, warn_of_joint_losses
 from .run_record import peak_memory, run_record, write_record
 from .step import StepTrainer
 
@@ -101,6 +101,7 @@ class DistillationTrainer(DefaultTrainer):
         if self._wrapper is not None and self._wrapper.teacher_precision:
             self._precision["teacher"] = self._wrapper.teacher_precision
         report_resources(cfg, self._precision)
+        warn_of_joint_losses(cfg, self.distiller)
         optimizer = self.build_optimizer(cfg, model)
         ddp = create_ddp_model(model, **ddp_options(model))
         self._trainer = StepTrainer(
@@ -192,8 +193,7 @@ class DistillationTrainer(DefaultTrainer):
             chain.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, n))
         if comm.is_main_process():
             keep = cfg.SOLVER.KEEP_CHECKPOINTS or None
-            period = cfg.SOLVER.CHECKPOINT_PERIOD
-            chain.append(hooks.PeriodicCheckpointer(self.checkpointer, period, max_to_keep=keep))
+            chain.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=keep))
         chain.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate))
         if comm.is_main_process():
             chain.append(hooks.PeriodicWriter(self.build_writers(), period=cfg.SOLVER.LOG_PERIOD))

@@ -19,6 +19,7 @@ from bpkd.analysis.report import ALONE, best_cells, display_name, findings, prov
 from bpkd.analysis.significance import HEADER, OURS, explanation, paired_tests
 from bpkd.analysis.slider import Picture
 from bpkd.analysis.task import figures_of
+from bpkd.distillers import DISTILLERS
 from bpkd.tasks import INSTANCE, SEMANTIC
 
 # Rows beyond which a table is folded.
@@ -82,7 +83,7 @@ def comparison_page(
         legend=_legend(classes, pictures, trimap_width),
         sections=[
             _results(records, trimap_width),
-            Section("Glossary", terms=glossary(records, trimap_width=trimap_width)),
+            Section("Glossary", terms=glossary(records, trimap_width=trimap_width, outside=outside_methods())),
             Section("Runs", tables=[_runs(records, folder, runs or {})]),
             _statistics(records, trimap_width, margin),
             Section("Classes", tables=_classes(records, trimap_width)),
@@ -90,6 +91,17 @@ def comparison_page(
             Section("Where the numbers come from", [provenance(records)]),
         ],
     )
+
+
+def outside_methods() -> dict[str, str]:
+    """Returns explanations of the distillers from outside of bpkd: the first lines of their classes' docstrings."""
+    found = {}
+    for name, distiller in DISTILLERS.items():
+        module = distiller.__module__
+        if module.partition(".")[0] != "bpkd":
+            first = (distiller.__dict__.get("__doc__") or "").strip().partition("\n")[0].rstrip()
+            found[name] = first or f"Method registered by {module}."
+    return found
 
 
 def _results(records: Sequence[Mapping[str, Any]], width: int) -> Section:

@@ -223,7 +223,9 @@ def checked(
 
 def _difference(wanted: Any, got: Any) -> float:
     pairs = list(zip(_flat(wanted), _flat(got), strict=True))
-    return max(float((a.cpu() - b.cpu()).abs().max() / a.std()) for a, b in pairs)
+    if not all(a.isfinite().all() for a, _ in pairs):
+        raise ValueError("export: expected a network with finite scores, got NaN or infinity: its training diverged.")
+    return max(float((a.cpu() - b.cpu()).abs().max() / a.std().clamp_min(1e-30)) for a, b in pairs)
 
 
 def _flat(outputs: Any) -> list[Tensor]:

@@ -16,79 +16,7 @@ from torch.multiprocessing import start_processes
 from bpkd.distillers import Distiller, arguments
 from bpkd.structures import DISTILLATION_PREFIX, SegOutput
 
-Batch = tuple[SegOutput, SegOutput, Tensor]
-
-
-def example_batch(
-    *, images: int = 2, classes: int = 5, channels: tuple[int, int] = (6, 8), size: tuple[int, int] = (8, 8)
-) -> Batch:
-    """Returns random outputs of a student and a teacher with a feature ``decode``, and labels with ignored pixels.
-
-    Args:
-        images: number of images N.
-        classes: number of classes K.
-        channels: channels of the student's and of the teacher's feature.
-        size: (h, w) of the student's maps; the teacher's are 8 x 8, the labels 32 x 32.
-    """
-    g = torch.Generator().manual_seed(0)
-    outputs = []
-    for count, (h, w) in zip(channels, (size, (8, 8)), strict=True):
-        logits = torch.randn(images, classes, h, w, generator=g) * 3
-        outputs.append(SegOutput(logits, None, {"decode": torch.randn(images, count, h, w, generator=g)}))
-    coarse = torch.randint(0, classes, (images, 8, 8), generator=g)
-    labels = coarse.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    labels[:, :5] = 255
-    return outputs[0], outputs[1], labels
-
-
-def mapped(output: SegOutput, function: Any) -> SegOutput:
-    """Returns an output with a function applied to its logits and features."""
-    features = {name: function(x) for name, x in output.features.items()}
-    return SegOutput(function(output.logits), None, features, output.independent)
-
-
-def leaves(output: SegOutput, dtype: torch.dtype = torch.float32) -> SegOutput:
-    """Returns an output whose maps are copies of another type that gradients can be taken of."""
-    return mapped(output, lambda x: x.detach().to(dtype, copy=True).requires_grad_())
-
-
-def maps(output: SegOutput) -> list[Tensor]:
-    """Returns the logits and the features."""
-    return [output.logits, *output.features.values()]
-
-
-def values(terms: Mapping[str, Tensor]) -> dict[str, float]:
-    """Returns the values of terms."""
-    return {name: float(term.detach()) for name, term in terms.items()}
-
-
-def trained(distiller: Distiller) -> list[Tensor]:
-    """Returns the parameters of a distiller that are trained."""
-    return [p for p in distiller.parameters() if p.requires_grad]
-
-
-def gradients(terms: Mapping[str, Tensor], output: SegOutput) -> list[Tensor]:
-    """Returns the gradients of the sum of some terms with respect to the maps of an output, zeros where it has none."""
-    return _gradients(terms, maps(output))
-
-
-def parameter_gradients(terms: Mapping[str, Tensor], distiller: Distiller) -> list[Tensor]:
-    """Returns the gradients of the sum of some terms with respect to a distiller's parameters, zeros where none."""
-    return _gradients(terms, trained(distiller))
-
-
-def _gradients(terms: Mapping[str, Tensor], inputs: list[Tensor]) -> list[Tensor]:
-    if not inputs:
-        return []
-    total = torch.stack([term.double() for term in terms.values()]).sum()
-    found = torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
-    return [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)]
-
-
-def close(got: list[Tensor], want: list[Tensor], *, rtol: float) -> bool:
-    """Tells whether gradients differ by at most ``rtol`` of the largest entry of what is wanted, each."""
-    pairs = zip(got, want, strict=True)
-    return all(float((a - b).abs().max()) <= rtol * float(b.abs().max()) + 1e-9 for a, b in pairs)
+from .outputs import Batch, close, example_batch, gradients, leaves, mapped, parameter_gradients, trained, values
 
 
 class DistillerSuite:
@@ -100,8 +28,9 @@ class DistillerSuite:
         channels: channels of the student's and the teacher's feature ``decode``.
         no_oracle: terms that ``oracle`` leaves out because another test compares them.
         nonzero_at_teacher: terms that are not 0 where the student equals the teacher.
-        averages_over_images: whether the loss of a batch is the mean of its images' losses. False skips the test of
-            accumulated gradients (SOLVER.ACCUMULATE).
+        nonzero_where_ignored: terms that labels change and that are not 0 where all pixels are ignored.
+        averages_over_images: whether the loss of these batches is the mean of their images' losses, so that
+            SOLVER.ACCUMULATE gives the joint batch's gradients. None: as the distiller says.
         processes_join: whether two processes with an image each train as one with both. None: as
             ``averages_over_images``; True for a loss of the joint batch that sums over the processes
             (`bpkd.distillers.sum_over_ranks`). False skips the test.
@@ -112,7 +41,8 @@ class DistillerSuite:
     channels: ClassVar[tuple[int, int]] = (6, 8)
     no_oracle: ClassVar[frozenset[str]] = frozenset()
     nonzero_at_teacher: ClassVar[frozenset[str]] = frozenset()
-    averages_over_images: ClassVar[bool] = True
+    nonzero_where_ignored: ClassVar[frozenset[str]] = frozenset()
+    averages_over_images: ClassVar[bool | None] = None
     processes_join: ClassVar[bool | None] = None
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
@@ -196,12 +126,18 @@ class DistillerSuite:
         assert values(first) == values(second)
 
     def test_all_pixels_ignored(self) -> None:
-        """Without a valid pixel the terms are finite and keep the graph."""
+        """Without a valid pixel terms are finite and keep the graph; one that labels change is an exact zero."""
         student, teacher, labels = self.batch()
         student, distiller = leaves(student), self.build()
+        usual = self.run(self.build(), student, teacher, labels)
         terms = self.run(distiller, student, teacher, torch.full_like(labels, 255))
-        assert all(term.isfinite() and term.requires_grad for term in terms.values())
-        assert all(g.isfinite().all() for g in gradients(terms, student))
+        for name, term in terms.items():
+            found = [*gradients({name: term}, student), *parameter_gradients({name: term}, distiller)]
+            assert term.requires_grad
+            assert all(x.isfinite().all() for x in (term, *found)), name
+            if name not in self.nonzero_where_ignored and not torch.equal(term, usual[name]):
+                assert float(term.detach()) == 0, f"{name}: expected an exact zero where all pixels are ignored"
+                assert not any(g.any() for g in found), f"{name}: expected no gradient where all pixels are ignored"
 
     def test_other_sizes_are_resized_to_the_teachers(self) -> None:
         """A student with maps of another size is compared at the size of the teacher."""
@@ -229,29 +165,30 @@ class DistillerSuite:
 
     def _halves(self, batch: Batch) -> Iterator[Batch]:
         for i in range(2):
-            outputs = [mapped(x, lambda x, i=i: x[i : i + 1]) for x in batch[:2]]
-            yield outputs[0], outputs[1], batch[2][i : i + 1]
+            student, teacher = (mapped(x, lambda x, i=i: x[i : i + 1]) for x in batch[:2])
+            yield student, teacher, batch[2][i : i + 1]
 
     def test_accumulated_gradients_are_those_of_the_joint_batch(self) -> None:
         """The mean over single images is the loss of their batch."""
-        if not self.averages_over_images:
-            pytest.skip("averages_over_images is False")
-        student, teacher, labels = self.batch()
+        (student, teacher, labels), distiller = self.batch(), self.build()
+        if not (distiller.averages_over_images if self.averages_over_images is None else self.averages_over_images):
+            pytest.skip("the distiller's averages_over_images is False")
         student = leaves(student)
-        whole = self.run(self.build(), student, teacher, labels)
+        whole = self.run(distiller, student, teacher, labels)
         parts = [self.run(self.build(), *half) for half in self._halves((student, teacher, labels))]
         mean = {name: torch.stack([part[name] for part in parts]).mean() for name in whole}
-        advice = "is the loss a mean over images? If it is not, set averages_over_images = False"
+        advice = "is the loss a mean over images? If not, set averages_over_images = False in the class"
         assert values(mean) == pytest.approx(values(whole), rel=1e-4, abs=1e-7), advice
         assert close(gradients(mean, student), gradients(whole, student), rtol=1e-4)
 
     def test_two_processes_are_one(self, tmp_path: Path) -> None:
         """Two processes with an image each have the loss and, averaged, the gradients of one process with both."""
-        if not (self.averages_over_images if self.processes_join is None else self.processes_join):
+        (student, teacher, labels), distiller = self.batch(), self.build()
+        said = (self.processes_join, self.averages_over_images, distiller.averages_over_images)
+        if not next(x for x in said if x is not None):
             pytest.skip("processes_join is False, or averages_over_images where it is None")
         start_processes(_replica, (type(self), str(tmp_path)), 2, start_method="spawn")
-        student, teacher, labels = self.batch()
-        student, distiller = leaves(student), self.build()
+        student = leaves(student)
         whole = self.run(distiller, student, teacher, labels)
         ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
         mean = {name: sum(r["terms"][name] for r in ranks) / 2 for name in whole}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from bpkd.analysis.bars import bars
 from bpkd.analysis.classes import class_rows, class_scores, edge_and_body, trimap_curves
 from bpkd.analysis.records import commit, environment, read_records, write_records
 from bpkd.analysis.report import best_cells, findings, provenance, run_rows, summarise, table, table_rows
+from bpkd.analysis.statement import report_text
 from bpkd.analysis.task import figures_of
 from tests.helpers.run_records import run, runs
 
@@ -95,7 +97,7 @@ def test_equal_time_runs_are_rows_of_their_own() -> None:
     assert [row[0] for row in rows] == names
     lines = findings(records)
     assert "student alone, BPKD's time over student alone: +0.50 mIoU (one seed; by seed: +0.50)" in lines
-    assert "KD, BPKD's time beats BPKD here: 44.00 against 43.00 mIoU." in lines
+    assert "KD, BPKD's time over BPKD: +1.00 mIoU (one seed; by seed: +1.00)" in lines
 
 
 def test_provenance_names_every_machine_and_the_runs() -> None:
@@ -163,22 +165,26 @@ def test_findings_are_honest() -> None:
     lines = findings(runs(none=[40.0, 42.0], KD=[39.0, 41.0], CWD=[46.0, 45.0], BPKD=[43.0, 41.5], teacher=[60.0]))
     assert "KD over student alone: -1.00 mIoU (worse on all 2 seeds; by seed: -1.00, -1.00)" in lines
     assert "BPKD over student alone: +1.25 mIoU (better on 1 of 2 seeds; by seed: +3.00, -0.50)" in lines
-    beaten = [line for line in lines if "beats BPKD" in line]
-    assert beaten == ["CWD beats BPKD here: 45.50 against 42.25 mIoU."]
+    higher = [line for line in lines if "over BPKD" in line]
+    assert higher == ["CWD over BPKD: +3.25 mIoU (better on all 2 seeds; by seed: +3.00, +3.50)"]
 
 
-def test_a_student_alone_that_beats_bpkd_is_said() -> None:
+def test_a_student_alone_that_scores_higher_than_bpkd_is_said_once() -> None:
     lines = findings(runs(none=[40.0], BPKD=[39.0]))
-    assert lines == [
-        "BPKD over student alone: -1.00 mIoU (one seed; by seed: -1.00)",
-        "student alone beats BPKD here: 40.00 against 39.00 mIoU.",
-    ]
+    assert lines == ["BPKD over student alone: -1.00 mIoU (one seed; by seed: -1.00)"]
+
+
+def test_one_seed_names_no_winner() -> None:
+    text = report_text(runs(none=[40.0], KD=[41.0], DIST=[44.0], BPKD=[43.0]), trimap_width=3)
+    assert "- DIST over BPKD: +1.00 mIoU (one seed; by seed: +1.00)\n" in text
+    assert not re.search("beats|best|winner|ahead", text)
+    assert "Paired test: one seed: not tested." in text
 
 
 def test_only_shared_seeds_are_compared() -> None:
     # CWD's second seed is a lucky one that BPKD has not run.
     lines = findings(runs(CWD=[40.0, 90.0], BPKD=[41.0]))
-    assert not any("beats" in line for line in lines)
+    assert not any("over BPKD" in line for line in lines)
 
 
 def test_records_round_trip(tmp_path: Path) -> None:

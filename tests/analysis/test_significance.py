@@ -81,3 +81,8 @@ def test_the_report_states_the_test_and_its_margin() -> None:
     assert "| BPKD over student alone | mIoU | 2 | +1.25 | -1.93 .. +4.43 | inconclusive |" in text
     assert "one seed: not tested" in report_text(runs(none=[40.0], BPKD=[41.0]), trimap_width=3)
     assert "Paired test" not in report_text(runs(none=[40.0]), trimap_width=3)
+
+
+def test_without_bpkd_every_pair_is_tested_once() -> None:
+    rows = [t.row()[0] for t in paired_tests(runs(none=[40.0], KD=[41.0], DIST=[43.0], teacher=[50.0]), ["mIoU"])]
+    assert rows == ["KD over student alone", "DIST over student alone", "DIST over KD"]

@@ -75,6 +75,19 @@ def test_help_has_examples_and_says_what_every_option_is(name: str) -> None:
     assert [action.dest for action in parser._actions if not action.help] == []
 
 
+def test_help_of_a_command_and_of_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["help", "train"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: bpkd train ")
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: bpkd COMMAND ")
+    assert main(["help", "trian"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "error: expected a command, got 'trian'. Did you mean train? See bpkd --help.\n"
+
+
 @pytest.mark.parametrize("file", sorted(DOORS))
 def test_the_tools_are_doors_to_the_commands(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = REPO / "tools" / f"{file}.py"

@@ -54,6 +54,11 @@ def test_a_key_that_is_the_value_of_an_option_stays_there() -> None:
     assert args.opts == ["OUTPUT_DIR", "SEED"]
 
 
+def test_a_value_may_hold_an_equals_sign() -> None:
+    args = parsed("train", "--config-file", "a=b.yaml", "OUTPUT_DIR", "lr=0.1", "MODEL.WEIGHTS", "lr=0.1/a.pth")
+    assert args.opts == ["OUTPUT_DIR", "lr=0.1", "MODEL.WEIGHTS", "lr=0.1/a.pth"]
+
+
 def test_a_misspelt_key_without_a_node_is_still_a_pair() -> None:
     assert parsed("train", "--config-file", "c.yaml", "SEDE", "3", "SOLVER.MAX_ITER", "4").opts[:2] == ["SEDE", "3"]
 
@@ -136,6 +141,10 @@ def test_json_takes_a_file(capsys: pytest.CaptureFixture[str]) -> None:
         ("train", ["--config-file"], "--config-file: expected one argument."),
         ("train", ["--num-gpus", "x"], "--num-gpus: expected a whole number of at least 0, got 'x'."),
         ("eval", ["--evaluate", "techer"], "expected one of student, teacher, got 'techer'. Did you mean teacher?"),
+        ("train", ["SOLVER.MAX_ITER=3"], "expected two words, got 'SOLVER.MAX_ITER=3': write SOLVER.MAX_ITER 3."),
+        ("train", ["SEED", "1", "SOLVER.STEPS=[1, 2]", "SEED", "2"], "write SOLVER.STEPS '[1, 2]'."),
+        ("train", ["SEDE=1"], "got 'SEDE=1': write SEDE 1."),
+        ("compare", ["--config-file", "p", "--methods", "none", "SEED=3"], "write SEED 3."),
         ("eval", ["--resume"], "unknown option --resume."),
         ("compare", ["--config-file", "p"], "expected --methods."),
         ("compare", ["--config-file", "p", "--methods", "none", "--seeds", "0"], "of at least 1, got '0'."),

@@ -110,6 +110,10 @@ def test_a_module_in_the_current_folder_is_found_by_pythonpath_alone(
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", ".", str(tmp_path))])
     with pytest.raises(ValueError, match="It lies in the current folder: export PYTHONPATH=/"):
         read_config(write(tmp_path, "IMPORTS: [lies_here]"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"It lies beside the config: export PYTHONPATH={tmp_path}"):
+        read_config(write(tmp_path, "IMPORTS: [lies_here]"))
 
 
 def test_arguments_of_many_kinds(outside: Path) -> None:

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -180,6 +181,25 @@ def test_states_and_items_of_placeholders_are_forgotten() -> None:
 def test_unknown_instructions_and_broken_programs_are_refused(program: bytes) -> None:
     with pytest.raises((ValueError, IndexError, KeyError)):
         run(program)
+
+
+def test_small_programs_neither_crash_nor_take_memory() -> None:
+    tracemalloc.start()
+    assert run(b"\x80\x02Nr\xff\xff\xff\x0f.") == (None, [])  # LONG_BINPUT at index 2**28 - 1
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    result, _ = run(b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.")  # a tuple in a tuple in a tuple, as a key
+    assert [type(key) for key in result] == [Placeholder]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+def test_the_code_of_a_torchscript_archive_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "scripted.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("torch.jit.load was called"))
+    assert isinstance(read_restricted(path)[0], Placeholder)
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        read_checkpoint(path)
 
 
 def rewritten(source: Path, target: Path, **changes: bytes) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -73,6 +74,67 @@ def test_a_value_of_another_type_is_an_error_that_names_the_key(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_config(config(tmp_path), [f"DISTILL.{key}", value])
+
+
+class Annotated(Distiller):
+    """A distiller from outside whose annotations say more than a type."""
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["mean", "sum"] = "mean",
+        order: Literal[1, 2] | None = None,
+        size: tuple[int, int] = (1, 1),
+        mixed: tuple[str, float] | float | None = None,
+        shares: tuple[float, ...] = (1.0,),
+        names: Sequence[str | None] = (),
+        pairs: list[tuple[int, int]] | None = None,
+        bare: list = (),  # type: ignore[type-arg,assignment]
+        anything: Any = 0,
+        table: dict[str, int] | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+
+
+ANNOTATED = [
+    ("MODE", "sum", ""),
+    ("MODE", "'max'", r"expected one of mean, sum, got 'max' \(str\)\."),
+    ("ORDER", "2", ""),
+    ("ORDER", "True", r"expected one of 1, 2 or None, got True \(bool\)\."),
+    ("ORDER", "3", r"expected one of 1, 2 or None, got 3 \(int\)\."),
+    ("SIZE", "(3, 4)", ""),
+    ("SIZE", "[3, 4, 5]", r"expected a list of 2 \(a whole number, a whole number\), got \[3, 4, 5\] \(list\)\."),
+    ("SIZE", "[3, 4.5]", r"expected a list of 2 .*, got \[3, 4.5\]"),
+    ("MIXED", "['a', 2]", ""),
+    ("MIXED", "2", ""),
+    ("MIXED", "[2, 'a']", r"expected a list of 2 \(a text, a number\) or a number or None, got \[2, 'a'\]"),
+    ("SHARES", "[1, 0.5, 2]", ""),
+    ("SHARES", "[1, 'x']", r"expected a list, each a number, got \[1, 'x'\]"),
+    ("NAMES", "['a', None]", ""),
+    ("NAMES", "['a', 1]", r"expected a list, each a text, got \['a', 1\]"),
+    ("PAIRS", "[[1, 2], (3, 4)]", ""),
+    ("PAIRS", "[[1, 2], [3]]", r"expected a list, each a list of 2 \(a whole number, a whole number\) or None, got"),
+    ("BARE", "[1, 'a']", ""),
+    ("BARE", "1", "Type mismatch"),
+    ("ANYTHING", "5", ""),
+    ("TABLE", "5", ""),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "message"), ANNOTATED)
+def test_lists_and_literals_are_checked_as_they_are_annotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str, message: str
+) -> None:
+    monkeypatch.setattr(DISTILLERS, "_classes", {**DISTILLERS._classes, "ANNOTATED": Annotated})
+    if not message:
+        pair = [f"DISTILL.ANNOTATED.{key}", value]
+        assert get_bpkd_cfg().DISTILL.ANNOTATED[key] != read_config(config(tmp_path), pair).DISTILL.ANNOTATED[key]
+        return
+    with pytest.raises(
+        ValueError, match=rf"DISTILL\.ANNOTATED\.{key}: {message}" if "Type" not in message else message
+    ):
+        read_config(config(tmp_path), [f"DISTILL.ANNOTATED.{key}", value])
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bpkd.distillers import BPKD, CIRKD, CWD, IFVD, KD, SKDS, CombinedDistiller, Distiller
+from bpkd.distillers import BPKD, CIRKD, CWD, IFVD, KD, SKDS, CombinedDistiller, Distiller, Target
 from bpkd.structures import SegOutput
 from bpkd.testing.distillers import DistillerSuite
 
@@ -33,6 +35,7 @@ def small(labels: Tensor) -> Tensor:
 class TestKD(DistillerSuite):
     distiller = KD
     options: ClassVar[dict[str, Any]] = {"weight": 2.0, "temperature": 3.0, "mask_ignored": True}
+    averages_over_images = True  # the images have equally many valid pixels
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
         valid = small(labels) != 255
@@ -78,7 +81,6 @@ class TestSKDSWithItsCritic(TestSKDS):
 
     options: ClassVar[dict[str, Any]] = {"pair_weight": 100.0}
     no_oracle = nonzero_at_teacher = frozenset({"adv", "critic"})
-    averages_over_images = False  # the critic's batch norm
 
 
 def variation(x: Tensor, labels: Tensor) -> Tensor:
@@ -109,7 +111,6 @@ class TestCIRKD(DistillerSuite):
     distiller = CIRKD
     options: ClassVar[dict[str, Any]] = {"pixel_queue": 20, "region_queue": 10}
     no_oracle = nonzero_at_teacher = frozenset({"memory_pixel", "memory_region"})
-    averages_over_images = False  # pairs of images
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
         s, t = (F.normalize(x.features["decode"], dim=1).flatten(2) for x in (student, teacher))
@@ -129,6 +130,7 @@ def edge_shares(labels: Tensor, classes: int = 5, kernel: int = 3) -> Tensor:
 class TestBPKD(DistillerSuite):
     distiller = BPKD
     options: ClassVar[dict[str, Any]] = {"preset": "paper", "kernel_size": 3}
+    nonzero_where_ignored = frozenset({"body"})  # without edges the body is the whole image, as in CWD
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
         mask, s, t = edge_shares(labels), student.logits, teacher.logits
@@ -147,3 +149,38 @@ class TestCombined(DistillerSuite):
 
     def oracle(self, distiller: Distiller, student: SegOutput, teacher: SegOutput, labels: Tensor) -> dict[str, Tensor]:
         return {"kd": 0.5 * pixel(student, teacher), "cwd": 5.0 * channel(student.logits, teacher.logits)}
+
+
+class Labelled(Distiller):
+    """The mean of squares where labels are valid, with a constant added before the division."""
+
+    def __init__(self, *, constant: float = 0.0, **common: Any) -> None:
+        super().__init__(**common)
+        self.constant, self.taps = constant, {"squares": "logits"}
+
+    def terms(self, student: SegOutput, teacher: SegOutput, target: Target, iteration: int) -> dict[str, Tensor]:
+        s, t = self.pair(student, teacher, "logits")
+        valid = target.valid_positions((8, 8), self.ignore_index)[:, None]
+        total = ((s - t).square() * valid).sum() + self.constant * s.square().sum()
+        return {"squares": total / (valid.sum() + 1)}
+
+
+@pytest.mark.parametrize(("constant", "accepted"), [(0.0, True), (0.1, False)])
+def test_the_suite_expects_a_zero_where_all_pixels_are_ignored(constant: float, accepted: bool) -> None:
+    class Suite(DistillerSuite):
+        distiller = Labelled
+        options: ClassVar[dict[str, Any]] = {"constant": constant}
+
+    with contextlib.nullcontext() if accepted else pytest.raises(AssertionError, match="expected an exact zero"):
+        Suite().test_all_pixels_ignored()
+
+
+def test_the_suite_expects_a_distiller_to_say_that_it_does_not_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Suite(DistillerSuite):
+        distiller = Labelled
+
+    with pytest.raises(AssertionError, match="set averages_over_images = False in the class"):
+        Suite().test_accumulated_gradients_are_those_of_the_joint_batch()
+    monkeypatch.setattr(Labelled, "averages_over_images", False)
+    with pytest.raises(pytest.skip.Exception, match="averages_over_images is False"):
+        Suite().test_accumulated_gradients_are_those_of_the_joint_batch()

@@ -132,3 +132,11 @@ def test_a_stop_reaches_every_process_and_is_waited_for(
         run(args)
     assert (tmp_path / "saved").exists()
     assert signal.getsignal(number) is before
+
+
+def test_a_run_warns_of_accumulated_losses_of_the_joint_batch(config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start(config, "SOLVER.ACCUMULATE", "2", "MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR", "valid")
+    assert "SOLVER.ACCUMULATE: the averaged gradients of 2 batches" in caplog.text
+    caplog.clear()
+    start(config, "SOLVER.ACCUMULATE", "2")
+    assert "SOLVER.ACCUMULATE" not in caplog.text

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bpkd.config import loader_workers, machine, usable_cores
+from bpkd.config import get_bpkd_cfg, loader_workers, machine, usable_cores
 from bpkd.engine import process_setup as resources
+from bpkd.modeling.build_distiller import distiller_of_config
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,33 @@ def test_threads_stay_within_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("opts", "named"),
+    [
+        (("DISTILL.METHOD", "KD+CIRKD"), "means over images: CIRKD."),
+        (("DISTILL.METHOD", "SKDS"), "means over images: SKDS."),
+        (("DISTILL.METHOD", "IFVD", "DISTILL.IFVD.ADV_WEIGHT", "0.0"), ""),
+        (("DISTILL.METHOD", "IFVD", "DISTILL.IFVD.ADV_WEIGHT", "0.0", "DISTILL.IFVD.VALID_ONLY", "True"), ": IFVD."),
+        (("DISTILL.METHOD", "KD", "DISTILL.KD.MASK_IGNORED", "True"), "means over images: KD."),
+        (("DISTILL.METHOD", "BPKD"), ""),
+        (("MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR", "valid"), "images: MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR valid."),
+        (("MODEL.META_ARCHITECTURE", "SOLOv2"), "means over images: SOLOv2 (divided by the batch's objects)."),
+    ],
+)
+def test_accumulation_warns_of_losses_of_the_joint_batch(
+    caplog: pytest.LogCaptureFixture, opts: tuple[str, ...], named: str
+) -> None:
+    for count in (1, 4):
+        caplog.clear()
+        cfg = get_bpkd_cfg()
+        cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", "2", "SOLVER.ACCUMULATE", str(count), *opts])
+        channels = {f"{role}_channels": {"decode": 8} for role in ("student", "teacher")}
+        distiller = distiller_of_config(cfg, num_classes=3, **channels) if cfg.DISTILL.METHOD != "none" else None
+        resources.warn_of_joint_losses(cfg, distiller)
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("bpkd")]
+        assert len(lines) == (count > 1 and bool(named))
+        if lines:
+            assert "gradients of 4 batches of 2 images are not those of one batch of 8" in lines[0]
+            assert lines[0].endswith(named)

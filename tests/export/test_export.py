@@ -44,6 +44,16 @@ def test_onnx_of_an_old_torch_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_that_diverged_is_refused(tmp_path: Path) -> None:
+    model = build_student(tiny_cfg())
+    torch.nn.init.constant_(model.decode_head.conv_seg.bias, float("nan"))
+    with pytest.raises(ValueError, match="expected a network with finite scores, got NaN or infinity"):
+        to_torchscript(model, str(tmp_path / "net.ts"), (64, 64))
+    torch.nn.init.zeros_(model.decode_head.conv_seg.weight)
+    torch.nn.init.zeros_(model.decode_head.conv_seg.bias)
+    to_torchscript(model, str(tmp_path / "net.ts"), (64, 64))  # one score everywhere is no fault
+
+
 def test_a_file_that_computes_something_else_is_not_handed_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_student(tiny_cfg()).train()
     torch.nn.init.normal_(model.decode_head.conv_seg.weight)

@@ -248,3 +248,33 @@ def test_what_needs_more_says_how_to_get_it(python: Path) -> None:
             r"pip install 'bpkd\[train\]', then python -m bpkd\.install_detectron2\.",
             line,
         )
+
+
+@pytest.fixture(scope="module")
+def trainer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs of an environment that holds the wheel, and whatever else is installed here."""
+    root = tmp_path_factory.mktemp("training") / "venv"
+    venv.create(root)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(root), "platbase": str(root)}))
+    (site / "more.pth").write_text(sysconfig.get_path("purelib") + "\n")  # searched after the environment's own
+    python = root / "bin" / "python"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", "--no-deps", wheel, path="/nowhere")
+    return root / "bin"
+
+
+TINY = ("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATASETS.PROCEDURAL.NUM_VAL", "2")
+
+
+def test_a_users_module_trains_from_the_wheel_in_an_empty_folder(trainer: Path, tmp_path: Path) -> None:
+    user, empty = tmp_path / "user", tmp_path / "empty"
+    shutil.copytree(REPO / "examples" / "my_distiller", user)
+    empty.mkdir()
+    where = run(trainer / "python", "-c", "import bpkd; print(bpkd.__file__)", cwd=empty)
+    assert Path(where.strip()).is_relative_to(trainer.parent)
+    run(trainer / "bpkd", "train", "--config-file", user / "teacher.yaml", *TINY, cwd=empty)
+    teacher = ("TEACHER.CONFIG_FILE", user / "teacher.yaml")
+    command = (trainer / "bpkd", "train", "--config-file", user / "hints.yaml", *teacher, *TINY)
+    log = run("env", f"PYTHONPATH={user}", *command, cwd=empty)
+    assert "method: Hints" in log
+    assert {path.name for path in (empty / "output").iterdir()} == {"teacher", "hints"}
+    assert (empty / "output" / "hints" / "model_final.pth").is_file()

@@ -76,9 +76,9 @@ class PSPHead(SegHead):
 
     def _grids(self, x: Tensor) -> list[Tensor]:
         """Returns every branch's grid [N, channels, scale, scale]."""
-        branches = [list(cast(nn.Sequential, m)) for m in self.psp_modules]
+        branches = [cast(tuple[nn.AdaptiveAvgPool2d, ConvBlock], tuple(m.children())) for m in self.psp_modules]
         if x.is_cuda and not recording() and not torch.compiler.is_compiling():
-            pooled = pyramid_pool(x, tuple(int(pool.output_size) for pool, _ in branches))
+            pooled = pyramid_pool(x, [cast(int, pool.output_size) for pool, _ in branches])
         else:
             pooled = [pool(x) for pool, _ in branches]
         return [conv(grid) for grid, (_, conv) in zip(pooled, branches, strict=True)]
