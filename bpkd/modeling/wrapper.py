@@ -38,10 +38,15 @@ class DistillationWrapper(nn.Module):
 
         Raises:
             ValueError: only one of teacher and distiller is given.
+            TypeError: the distiller is not a `DistillationModule`.
         """
         super().__init__()
         if (teacher is None) != (distiller is None):
             raise ValueError(f"{type(self).__name__}: expected a teacher and a distiller, or neither, got one.")
+        if distiller is not None and not isinstance(distiller, DistillationModule):
+            raise TypeError(
+                f"distiller: expected a subclass of bpkd.distillers.Distiller, got {type(distiller).__name__}."
+            )
         self.student: Any = student
         self.distiller = distiller
         self._teacher = teacher  # a plain object: neither parameters() nor state_dict() sees it

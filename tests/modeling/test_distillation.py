@@ -127,6 +127,8 @@ def test_a_distiller_without_a_node_in_the_config_is_named(tmp_path: Path, monke
 def test_teacher_without_distiller_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a teacher and a distiller"):
         SemanticDistiller(student=build_student(tiny_cfg()), distiller=nn.Identity())
+    with pytest.raises(TypeError, match="expected a subclass of bpkd.distillers.Distiller, got Identity"):
+        SemanticDistiller(student=build_student(tiny_cfg()), teacher=object(), distiller=nn.Identity())
 
 
 def test_gradient_probe_sees_terms_and_logits(tmp_path: Path) -> None:
