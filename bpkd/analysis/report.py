@@ -212,7 +212,7 @@ def _consistency(gains: Sequence[float]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Returns sentences on the hardware, versions and settings of the runs."""
+    """Returns sentences on data set, iterations, hardware, versions and measured costs of the runs."""
     first = records[0]
     machines = "; ".join(dict.fromkeys(_machine(r) for r in records))
     commits = ", ".join(sorted({r["commit"] for r in records}))

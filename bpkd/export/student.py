@@ -168,7 +168,7 @@ def _require(model: DenseModel, capability: str) -> None:
 
 
 def _other(size: tuple[int, int]) -> tuple[int, int]:
-    """Returns a size without the first one's divisors, to check that the file's sizes are not constants."""
+    """Returns another size, to check that the sizes in the file are not constants."""
     return size[0] + 33, size[1] + 17
 
 
