@@ -76,7 +76,7 @@ def _against_teacher(rows: Mapping[str, Summary], method: str, choice: str, figu
 
 
 def _size(own: float, teacher: float) -> str:
-    """Says a network's parameters as a part of the teacher's; "" where one is not known, or they are equal."""
+    """Returns in words the ratio of a network's parameters to the teacher's; "" if one is unknown or they are equal."""
     if own != own or teacher != teacher or own == teacher or not own:
         return ""
     ratio = teacher / own
@@ -139,7 +139,7 @@ def compared(records: Sequence[Record]) -> str:
 
 
 def _runs(records: Iterable[Record]) -> str:
-    """Says seeds and iterations; those of weights from elsewhere are not known."""
+    """Returns seeds and iterations in words, which are unknown for weights of other projects."""
     seeds: dict[str, set[int]] = {}
     for record in records:
         if record["seed"] is not None:
@@ -157,5 +157,5 @@ def _runs(records: Iterable[Record]) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Joins words as a sentence does: "a, b and c"."""
+    """Joins words to "a, b and c"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""

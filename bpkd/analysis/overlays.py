@@ -43,7 +43,7 @@ def level_masks(
 
 
 def tinted(image: Image, weight: NDArray[np.floating[Any]], color: Sequence[int]) -> Image:
-    """Returns the dimmed RGB image [H, W, 3] with a colour laid over it, as strongly as ``weight`` [h, w] says."""
+    """Returns the dimmed RGB image [H, W, 3] with a colour blended over it with the opacity ``weight`` [h, w]."""
     size = image.shape[:2]
     share = F.interpolate(torch.from_numpy(np.asarray(weight, np.float32))[None, None], size=size)[0, 0].numpy()
     mixed = dimmed(image) * (1 - share[..., None]) + np.asarray(color) * share[..., None]

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that loads nothing: image slider, sortable tables, glossary, figures."""
+"""A comparison as one self-contained HTML file: image slider, sortable tables, glossary, figures."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 ALONE = "none"
 TEACHER = "teacher"
 NAMES = {ALONE: "student alone", TEACHER: "teacher"}
-# End of a method's name where it was given the iterations that BPKD's time buys.
+# Suffix of a method that was trained for as many iterations as fit into BPKD's training time.
 EQUAL_TIME = "-equal-time"
 
 COSTS = ("params_m", "flops_g", "ms_per_image", "seconds_per_iteration", "peak_memory_mb")
@@ -169,7 +169,7 @@ def findings(records: Sequence[Record], metric: str = "mIoU", *, name: str = "")
     lines = [_difference(scores, method, ALONE, name) for method in scores if method != ALONE]
     ours = scores.get("BPKD", {})
     for method, own in scores.items():
-        seeds = [s for s in own if s in ours]  # like with like
+        seeds = [s for s in own if s in ours]  # only seeds that both methods have
         if method not in ("BPKD", ALONE) and seeds and round(mean(own[s] - ours[s] for s in seeds), 2) >= 0:
             lines.append(_difference(scores, method, "BPKD", name))
     return [line for line in lines if line]
@@ -212,7 +212,7 @@ def _consistency(gains: Sequence[float]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Says where the figures come from."""
+    """Returns sentences on data set, iterations, hardware, versions and measured costs of the runs."""
     first = records[0]
     machines = "; ".join(dict.fromkeys(_machine(r) for r in records))
     commits = ", ".join(sorted({r["commit"] for r in records}))
@@ -249,7 +249,7 @@ def _machine(record: Record) -> str:
 
 
 def _precision(records: Sequence[Record]) -> str:
-    """Says what the networks computed in, both where runs differ; older records do not tell."""
+    """Returns the precisions of the networks in words; older records do not hold them."""
     parts = []
     for role in ("student", "teacher"):
         names = dict.fromkeys(r["precision"][role] for r in records if role in r.get("precision", {}))
@@ -259,7 +259,7 @@ def _precision(records: Sequence[Record]) -> str:
 
 
 def _longer(records: Sequence[Record]) -> str:
-    """Says the iterations of the runs that were given BPKD's time."""
+    """Returns in words the iterations of the runs that had BPKD's training time."""
     found: dict[str, list[str]] = {}
     for record in records:
         if record["method"].endswith(EQUAL_TIME):

@@ -1,4 +1,4 @@
-"""Whether a difference between two methods is more than the seeds' chance: a paired t-test over seeds."""
+"""Paired t-test over seeds of the difference between two methods."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def conclude(low: float, high: float, margin: float) -> str:
-    """Says what a confidence interval shows.
+    """Returns in words what a confidence interval shows.
 
     Args:
         low: lower end; nan where there was one seed.
@@ -125,7 +125,7 @@ def paired_test(
 
 
 def explanation(margin: float) -> str:
-    """Says in a sentence which test was made."""
+    """Returns a sentence that describes the test."""
     return (
         "Paired test: mean of the differences seed by seed and its 95 % confidence interval by Student's t, which "
         'supposes that they are normally distributed. "gain": the interval lies above 0; "no gain": it ends below '

@@ -1,4 +1,4 @@
-"""The words of a comparison: its table, what it shows, and how sure that is."""
+"""A comparison's report in Markdown: its table, the differences and their significance."""
 
 from __future__ import annotations
 

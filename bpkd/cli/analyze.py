@@ -39,7 +39,7 @@ def parser(prog: str = "bpkd analyze") -> Parser:
 
 
 def mistake(args: Any) -> str:
-    """Returns what is wrong with the arguments together; "" where they are right.
+    """Returns an error message about a combination of arguments; "" if there is none.
 
     Args:
         args: parsed arguments.

@@ -117,7 +117,7 @@ def labelled(args: Any) -> list[dict[str, Any]]:
 
 
 def check_coco(path: Path) -> None:
-    """Makes sure that a file is JSON in COCO's format.
+    """Checks that a file is JSON in COCO's format.
 
     Args:
         path: file of --labels.
@@ -144,7 +144,7 @@ def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
         image = np.ascontiguousarray(read_image(item)[..., ::-1])
         row = {"image": image.transpose(2, 0, 1), "predictions": {}}
         if args.labels:
-            item["annotations"] = [{**one, "category_id": 0} for one in item["annotations"]]  # of no matter here
+            item["annotations"] = [{**one, "category_id": 0} for one in item["annotations"]]  # the class is not drawn
             row["truth"] = label_masks(item)
             draw_levels(args, networks, item, name)
         if networks:

@@ -65,7 +65,7 @@ def parse(argv: list[str] | None = None) -> Any:
 
 
 def mistake(args: Any) -> str:
-    """Returns what is wrong with the arguments together; "" where they are right.
+    """Returns an error message about a combination of arguments; "" if there is none.
 
     Args:
         args: parsed arguments.

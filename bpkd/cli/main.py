@@ -1,4 +1,4 @@
-"""Finds the command that is meant, reads its arguments and runs it."""
+"""Finds the command by its name, parses its arguments and runs it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def run(name: str, argv: list[str] | None = None, *, prog: str | None = None) ->
 
 
 def guarded(function: Callable[[Any], int], args: Any) -> int:
-    """Calls a command; ends a mistake of the user in one line, and lets a fault of the program through.
+    """Calls a command; a user's mistake ends in one line, other errors are raised.
 
     Args:
         function: command, called with the arguments.
@@ -117,7 +117,7 @@ def guarded(function: Callable[[Any], int], args: Any) -> int:
 
 @contextlib.contextmanager
 def written_out() -> Iterator[None]:
-    """Writes out what was printed; ends the program quietly where the reader has gone (``bpkd report ... | head``)."""
+    """Flushes the output; ends the program without an error if a pipe was closed (``bpkd report ... | head``)."""
     try:
         try:
             yield

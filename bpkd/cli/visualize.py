@@ -83,7 +83,7 @@ def parser(prog: str = "bpkd visualize") -> Parser:
 
 
 def mistake(args: Any) -> str:
-    """Returns what is wrong with the arguments together; "" where they are right.
+    """Returns an error message about a combination of arguments; "" if there is none.
 
     Args:
         args: parsed arguments.

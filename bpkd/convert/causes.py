@@ -1,4 +1,4 @@
-"""Why a checkpoint does not fit a network: reads architecture, depth, widths and classes off both sets of shapes."""
+"""Explains why a checkpoint does not fit a network, by architecture, depth, widths and classes of both."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def likely_causes(file: Shapes, network: Shapes, names: Sequence[str] | None = N
 
 
 def traits(shapes: Shapes) -> dict[str, Any]:
-    """Returns what follows from a network's keys and shapes; None for what does not."""
+    """Returns the properties that follow from a network's keys and shapes, None for unknown ones."""
     backbone = _marked(shapes, "backbone.", BACKBONES)
     head = _marked(shapes, "decode_head.", HEADS)
     classifier, auxiliary = (shapes.get(f"{part}_head.conv_seg.weight") for part in ("decode", "auxiliary"))

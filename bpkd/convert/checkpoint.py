@@ -26,7 +26,7 @@ TAR = "it is in the tar format of PyTorch before 0.1.10"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file's weights and what it says about them."""
+    """A file's weights and metadata."""
 
     state: dict[str, Tensor]
     classes: tuple[str, ...] | None

@@ -1,4 +1,4 @@
-"""From one project's file to another's: what `bpkd convert` does, step by step."""
+"""Converts one project's file to another's: the steps of `bpkd convert`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IMAGENET_PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RG
 
 @dataclass(frozen=True)
 class Conversion:
-    """A file under our names."""
+    """A file's weights under the names of this package."""
 
     state: dict[str, Tensor]
     rules: RuleSet
@@ -64,7 +64,7 @@ class Conversion:
 
 
 def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "auto") -> Conversion:
-    """Reads a file, puts it under our names and makes sure that it is all of a network and nothing else.
+    """Reads a file, renames its weights and checks that they are exactly those of one network.
 
     Args:
         path: file.

@@ -1,4 +1,4 @@
-"""Which keys of other projects' files are which of ours: tables of patterns, first match wins. Nothing but renaming."""
+"""Tables of patterns that map the keys of other projects' files to those of this package; the first match counts."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def load_strict(
     dropped = tuple(k for k in state if any(k.startswith(p) for p in drop))
     state = {k: v for k, v in state.items() if k not in set(dropped)}
     check_fit(state, expected, where, classes=checkpoint.classes)
-    model.load_state_dict(state, strict=False)  # the counters alone can be missing by now
+    model.load_state_dict(state, strict=False)  # only num_batches_tracked can be missing here
     if dropped:
         logger.info("%s: left out %d unused weights (%s*).", where, len(dropped), ", ".join(drop))
     logger.info("%s: loaded %d weights (%s).", where, len(state), checkpoint.layout)

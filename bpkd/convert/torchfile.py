@@ -1,4 +1,4 @@
-"""The restricted reader: torch's two file formats over the pickle machine of `unpickle`."""
+"""Restricted reader of torch's two file formats, on the pickle interpreter of `unpickle`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def read_restricted(path: str) -> tuple[Any, tuple[str, ...]]:
             is_zip = f.read(4) == ZIP_MAGIC
             f.seek(0)
             return _read_zip(path) if is_zip else _read_legacy(f)
-    except Exception as error:  # whatever a damaged or hostile pickle makes the machine stumble over
+    except Exception as error:  # a damaged or hostile pickle can raise errors of many types
         raise ValueError(f"the file is damaged or no file of torch.save ({error})") from error
 
 

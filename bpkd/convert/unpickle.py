@@ -1,4 +1,4 @@
-"""A pickle machine that never calls what a file names.
+"""A pickle interpreter that never calls functions or classes that a file names.
 
 A pickle is a program for a stack machine whose dangerous instructions look up any importable object and call it. Here
 a looked-up name stays a name. Seven names, those of which state dicts are made, have an own function in `REBUILD`;

@@ -1,4 +1,4 @@
-"""Distillers by name: one file per paper, one line here."""
+"""Distillers, one file per paper."""
 
 from .arguments import arguments
 from .base import DistillationModule, Distiller

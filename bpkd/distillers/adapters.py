@@ -1,4 +1,4 @@
-"""The one place where sizes, channels and class lists of student and teacher are reconciled."""
+"""Matches sizes, channels and class lists of student and teacher."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _reported: set[tuple[int, ...]] = set()
 def match_size(student: Tensor, teacher: Tensor) -> Tensor:
     """Resizes the student's map [N, C, h, w] to the teacher's h x w (bilinear, align_corners False).
 
-    The resize is reported once per pair of sizes, as a warning where they are one pixel apart: that is a padding or
-    rounding difference between the two networks more often than a wish.
+    The resize is logged once per pair of sizes, as a warning if they differ by one pixel, usually an unintended
+    padding or rounding difference between the two networks.
     """
     have, want = tuple(student.shape[-2:]), tuple(teacher.shape[-2:])
     if have == want:
@@ -64,10 +64,10 @@ def map_classes(logits: Tensor, class_map: Sequence[int], num_classes: int) -> T
 
 
 class ChannelAdapter(nn.Module):
-    """1x1 convolution without bias from the student's channels to the teacher's; the identity where they agree."""
+    """1x1 convolution without bias from the student's channels to the teacher's; the identity if they are equal."""
 
     def __init__(self, student_channels: int, teacher_channels: int) -> None:
-        """Builds the convolution only where it is needed."""
+        """Builds the convolution if the numbers of channels differ."""
         super().__init__()
         same = student_channels == teacher_channels
         self.project: nn.Module = (

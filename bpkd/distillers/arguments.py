@@ -1,4 +1,4 @@
-"""What a distiller's constructor takes: read from its signature, for config nodes, checks and help texts."""
+"""Arguments of a distiller's constructor, read from its signature for config nodes, checks and help texts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Argument:
         """Returns the value as the constructor takes it: whole numbers as floats where those are expected.
 
         Raises:
-            ValueError: the value is none that the annotation allows; the message says what it allows.
+            ValueError: the annotation does not allow the value; the message says what it allows.
         """
         if self.preset and not isinstance(value, bool | list | tuple) and value in OPEN:
             return None
@@ -78,7 +78,7 @@ def arguments(distiller: type[Distiller]) -> dict[str, Argument]:
     Raises:
         TypeError: an argument has no default, or one that a config cannot hold.
     """
-    kind: Any = distiller  # a class is hashable; type checkers doubt it of this one
+    kind: Any = distiller  # classes are hashable, which type checkers do not accept here
     return _arguments(kind)
 
 
@@ -126,7 +126,7 @@ def with_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, given: Ma
 
 
 def is_open(value: Any) -> bool:
-    """Tells whether a value leaves the choice to the preset."""
+    """Returns whether a value means "from the preset"."""
     return value is None or (isinstance(value, int | float | str) and value in OPEN)
 
 

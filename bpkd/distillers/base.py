@@ -1,4 +1,4 @@
-"""What every distiller is: a module that turns two outputs into named, weighted loss terms."""
+"""Base classes of distillers: modules from two networks' outputs to named, weighted loss terms."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .target import Target
 
 
 class DistillationModule(nn.Module):
-    """What a training loop reads of a module with distillation terms, be it one distiller or several.
+    """Interface between a training loop and a module with distillation terms, of one distiller or several.
 
     Attributes:
         taps: the map that each term compares ("logits" or a feature name) by the term's name, so that a missing map
-            or term is an error and not a silent nothing. Empty: not declared, not checked.
+            or term is an error and not ignored. Empty: not declared, not checked.
         critic_terms: names of terms that train the module's own critic alone and give the student no gradient.
         averages_over_images: whether the loss of a batch is the mean of its images' losses. False: with
             SOLVER.ACCUMULATE the step is not that of the joint batch, and training says so.
@@ -35,7 +35,7 @@ class DistillationModule(nn.Module):
     edge_rule: EdgeRule | None = None
 
     def __init__(self) -> None:
-        """Declares nothing."""
+        """Starts without declared terms and edges."""
         super().__init__()
         self.taps = {}
 
@@ -47,7 +47,7 @@ class DistillationModule(nn.Module):
             cls.critic_terms = cls.__dict__["own_terms"]
 
     def distillers(self) -> Sequence[DistillationModule]:
-        """Returns the distillers that this one joins; none for a single distiller."""
+        """Returns the distillers that this one combines; none for a single distiller."""
         return ()
 
     def compared_features(self) -> frozenset[str] | None:
@@ -109,7 +109,7 @@ class Distiller(DistillationModule):
         teacher_channels: Mapping[str, int] | None = None,
         features_unavailable_reason: str = "",
     ) -> None:
-        """Takes what the networks tell about themselves.
+        """Sets the properties of data set and networks.
 
         Args:
             num_classes: number of classes K.

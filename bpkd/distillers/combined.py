@@ -14,11 +14,11 @@ from .target import Target
 
 
 class CombinedDistiller(Distiller):
-    """The terms of several distillers side by side, each distiller's times a factor.
+    """Combines the terms of several distillers, each distiller's times a factor.
 
     A term is named after its method, ``cwd`` where the method has one term, ``ifvd_pixel`` where it has several. A
     single distiller keeps its own names. Critic terms are not multiplied: that would change how fast a critic learns,
-    not how much it teaches.
+    not its weight in the student's loss.
 
     >>> import torch
     >>> from bpkd.distillers import CWD, KD

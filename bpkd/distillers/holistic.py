@@ -1,4 +1,4 @@
-"""The frame that SKDS and IFVD share: a pixel term, a term on a feature map, and the adversary."""
+"""Base class of SKDS and IFVD: a pixel term, a term on a feature map, and the adversarial terms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class HolisticDistiller(Distiller):
     critic_terms = frozenset({"critic"})
 
     def set_terms(self, tap: str, *, pixel_weight: float, feature_weight: float, **adversary: Any) -> None:
-        """Sets the terms and builds the critic; what has the weight 0 is left out.
+        """Sets the terms and builds the critic; terms of weight 0 are left out.
 
         Args:
             tap: name of the feature that ``feature_term`` compares.

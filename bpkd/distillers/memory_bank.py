@@ -1,4 +1,4 @@
-"""CIRKD's memory: per class a ring of teacher pixels and a ring of teacher regions, alike in all processes.
+"""CIRKD's memory: per class a queue of teacher pixels and a queue of teacher regions, equal in all processes.
 
 G images of all processes, N of this one, K classes, D channels, A positions, P entries per image and class.
 """
@@ -129,10 +129,10 @@ class ClassQueue(nn.Module):
         return place, keep
 
     def write_all(self, rows: Tensor, counts: Tensor) -> None:
-        """Writes the entries without asking a GPU how many there are; the arguments are those of ``enqueue``.
+        """Writes the entries without waiting for a GPU's count of them; the arguments are those of ``enqueue``.
 
-        What is no entry writes the last entry of its class once more; in a class without entries it writes what is
-        there.
+        Rows that are no entries write the last entry of their class again; in a class without entries they write the
+        present value.
         """
         place, keep = self._places(counts, rows.shape[2])
         place, keep, entries = (x.transpose(0, 1).flatten(1, 2) for x in (place, keep, rows))  # of each class
@@ -256,7 +256,7 @@ class MemoryBank(nn.Module):
         return grouped.gather(1, slots.flatten(1).clamp(max=a - 1)).view_as(slots)
 
     def _legacy_positions(self, classes: Tensor, counts: Tensor, iteration: int) -> Tensor:
-        """The defect of CIRKD's code: draws below the class's pixel count serve as positions in the image."""
+        """Reproduces a defect of CIRKD's code: random indices below the class's pixel count are used as positions."""
         n = len(classes)
         chosen = torch.zeros(n, self.num_classes, self.pixels_per_image, dtype=torch.long)
         for i, row in enumerate(counts.tolist()):

@@ -1,4 +1,4 @@
-"""The projection that takes student features to the teacher's embedding; trained with the student, then dropped."""
+"""Projection of student features to the teacher's embedding; used in training only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a distiller needs of other processes. With one process nothing is sent.
+"""Communication of distillers between processes. With one process nothing is sent.
 
 Training averages the gradients over the processes (DistributedDataParallel). A term that is a mean over the images of
 its own process needs nothing of this. A term that is a function of sums over the joint batch computes the sums by

@@ -50,7 +50,7 @@ class DistillerRegistry(MutableMapping[str, "type[Distiller]"]):
         return decorator
 
     def __getitem__(self, name: str) -> type[Distiller]:
-        """Returns the class; its KeyError names the nearest names and how a name becomes known."""
+        """Returns the class; the KeyError of an unknown name lists similar names and explains registration."""
         if name in self._classes:
             return self._classes[name]
         raise KeyError(self.unknown(name))
@@ -88,11 +88,11 @@ class DistillerRegistry(MutableMapping[str, "type[Distiller]"]):
         return len(self._classes)
 
     def __contains__(self, name: object) -> bool:
-        """Tells whether a name is known."""
+        """Returns whether a name is registered."""
         return name in self._classes
 
     def unknown(self, name: str) -> str:
-        """Returns the message about a name that is not known."""
+        """Returns the error message about an unknown name."""
         return (
             f"expected one of {', '.join(['none', *self._classes])}, or several joined by +, got {name!r}."
             f"{did_you_mean(name, self._classes)} "

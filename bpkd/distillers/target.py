@@ -1,4 +1,4 @@
-"""What a distiller is given beside the two networks' outputs."""
+"""Input of a distiller beside the two networks' outputs: labels and edges."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Target:
 
     @classmethod
     def of(cls, target: Target | Tensor | EdgeMaps) -> Target:
-        """Returns a target as it is, and labels [N, H, W] as a target of labels."""
+        """Returns a target unchanged, and labels [N, H, W] as a target of labels."""
         if isinstance(target, Target):
             return target
         return cls(target) if isinstance(target, Tensor) else cls(edge_map=target.edge, valid=target.valid)

@@ -45,7 +45,7 @@ class CityscapesEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every image."""
+        """Resets all counts."""
         self.matrix = self.official.generateMatrix(self.official.args)
         self.instances = self.official.generateInstanceStats(self.official.args)
         self.with_instances = True

@@ -129,7 +129,7 @@ class InstanceEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every image."""
+        """Resets all counts."""
         self.results: list[dict[str, Any]] = []
         self.images: list[int] = []
 

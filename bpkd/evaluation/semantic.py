@@ -65,7 +65,7 @@ class SemanticEvaluator(DatasetEvaluator):
         self.metrics: list[Metric] = [standard, *further]
 
     def reset(self) -> None:
-        """Forgets every image."""
+        """Resets all counts."""
         for metric in self.metrics:
             metric.reset()
 

@@ -16,7 +16,7 @@ from bpkd.modeling.teachers.exported import INFO_FILE
 from .student import checked, onnx_session
 
 Heads = tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]
-# Candidates with which the reading of instances is checked: a network shown noise finds nothing.
+# Number of candidates for the comparison of instances: on random images a network detects nothing.
 CHECKED = 40
 
 
@@ -133,7 +133,7 @@ def solov2_to_onnx(model: SOLOv2, path: str, size: tuple[int, int]) -> float:
 
 
 def _other(model: SOLOv2, size: tuple[int, int]) -> tuple[int, int]:
-    """Returns another size that the pyramid divides, to show whether the file took sizes for constants."""
+    """Returns another size that the pyramid divides, to check that the file's sizes are not constants."""
     step = model.backbone.size_divisibility
     if size[0] % step or size[1] % step:
         raise ValueError(f"--size: expected multiples of {step}, to which images are padded, got {size[0]} {size[1]}.")

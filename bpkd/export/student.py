@@ -1,4 +1,4 @@
-"""TorchScript, torch.export and ONNX files of a trained network, compared with it before they are handed out."""
+"""TorchScript, torch.export and ONNX files of a trained network, compared with it before they are renamed."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _require(model: DenseModel, capability: str) -> None:
 
 
 def _other(size: tuple[int, int]) -> tuple[int, int]:
-    """A size that divides by nothing the first one divides by: it shows whether the file took sizes for constants."""
+    """Returns another size, to check that the sizes in the file are not constants."""
     return size[0] + 33, size[1] + 17
 
 
@@ -185,7 +185,7 @@ def checked(
     *,
     batches: Sequence[tuple[int, int, int]],
 ) -> float:
-    """Writes a file, compares it with the network, and only then gives it its name.
+    """Writes a temporary file, compares it with the network, then renames it to the final path.
 
     Args:
         network: Maps normalised images to a tensor, or to tuples of tensors; its ``model`` keeps its mode.

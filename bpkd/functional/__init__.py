@@ -70,7 +70,7 @@ _DEPRECATED = {  # old name -> (module, name; empty: the module itself)
 
 
 def __getattr__(name: str) -> object:
-    """Finds what had another name before, with a warning."""
+    """Returns the object that an old name refers to, with a warning."""
     if name not in _DEPRECATED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, new = _DEPRECATED[name]

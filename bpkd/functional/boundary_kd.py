@@ -90,7 +90,7 @@ def boundary_kd(
         if channels == student_logits.shape[1] and valid is None and not independent and normalizer != "weights":
             backend = dispatch.loss_backend("boundary_kd", student_logits, teacher_logits)
             return backend.boundary_kd(student_logits, teacher_logits, edge_mask, options, weights=weights)
-        # What instances need has a reference alone.
+        # Shared masks and valid shares, which instances need, have no fast backend.
         student, teacher = student_logits.float(), teacher_logits.detach().float()
         mask = dense_edges(edge_mask, student.device)
         edge = edge_term(student, teacher, mask, options, independent=independent)

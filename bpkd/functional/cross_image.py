@@ -1,4 +1,4 @@
-"""Relations between pixels of different images: student and teacher see the same similarities (CIRKD).
+"""Losses on similarities between pixels of different images (CIRKD).
 
 N images, A = h w positions, D channels, V rows, M anchors. The gradient is found together with the value, while a
 similarity map is at hand: each map is made once and then dropped, however many images there are.

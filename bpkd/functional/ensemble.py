@@ -1,4 +1,4 @@
-"""Several teachers' logits as one map."""
+"""Combines several teachers' logits into one map."""
 
 from __future__ import annotations
 

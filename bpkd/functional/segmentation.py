@@ -32,7 +32,7 @@ def upsampled_cross_entropy(
     Args:
         logits: [N, K, h, w], any float type; computed in float32.
         target: [N, H, W] integer labels, 0..K-1 or ``ignore_index``.
-        ignore_index: label that costs nothing.
+        ignore_index: label of pixels whose loss is 0.
         class_weight: [K], a factor per class.
         denominator: "all" is the number of pixels, ignored ones too (OpenMMLab, the paper's numbers); "valid" is
             torch's: the number of the others, or the sum of their class weights.

@@ -80,7 +80,7 @@ class SparseEdgeMask:
         return _unpickled, (self.shape, self.crow.numpy(), self.index.numpy(), self.value.numpy())
 
     def __getattr__(self, name: str) -> Tensor:
-        """Finds a field by the name it had in ``EdgeRows``, with a warning."""
+        """Returns a field by its old name in ``EdgeRows``, with a warning."""
         if name not in _RENAMED:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         new = _RENAMED[name]
@@ -112,7 +112,7 @@ class SparseEdgeMask:
 
     @classmethod
     def of(cls, mask: Tensor | EdgeMap | SparseEdgeMask) -> SparseEdgeMask:
-        """Returns any form of a mask in the sparse one.
+        """Converts any form of an edge mask to the sparse one.
 
         Raises:
             ValueError: the mask is not four-dimensional.
@@ -164,7 +164,7 @@ def flat_rows(mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EdgeWindow:
-    """What makes a pixel an edge pixel.
+    """Window and treatment of ignored pixels that define an edge pixel.
 
     Attributes:
         side: side of the square window in pixels, odd.
@@ -201,7 +201,7 @@ class CrossEntropyOptions:
     Attributes:
         weight: float32 [K], factor per class; None: 1.
         count: divisor of the sum over pixels.
-        ignore_index: label that costs nothing.
+        ignore_index: label of pixels whose loss is 0.
         align_corners: convention of the bilinear resize, as in ``torch.nn.functional.interpolate``.
     """
 

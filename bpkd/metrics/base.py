@@ -37,7 +37,7 @@ class Metric:
     def __init__(
         self, num_classes: int, *, ignore_index: int = 255, device: torch.device | str = "cpu", **options: Any
     ) -> None:
-        """Starts with no image.
+        """Creates the counters.
 
         Args:
             num_classes: number of classes K.
@@ -143,7 +143,7 @@ class Metric:
         return flat
 
     def reset(self) -> None:
-        """Forgets every image."""
+        """Resets all counts."""
         for tensor in self.state_dict().values():
             tensor.zero_()
 

@@ -1,4 +1,4 @@
-"""Label maps in two folders, predictions and labels: which belong together, and their ids."""
+"""Pairs and reads the label maps of two folders, predictions and labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bpkd.extras import need
 
 # Of files that keep ids exactly.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
-# So many names stand in a message.
+# Largest number of names in a message.
 SHOWN = 20
 
 

@@ -50,7 +50,7 @@ class SegmentationMetrics(Metric):
         tolerances: Sequence[int] = (3,),
         device: torch.device | str = "cpu",
     ) -> None:
-        """Starts with no image.
+        """Creates the counters.
 
         Args:
             num_classes: number of classes K.

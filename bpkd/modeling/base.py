@@ -16,14 +16,14 @@ from bpkd.structures import SegOutput
 from bpkd.tasks import SEMANTIC
 from bpkd.transfer import send
 
-# Ways to use a network beyond calling it. "trace" and those in "any_size" are meant for images of any size; "onnx" for
-# the size of the example.
+# Exports and optimisations that a network may support. "trace" and those in "any_size" are meant for images of any
+# size; "onnx" for the size of the example.
 CAPABILITIES = ("channels_last", "compile", "trace", "script", "onnx", "onnx_any_size", "export_any_size")
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How a network is tested; the keys are those of cfg.TEST."""
+    """Options of inference; the fields are keys of cfg.TEST."""
 
     mode: str = "whole"
     crop: tuple[int, int] = (512, 512)
@@ -34,17 +34,17 @@ class InferenceOptions:
 
 
 class DenseModel(nn.Module):
-    """A network with one score per class and pixel.
+    """Base class of networks for semantic segmentation, with one score per class and pixel.
 
-    A subclass implements `predict` (images -> `SegOutput`) and, where it has more than a cross entropy, `losses`.
-    This class adds what is the same for all: pixel statistics, padding, the task loss, inference and the batch
+    A subclass implements `predict` (images -> `SegOutput`) and, if it has further losses than the cross entropy,
+    `losses`. This class has what all networks share: pixel statistics, padding, the task loss, inference and the batch
     format of Detectron2 (a list of dicts with ``image`` and ``sem_seg``).
 
     Attributes:
         task: The task that the network solves.
-        source_format: colour order of the images that the loader delivers; they are reversed if it is not
-            ``input_format``. An item's own ``image_format`` comes first.
-        output_map: applied to the logits by `scores`; a teacher with other classes gets its class map here.
+        source_format: Colour order of the loader's images; the channels are reversed if it is not ``input_format``. An
+            item's own ``image_format`` takes precedence.
+        output_map: Function that `scores` applies to the logits; a teacher's class map.
     """
 
     task = SEMANTIC
@@ -64,18 +64,18 @@ class DenseModel(nn.Module):
         align_corners: bool = False,
         inference: InferenceOptions | None = None,
     ) -> None:
-        """Stores what all networks need.
+        """Sets the options that all networks share.
 
         Args:
-            num_classes: K.
-            pixel_mean: per channel, in the order of ``input_format``.
-            pixel_std: per channel.
-            input_format: colour order that the network expects.
-            ignore_index: label that is not learned from.
+            num_classes: Number of classes K.
+            pixel_mean: Mean pixel value per channel, in the order of ``input_format``.
+            pixel_std: Standard deviation of the pixel values per channel.
+            input_format: Colour order that the network expects, "RGB" or "BGR".
+            ignore_index: Label of pixels that the losses ignore.
             train_size: (height, width) that training batches are padded to; None: the largest of the batch.
             loss_denominator: "all" or "valid" (`bpkd.functional.segmentation.upsampled_cross_entropy`).
             align_corners: ``align_corners`` of the bilinear resizes after the network.
-            inference: test protocol; None: the whole image, one scale.
+            inference: Options of inference; None: the whole image at one scale.
         """
         super().__init__()
         self.num_classes, self.ignore_index = num_classes, ignore_index
@@ -86,7 +86,7 @@ class DenseModel(nn.Module):
         self.output_map: Callable[[Tensor], Tensor] | None = None
         self._memory_format = torch.contiguous_format
         self._compiled: Callable[[Tensor], SegOutput] | None = None
-        # Not in the checkpoint: its keys are the network's alone.
+        # Not persistent: a checkpoint holds the network's own keys only.
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             stats = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
             self.register_buffer(name, stats, persistent=False)
@@ -97,19 +97,19 @@ class DenseModel(nn.Module):
         return self.pixel_mean.device
 
     def feature_channels(self) -> dict[str, int]:
-        """Returns the channels of `SegOutput.features` by name, as far as they are known before the first image."""
+        """Returns the channels of `SegOutput.features` by name, of those known before the first forward pass."""
         return {}
 
     def drop_auxiliary(self) -> None:
-        """Removes what only training needs. A frozen teacher calls it before its weights are loaded."""
+        """Removes parts that only training needs; called on a teacher before its weights are loaded."""
 
     def supports(self, capability: str) -> bool:
-        """Tells whether the network can be used in one of the ways of `CAPABILITIES`.
+        """Returns whether the network supports one of `CAPABILITIES`.
 
         Networks of other projects are assumed to support everything.
 
         Raises:
-            ValueError: the name is none of them.
+            ValueError: the name is not one of `CAPABILITIES`.
         """
         if capability not in CAPABILITIES:
             raise ValueError(f"capability: expected one of {', '.join(CAPABILITIES)}, got {capability!r}.")
@@ -120,11 +120,11 @@ class DenseModel(nn.Module):
         return frozenset()
 
     def accelerate(self, *, channels_last: bool = False, compiled: bool = False, mode: str | None = None) -> None:
-        """Chooses how the network runs, in training and in evaluation; what it computes stays the same.
+        """Sets memory layout and compilation, for training and evaluation; the outputs stay the same.
 
         Args:
-            channels_last: keep images and weights with the channels of a pixel side by side in memory.
-            compiled: run `predict` through `torch.compile`; the first batch of every image size takes long.
+            channels_last: Whether images and weights have the memory format channels-last.
+            compiled: Whether `predict` runs through `torch.compile`; the first batch of every image size takes long.
             mode: Argument ``mode`` of `torch.compile`.
         """
         if channels_last:
@@ -141,7 +141,7 @@ class DenseModel(nn.Module):
         """Like `predict`, with the class map applied to the logits.
 
         Raises:
-            ValueError: the network delivers another number of classes than it was declared with.
+            ValueError: the network returns another number of classes than ``num_classes``.
         """
         output = (self._compiled or self.predict)(images)
         if output.logits.shape[1] != self.num_classes:
@@ -154,15 +154,15 @@ class DenseModel(nn.Module):
         return SegOutput(self.output_map(output.logits), output.aux, output.features)
 
     def images(self, batch: Sequence[dict[str, Any]], size: tuple[int, int] | None = None) -> Tensor:
-        """Returns the batch's images [N, 3, H, W]: colour order, normalisation, then padding with 0 to ``size``."""
+        """Returns the images [N, 3, H, W] in the network's colour order, normalised, then padded with 0 to ``size``."""
         padded = stack_padded(normalised(batch, self), size, 0.0, file_names(batch))
         return padded.contiguous(memory_format=self._memory_format)
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor | None]:
         """Returns (images [N, 3, H, W], target [N, H, W] or None).
 
-        In training both are padded to ``train_size``, the target with ``ignore_index``. In evaluation labels have
-        the original image's size and stay with the evaluator: target is None.
+        In training both are padded to ``train_size``, the target with ``ignore_index``. In evaluation the target is
+        None: labels have the original image's size and are read by the evaluator.
 
         Raises:
             ValueError: in training, labels are missing or differ in size from their image.
@@ -191,7 +191,7 @@ class DenseModel(nn.Module):
         Raises:
             ValueError: on a CPU, a label is out of range.
         """
-        if target.device.type == "cpu":  # on a GPU this check would stall the queue in every step
+        if target.device.type == "cpu":  # on a GPU this check would wait for the device in every step
             check_labels(target, logits.shape[1], self.ignore_index)
         return upsampled_cross_entropy(
             logits,
@@ -206,7 +206,7 @@ class DenseModel(nn.Module):
 
         Returns:
             In training a dict of losses. In evaluation one dict per image with ``sem_seg`` [K, height, width]:
-            scores at the original size, to be read by argmax.
+            scores at the original size; their argmax is the prediction.
         """
         if not self.training:
             return [{"sem_seg": self._infer(item)} for item in batch]
@@ -215,7 +215,7 @@ class DenseModel(nn.Module):
         return self.losses(self.scores(images), target)
 
     def _infer(self, item: Mapping[str, Any]) -> Tensor:
-        # Imported here: training and distillation need nothing of it.
+        # Imported here: training and distillation do not need it.
         from bpkd.modeling.inference import predict_logits
 
         image = self.images([dict(item)])

@@ -1,4 +1,4 @@
-"""Builds the plain network that a config describes, wrapped or not."""
+"""Builds the plain network that a config describes, with or without a distillation wrapper."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def student_architecture(cfg: CfgNode) -> str:
 
 
 def task_of(cfg: CfgNode) -> Task:
-    """Returns the task of the network that is trained; of a class that does not say so, semantic segmentation."""
+    """Returns the task of the network that is trained; semantic segmentation for a class without ``task``."""
     name = student_architecture(cfg)
     return getattr(META_ARCH_REGISTRY.get(name), "task", SEMANTIC) if name in META_ARCH_REGISTRY else SEMANTIC
 
@@ -35,7 +35,7 @@ def build_student(cfg: CfgNode) -> Network:
 
     Raises:
         ValueError: the architecture is not registered; the message lists those that are.
-        TypeError: it yields neither dense logits nor, as `SOLOv2` does, instances.
+        TypeError: the network is neither a dense one nor a `SOLOv2`.
     """
     name = student_architecture(cfg)
     if name not in META_ARCH_REGISTRY:
@@ -47,11 +47,11 @@ def build_student(cfg: CfgNode) -> Network:
 
 
 def build_solov2(cfg: CfgNode) -> SOLOv2:
-    """Builds the plain student of a config for instances, as `build_student` does.
+    """Builds the plain student of a config for instance segmentation, as `build_student` does.
 
     Raises:
         ValueError: the architecture is not registered.
-        TypeError: it is no SOLOv2.
+        TypeError: the network is no `SOLOv2`.
     """
     return _of_kind(build_student(cfg), SOLOv2, "SOLOv2, a network for instances")
 
@@ -61,7 +61,7 @@ def build_dense(cfg: CfgNode) -> DenseModel:
 
     Raises:
         ValueError: the architecture is not registered.
-        TypeError: it does not yield dense logits.
+        TypeError: the network does not return dense logits.
     """
     return _of_kind(build_student(cfg), DenseModel, "a network for semantic segmentation")
 

@@ -1,4 +1,4 @@
-"""The distiller that a config names, and what it is given: the features to compare, labels with their edges."""
+"""Builds the distiller that a config names, and its target: labels with their edges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bpkd.modeling.teachers.combined import OneTeacher, TeacherPanel, Teachers
 
 
 def with_edges(batch: Sequence[dict[str, Any]], labels: Tensor) -> Target:
-    """Returns the batch's labels with the edges that its loader has found, or alone where it has looked for none.
+    """Returns a target of the batch's labels, with the edges that the data loader computed, if any.
 
     Raises:
         ValueError: only some of the samples have edges.
@@ -34,7 +34,7 @@ def check_method(method: str) -> list[str]:
     """Returns the distillers that a method is made of, "CWD+IFVD" or a single name; none for "none".
 
     Raises:
-        ValueError: a name is unknown or stands there twice.
+        ValueError: a name is unknown or occurs twice.
     """
     names = [] if method == "none" else method.split("+")
     unknown = [name for name in names if name not in DISTILLERS]
@@ -62,10 +62,10 @@ def method_names(cfg: CfgNode) -> list[str]:
 
 
 def build_distiller(cfg: CfgNode, student: DenseModel, teacher: Teachers) -> DistillationModule:
-    """Builds what DISTILL.METHOD names from its nodes and from what the networks say about themselves.
+    """Builds the distillers of DISTILL.METHOD from their config nodes and the networks' feature channels.
 
     Raises:
-        ValueError: it compares a feature that a network lacks (as far as that is known before the first image).
+        ValueError: a distiller compares a feature that a network lacks, of those known before the first forward pass.
     """
     if isinstance(teacher, TeacherPanel):
         return PerTeacher([_distiller(cfg, student, one) for one in teacher.teachers], teacher.shares)
@@ -88,11 +88,11 @@ def _distiller(cfg: CfgNode, student: DenseModel, teacher: OneTeacher) -> Distil
 
 
 def distiller_of_config(cfg: CfgNode, **common: Any) -> Distiller:
-    """Returns the distillers that DISTILL.METHOD names, with their nodes' options, as one.
+    """Returns the distillers of DISTILL.METHOD, with the options of their config nodes, as one distiller.
 
     Args:
-        cfg: The config.
-        **common: arguments of `bpkd.distillers.Distiller`, the same for all of them.
+        cfg: Config of the run.
+        **common: Arguments of `bpkd.distillers.Distiller` that all of them get.
 
     Raises:
         ValueError: a distiller's node is missing, or a value has the wrong type.

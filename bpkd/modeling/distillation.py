@@ -23,7 +23,7 @@ from bpkd.structures import SegOutput
 
 @META_ARCH_REGISTRY.register()
 class SemanticDistiller(DistillationWrapper):
-    """Meta-architecture that trains a network for semantic segmentation with a frozen teacher, or with several."""
+    """Meta-architecture that trains a network for semantic segmentation with one or several frozen teachers."""
 
     student: DenseModel
     task_terms = ("loss_ce",)
@@ -35,22 +35,22 @@ class SemanticDistiller(DistillationWrapper):
 
     @classmethod
     def build_teacher(cls, cfg: CfgNode, student: DenseModel) -> Teachers:
-        """Builds the teachers that TEACHER names."""
+        """Builds the teachers of TEACHER."""
         return build_teachers(cfg)
 
     @classmethod
     def build_distiller(cls, cfg: CfgNode, student: DenseModel, teacher: Teachers) -> DistillationModule:
-        """Builds what DISTILL.METHOD names, see `build_distiller`."""
+        """Builds the distillers of DISTILL.METHOD, see `build_distiller`."""
         return build_distiller(cfg, student, teacher)
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[Tensor, Tensor]:
         """Returns the images [N, 3, H, W] and the labels [N, H, W]."""
         images, target = self.student.preprocess(batch)
-        assert target is not None  # in training it is there or preprocess has raised
+        assert target is not None  # in training preprocess returns it or raises
         return images, target
 
     def submit(self, batch: Sequence[dict[str, Any]], images: Tensor, target: Tensor) -> Pending[Any]:
-        """Starts the teachers."""
+        """Starts the teachers' forward pass."""
         size = (int(images.shape[-2]), int(images.shape[-1]))
         return self._teacher.submit(batch, size, images.device, taps=self._taps)
 
@@ -61,7 +61,7 @@ class SemanticDistiller(DistillationWrapper):
     def distillation_losses(
         self, output: SegOutput, teacher_output: Any, batch: Sequence[dict[str, Any]], target: Tensor
     ) -> dict[str, Tensor]:
-        """Returns the distiller's terms."""
+        """Returns the distillation loss terms."""
         assert self.distiller is not None
         terms: dict[str, Tensor] = self.distiller(
             output, teacher_output, with_edges(batch, target), current_iteration()
@@ -69,7 +69,7 @@ class SemanticDistiller(DistillationWrapper):
         return terms
 
     def probed_maps(self, output: SegOutput) -> Tensor:
-        """Returns the logits."""
+        """Returns the logits, at which the gradients of the loss terms are measured."""
         return output.logits
 
     @functools.cached_property
@@ -77,10 +77,10 @@ class SemanticDistiller(DistillationWrapper):
         return self.distiller.compared_features() if self.distiller is not None else frozenset()
 
     def compared_sizes(self, crop: tuple[int, int], *, count: int) -> set[tuple[int, int]]:
-        """Returns the (h, w) at which logits are compared, one for all teachers or several: those of the teachers.
+        """Returns the sizes (h, w) at which logits are compared, which are those of the teachers' logits.
 
         Args:
             crop: (height, width) that training images are padded to.
-            count: Images of a batch.
+            count: Batch size.
         """
         return set() if self._teacher is None else self._teacher.logits_sizes(crop, self.student.device, count=count)

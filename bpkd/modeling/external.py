@@ -1,4 +1,4 @@
-"""Networks from elsewhere behind the `DenseModel` contract: any nn.Module, and Detectron2's own segmentors."""
+"""Networks of other projects as `DenseModel`: any nn.Module, and Detectron2's own segmentors."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class ModuleSegmentor(DenseModel):
     """Any nn.Module that maps normalised images [N, 3, H, W] to logits.
 
     The module returns a tensor [N, K, h, w], a mapping with ``out`` (and ``aux``, used in training), as torchvision's
-    segmentation networks do, or a `SegOutput`. Any h, w will do.
+    segmentation networks do, or a `SegOutput`. The logits may have any size h, w.
     """
 
     @configurable
     def __init__(self, *, network: nn.Module, auxiliary_weight: float = 0.4, **options: Any) -> None:
-        """Wraps ``network``; ``options`` are those of `DenseModel`."""
+        """Wraps ``network``; ``options`` are arguments of `DenseModel`."""
         super().__init__(**options)
         self.network = network
         self.auxiliary_weight = auxiliary_weight
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Calls MODEL.MODULE.FACTORY with MODEL.MODULE.KWARGS."""
+        """Builds the network by calling MODEL.MODULE.FACTORY with MODEL.MODULE.KWARGS."""
         factory = load_factory(cfg.MODEL.MODULE.FACTORY)
         return {
             "network": factory(**dict(cfg.MODEL.MODULE.KWARGS)),
@@ -44,7 +44,7 @@ class ModuleSegmentor(DenseModel):
         """Maps normalised images [N, 3, H, W] to scores.
 
         Raises:
-            TypeError: the module returns something else than the class describes.
+            TypeError: the module returns another type than described in the class.
         """
         output = self.network(images)
         if isinstance(output, SegOutput):
@@ -68,13 +68,13 @@ class ModuleSegmentor(DenseModel):
 
 
 class Detectron2Segmentor(DenseModel):
-    """Detectron2's own `SemanticSegmentor`, or any model with ``backbone`` and ``sem_seg_head.layers``.
+    """Wraps Detectron2's own `SemanticSegmentor`, or any model with ``backbone`` and ``sem_seg_head.layers``.
 
     Its state dict has the wrapped model's keys.
     """
 
     def __init__(self, model: Any, **options: Any) -> None:
-        """Takes over backbone and head of ``model``; ``options`` are those of `DenseModel`.
+        """Takes backbone and head of ``model``; ``options`` are arguments of `DenseModel`.
 
         Raises:
             TypeError: the model has no dense head.
@@ -107,17 +107,17 @@ class Detectron2Segmentor(DenseModel):
         padded = F.pad(images, (0, -width % divisor, 0, -height % divisor))
         features = self.backbone(padded)
         logits = self.sem_seg_head.layers(features)
-        # ceil, as a backbone of this stride would have made of the unpadded image
+        # rounded up, the size that a backbone of this stride makes of the unpadded image
         rows = -(-logits.shape[-2] * height // padded.shape[-2])
         columns = -(-logits.shape[-1] * width // padded.shape[-1])
         return SegOutput(logits[..., :rows, :columns], None, dict(features))
 
 
 def load_factory(path: str) -> Callable[..., nn.Module]:
-    """Imports ``package.module:callable``.
+    """Imports and returns a callable by its path ``package.module:callable``.
 
     Raises:
-        ValueError: the path has another form, or names nothing that exists.
+        ValueError: the path has another form, or the callable does not exist.
     """
     module_name, _, name = path.partition(":")
     try:
@@ -133,7 +133,7 @@ def load_factory(path: str) -> Callable[..., nn.Module]:
 
 
 def as_dense(model: nn.Module, cfg: CfgNode) -> DenseModel:
-    """Returns ``model`` itself if it is a `DenseModel`, else Detectron2's model behind that contract."""
+    """Returns ``model`` itself if it is a `DenseModel`, else wrapped in a `Detectron2Segmentor`."""
     if isinstance(model, DenseModel):
         return model
     return Detectron2Segmentor(model, **dense_options(cfg))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 Predict = Callable[[Tensor], Tensor]
 MODES = ("whole", "slide")
-# Temporaries are made for so many classes, or rows of the image, at a time.
+# Number of classes, or of rows of the image, that are processed at once, which bounds temporary memory.
 CLASSES_AT_ONCE = 8
 ROWS_AT_ONCE = 16
 
@@ -28,28 +28,28 @@ def predict_logits(
     align_corners: bool = False,
     windows: int = 4,
 ) -> Tensor:
-    """Scores an image at its original size.
+    """Returns the class scores of an image at its original size.
 
     Args:
-        predict: maps normalised images [N, 3, H, W] to raw scores [N, K, h, w] at any resolution.
-        image: [1, 3, H, W], the network's input.
+        predict: Function from normalised images [N, 3, H, W] to logits [N, K, h, w] of any size.
+        image: Normalised image [1, 3, H, W], the network's input.
         out_size: (height, width) of the original image.
         mode: "whole", or "slide" (windows of ``crop`` every ``stride``; scores are averaged where they overlap).
-        crop: (height, width) of a window; an axis shorter than it is taken whole.
-        stride: (vertical, horizontal) step.
-        scales: factors of the input size; softmax probabilities are averaged over them.
-        flip: also average over the mirrored image.
+        crop: (height, width) of a window; a shorter side of the image is not divided.
+        stride: (vertical, horizontal) distance of two windows.
+        scales: Factors on the input size; softmax probabilities are averaged over the scales.
+        flip: Whether to average over the mirrored image too.
         align_corners: ``align_corners`` of every bilinear resize.
-        windows: Windows of mode "slide" in one forward pass.
+        windows: Number of windows in one forward pass of mode "slide".
 
     Returns:
-        [1, K, *out_size] float32: logits for one scale without flip, else mean probabilities. Argmax-ready.
+        [1, K, *out_size] float32: logits for one scale without flip, else mean probabilities.
 
     Raises:
         ValueError: ``mode`` is unknown, or the windows would leave gaps.
 
     Source:
-        mmsegmentation 0.26.0's test protocol: scores are resized to the network's input first, then to the original.
+        mmsegmentation 0.26.0's test protocol: scores are resized to the network's input size, then to the original.
     """
     if mode not in MODES:
         raise ValueError(f"TEST.MODE: expected one of {MODES}, got {mode!r}.")
@@ -81,17 +81,17 @@ def predict_logits(
 def resized_twice(logits: Tensor, middle: tuple[int, int], size: tuple[int, int], align_corners: bool) -> Tensor:
     """Resizes scores to the network's input and from there to the original image, in float32.
 
-    A few classes at a time, so that the first result never exists for all of them: beside the returned tensor that
-    is up to a few times as much memory, which counts with 150 classes.
+    A few classes at a time, so that the intermediate result is never in memory for all classes, where it would take up
+    to several times as much as the returned tensor.
 
     Args:
-        logits: [1, K, h, w].
+        logits: Class scores [1, K, h, w].
         middle: (height, width) of the network's input.
-        size: (height, width) to return.
+        size: (height, width) of the result.
         align_corners: ``align_corners`` of both bilinear resizes.
 
     Returns:
-        [1, K, *size]; the argument itself where nothing has to be done.
+        Scores [1, K, *size]; ``logits`` itself if the sizes are equal.
     """
     if middle == size or logits.shape[2:] == middle:
         return _resize(logits.float(), size, align_corners)
@@ -103,7 +103,7 @@ def resized_twice(logits: Tensor, middle: tuple[int, int], size: tuple[int, int]
 
 
 def add_probabilities(total: Tensor, scores: Tensor, mirrored: bool) -> None:
-    """Adds the softmax over the classes of [1, K, H, W] scores, mirrored back, a few rows at a time."""
+    """Adds the softmax over the classes of [1, K, H, W] scores to ``total``, flipped back if ``mirrored``."""
     for first in range(0, scores.shape[2], ROWS_AT_ONCE):
         rows = slice(first, first + ROWS_AT_ONCE)
         probabilities = scores[:, :, rows].softmax(1)
@@ -111,7 +111,7 @@ def add_probabilities(total: Tensor, scores: Tensor, mirrored: bool) -> None:
 
 
 def window_starts(size: int, crop: int, stride: int) -> list[int]:
-    """Returns where the windows of one axis begin; the last one is shifted back inside."""
+    """Returns the first positions of the windows along an axis; the last window ends at the image's border."""
     count = max(size - crop + stride - 1, 0) // stride + 1
     return [max(min(i * stride, size - crop), 0) for i in range(count)]
 
@@ -125,7 +125,7 @@ def slide(
     align_corners: bool = False,
     windows: int = 4,
 ) -> Tensor:
-    """Averages the scores of overlapping windows, [1, K, H, W].
+    """Returns scores [1, K, H, W] by sliding windows, averaged where they overlap.
 
     Raises:
         ValueError: the stride is not in 1..crop, so that windows would leave gaps.

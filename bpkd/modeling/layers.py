@@ -1,4 +1,4 @@
-"""Normalisation layers and the convolution block that every head is made of."""
+"""Normalisation layers, convolution blocks, resizing and pooling that heads and backbones use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 class CpuSyncBatchNorm(nn.BatchNorm2d):
     """Batch norm over all processes, for CPU tensors, which `torch.nn.SyncBatchNorm` refuses.
 
-    Statistics weigh every value alike, whatever each process's batch size, so training with P processes equals
-    training with one process on the joint batch. In evaluation and with one process it is plain batch norm.
+    Every value has the same weight in the statistics, whatever each process's batch size, so training with P processes
+    equals training with one process on the joint batch. In evaluation and with one process it is plain batch norm.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def make_norm(name: str, channels: int) -> nn.Module:
 
     Args:
         name: "BN", "SyncBN", "CpuSyncBN" or "FrozenBN".
-        channels: number of channels.
+        channels: Number of channels.
 
     Raises:
         ValueError: the name is unknown.
@@ -66,7 +66,7 @@ def make_norm(name: str, channels: int) -> nn.Module:
 
 
 def norm_for_device(name: str, device: str) -> str:
-    """Returns the norm that does the same on ``device``: torch's SyncBN exists for GPUs only."""
+    """Returns the equivalent norm for ``device``: "CpuSyncBN" in place of torch's SyncBN, which needs a GPU."""
     return "CpuSyncBN" if name == "SyncBN" and torch.device(device).type == "cpu" else name
 
 
@@ -91,14 +91,14 @@ class ConvBlock(nn.Module):
         """Builds the block; at stride 1 the padding keeps the size.
 
         Args:
-            in_channels: channels of the input.
-            channels: channels of the output.
-            kernel_size: odd.
+            in_channels: Number of input channels.
+            channels: Number of output channels.
+            kernel_size: Side of the kernel, odd.
             norm: name for `make_norm`.
             stride: Stride of the convolution.
             dilation: Dilation of the convolution.
-            groups: Groups of the convolution; ``in_channels`` makes it depthwise.
-            activation: "relu", "relu6" or "" for none.
+            groups: Number of groups of the convolution; ``in_channels`` groups make it depthwise.
+            activation: Activation after the norm: "relu", "relu6" or "" for none.
         """
         super().__init__()
         self.conv = nn.Conv2d(
@@ -119,7 +119,7 @@ class ConvBlock(nn.Module):
         """Maps [N, in_channels, H, W] to [N, channels, H/stride, W/stride].
 
         Raises:
-            RuntimeError: batch norm in training sees one value per channel and cannot normalise it.
+            RuntimeError: batch norm in training gets a single value per channel, which it cannot normalise.
         """
         x = self.conv(x)
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
@@ -139,13 +139,13 @@ class ConvBlock(nn.Module):
 
 
 class SeparableConvBlock(nn.Module):
-    """Depthwise k x k block, then a pointwise block, a ReLU after each.
+    """Depthwise k x k convolution block, then a pointwise block, each with a ReLU.
 
     The parameter names are `depthwise_conv` and `pointwise_conv`.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int, *, norm: str, dilation: int = 1) -> None:
-        """Builds both blocks; arguments as `ConvBlock`."""
+        """Builds both blocks; the arguments are those of `ConvBlock`."""
         super().__init__()
         self.depthwise_conv = ConvBlock(
             in_channels, in_channels, kernel_size, norm=norm, dilation=dilation, groups=in_channels
@@ -158,20 +158,20 @@ class SeparableConvBlock(nn.Module):
 
 
 def recording() -> bool:
-    """Whether a graph for images of other sizes is being recorded, by a trace or an export.
+    """Returns whether a trace or an export is recording a graph for images of other sizes.
 
-    Then an operation that only some sizes need has to be there always. The paper's FLOPs, which are counted on a
-    trace, contain it too.
+    The graph must then contain operations that only some sizes need. The paper's FLOPs, which are counted on a trace,
+    contain them too.
     """
     exporting = getattr(torch.compiler, "is_exporting", None)  # newer than the oldest torch that is allowed
     return torch.jit.is_tracing() or (exporting is not None and exporting())
 
 
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
-    """Bilinear resize of [N, C, H, W] to ``size``.
+    """Resizes [N, C, H, W] bilinearly to ``size``.
 
-    A map that has the size already is returned as it is, and a single value is repeated without a copy; see
-    `recording`.
+    Outside of `recording`, a map that already has the size is returned unchanged, and a 1 x 1 map is expanded without a
+    copy.
     """
     if not recording():
         if x.shape[2:] == tuple(size):
@@ -186,7 +186,7 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Te
 def _bins(
     size: tuple[int, int], scales: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Returns which cells each bin of adaptive pooling holds, times a power of two, and what is missing to the mean."""
+    """Returns the 0/1 matrix from positions to pooling bins, times powers of two, and the factors left to the means."""
     rows = []
     for scale in scales:
         sides = []
@@ -201,14 +201,14 @@ def _bins(
 
 
 def pyramid_pool(x: Tensor, scales: Sequence[int]) -> list[Tensor]:
-    """Adaptive average pooling of [N, C, h, w] to several grids at once, as one matrix product.
+    """Applies adaptive average pooling of [N, C, h, w] to several grids at once, as one matrix product.
 
-    The same as ``[F.adaptive_avg_pool2d(x, s) for s in scales]`` up to rounding. On a GPU, torch's kernels for it take
-    milliseconds where the bins are few and large, and their backward adds in no fixed order.
+    It equals ``[F.adaptive_avg_pool2d(x, s) for s in scales]`` up to rounding. On a GPU, torch's kernels for it take
+    milliseconds when the bins are few and large, and their backward pass is not deterministic.
 
     Args:
-        x: maps.
-        scales: Sides of the grids.
+        x: Feature maps [N, C, h, w].
+        scales: Sides s of the grids.
 
     Returns:
         A grid [N, C, s, s] per scale s, in the type of ``x``.
@@ -225,7 +225,7 @@ def pyramid_pool(x: Tensor, scales: Sequence[int]) -> list[Tensor]:
 
 
 def init_convolutions(module: nn.Module) -> None:
-    """Kaiming normal (fan_out, ReLU gain) for convolutions, 1 and 0 for batch norms, in place.
+    """Initialises in place: Kaiming normal (fan_out, ReLU gain) for convolutions, weight 1 and bias 0 for batch norms.
 
     Source: OpenMMLab's initialisation of segmentation networks without pretrained weights.
     """

@@ -1,4 +1,4 @@
-"""Public names of `bpkd.modeling` that are called otherwise now: they work for one release, with a warning."""
+"""Old public names of `bpkd.modeling`: they work for one release, with a warning."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def old_name(name: str) -> Any:
-    """Returns what an old name of `bpkd.modeling` stands for.
+    """Returns the object that an old name of `bpkd.modeling` refers to.
 
     Raises:
         AttributeError: the name is unknown.

@@ -1,4 +1,4 @@
-"""Automatic mixed precision: which type a device computes in, and what a type that it lacks costs."""
+"""Automatic mixed precision: the types that a device has instructions for, and the cost of emulated ones."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 AMP_DTYPES = dict(zip(AMP_NAMES, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 ONEDNN_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
-# A convolution that takes this much longer than in float32 is worth a warning.
+# A convolution that is slower than float32 by more than this factor gets a warning.
 SLOW = 1.2
 
 
 def check_amp(amp: str, *, key: str) -> str:
-    """Returns the name of an autocast type if it is known.
+    """Checks the name of an autocast type and returns it.
 
     Args:
         amp: "off" (float32), "bf16" or "fp16".
-        key: Config key, for messages.
+        key: Config key of the value, for messages.
 
     Raises:
-        ValueError: it is unknown.
+        ValueError: the name is unknown.
     """
     if amp not in AMP_DTYPES:
         raise ValueError(f"{key}: expected one of {', '.join(AMP_DTYPES)}, got {amp!r}.")
@@ -42,7 +42,7 @@ def autocast(device: torch.device, amp: str, *, cache: bool = True) -> torch.aut
     Args:
         device: The network's device.
         amp: Name of the type, see `check_amp`.
-        cache: Keep converted weights within the context, as training does.
+        cache: Whether converted weights are kept within the context, as in training.
     """
     return torch.autocast(device.type, dtype=AMP_DTYPES[amp], enabled=amp != "off", cache_enabled=cache)
 
@@ -52,9 +52,9 @@ def choose_precision(precision: str, device: torch.device, *, key: str) -> str:
 
     Args:
         precision: "auto": bf16, else fp16, where the device has instructions for it, else float32; or "off", "bf16",
-            "fp16", which are taken as they are. One that the device lacks instructions for is measured and warned of.
+            "fp16", which are returned unchanged. A type without instructions is measured, with a warning.
         device: Device that the network runs on.
-        key: Config key, for messages.
+        key: Config key of the value, for messages.
 
     Raises:
         ValueError: ``precision`` is unknown.
@@ -74,12 +74,12 @@ def choose_precision(precision: str, device: torch.device, *, key: str) -> str:
 
 
 def describe(dtype: str, device: torch.device, *, key: str) -> str:
-    """Returns a precision with its reason, for a log: "bf16 (this CPU (AVX512) has instructions for it)".
+    """Returns a log entry of a precision with its reason, "bf16 (this CPU (AVX512) has instructions for it)".
 
     Args:
         dtype: "off", "bf16" or "fp16".
         device: Device that the network runs on.
-        key: Config key that says so.
+        key: Config key that sets it.
     """
     where = device_name(device)
     if dtype != "off":
@@ -89,12 +89,12 @@ def describe(dtype: str, device: torch.device, *, key: str) -> str:
 
 
 def _automatic(device: torch.device) -> tuple[str, ...]:
-    """The types that "auto" considers, best first. fp16 needs a loss scaler, and few CPUs compute in it."""
+    """Returns the types that "auto" considers, best first. fp16 needs a loss scaler, and few CPUs support it."""
     return ("bf16", "fp16") if device.type == "cuda" else ("bf16",)
 
 
 def has_instructions(dtype: str, device: torch.device) -> bool:
-    """Whether a device computes in a type ("off", "bf16" or "fp16") by instructions of its own.
+    """Returns whether a device has instructions for a type ("off", "bf16" or "fp16").
 
     Without them bf16 and fp16 are emulated and slower than float32.
     """
@@ -110,7 +110,7 @@ def has_instructions(dtype: str, device: torch.device) -> bool:
         return False
     if platform.machine().lower() in ("aarch64", "arm64"):
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    # PyTorch's own kernels, and oneDNN's, may be held below what the processor has.
+    # Environment variables may restrict PyTorch's and oneDNN's kernels to older instruction sets.
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ONEDNN_WITHOUT_BF16:
         return False
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
@@ -125,21 +125,21 @@ def device_name(device: torch.device) -> str:
 
 @functools.cache
 def slowdown(dtype: str, device: torch.device, *, gradient: bool = True) -> float:
-    """Measures a 3 x 3 convolution, with or without its gradient, in ``dtype`` over the same in float32.
+    """Returns the time of a 3 x 3 convolution in ``dtype`` over that in float32, with or without its gradient.
 
-    The global random numbers stay as they are.
+    The state of the global random generator is not changed.
 
     Args:
         dtype: "bf16" or "fp16".
         device: Device to measure.
-        gradient: Measure forward and backward pass; False: the forward pass alone.
+        gradient: Whether to measure forward and backward pass; False: the forward pass only.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False):
         images = torch.randn(2, 64, 48, 48, generator=generator).to(device).requires_grad_()
         weight = torch.randn(64, 64, 3, 3, generator=generator).to(device).requires_grad_()
 
-    # As in a training step, whatever the caller is in.
+    # Gradients on and no autocast, whatever the caller's context.
     @torch.inference_mode(False)
     @torch.enable_grad()
     @torch.autocast(device.type, enabled=False)
@@ -153,7 +153,7 @@ def slowdown(dtype: str, device: torch.device, *, gradient: bool = True) -> floa
         return time.perf_counter() - start
 
     kinds = (AMP_DTYPES[dtype], torch.float32)
-    for kind in kinds:  # the first call builds the kernel
+    for kind in kinds:  # the first call prepares the kernel and is not measured
         seconds(kind)
     low, full = (min(times) for times in zip(*((seconds(kinds[0]), seconds(kinds[1])) for _ in range(3)), strict=True))
     return low / full

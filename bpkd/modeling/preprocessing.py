@@ -1,4 +1,4 @@
-"""From the loader's uint8 images and labels to one batch of tensors."""
+"""Turns the loader's uint8 images and labels into one batch of tensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FORMATS = ("RGB", "BGR")
 
 
 def check_format(name: str) -> str:
-    """Returns a colour order if it is known.
+    """Checks a colour order and returns it.
 
     Raises:
-        ValueError: it is neither "RGB" nor "BGR".
+        ValueError: the colour order is neither "RGB" nor "BGR".
     """
     if name not in FORMATS:
         raise ValueError(f"INPUT.FORMAT: expected one of {', '.join(FORMATS)}, got {name!r}.")
@@ -54,7 +54,7 @@ def stack_padded(tensors: Sequence[Tensor], size: tuple[int, int] | None, value:
 
 
 class Normalised(Protocol):
-    """A network that knows the colours it expects."""
+    """A network with pixel statistics and a colour order."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -63,13 +63,13 @@ class Normalised(Protocol):
 
 
 def normalised(batch: Sequence[dict[str, Any]], network: Normalised, key: str = "image") -> list[Tensor]:
-    """Returns every item's picture as the network expects it: its colour order, (pixel - mean) / std in float32.
+    """Returns every item's image in the network's colour order, normalised to (pixel - mean) / std in float32.
 
     Args:
-        batch: items with uint8 pictures [3, h, w]; their order is the item's ``image_format``, else the network's
+        batch: Items with uint8 images [3, h, w]; their colour order is the item's ``image_format``, else the network's
             ``source_format``.
         network: Network with its pixel statistics and colour order.
-        key: Key of the picture in an item.
+        key: Key of the image in an item.
     """
     rows = []
     for item in batch:
@@ -81,5 +81,5 @@ def normalised(batch: Sequence[dict[str, Any]], network: Normalised, key: str = 
 
 
 def file_names(batch: Sequence[dict[str, Any]]) -> list[str]:
-    """Returns the name of every item for error messages."""
+    """Returns the file name of every item, for error messages."""
     return [str(item.get("file_name", f"item {i} of the batch")) for i, item in enumerate(batch)]

@@ -41,9 +41,9 @@ class SemanticSegmentor(DenseModel):
         """Joins the parts.
 
         Args:
-            backbone: Maps images to a dict of stages, with Detectron2's `output_shape`.
-            decode_head: Maps the stages to logits.
-            auxiliary_head: Maps a stage to logits, in training only.
+            backbone: Network from images to a dict of feature maps (stages), with Detectron2's `output_shape`.
+            decode_head: Head from the stages to logits.
+            auxiliary_head: Head from a stage to logits, in training only; None: no auxiliary loss.
             auxiliary_weight: Factor on the auxiliary head's loss.
             **options: Arguments of `DenseModel`.
         """
@@ -55,11 +55,11 @@ class SemanticSegmentor(DenseModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Builds the parts that MODEL.BACKBONE, MODEL.SEM_SEG_HEAD and MODEL.AUX_HEAD name.
+        """Builds the parts of MODEL.BACKBONE, MODEL.SEM_SEG_HEAD and MODEL.AUX_HEAD.
 
         Raises:
             ValueError: a name is unknown.
-            TypeError: the head is not one of ours.
+            TypeError: the head is no `SegHead`.
         """
         _known(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
         _known(SEM_SEG_HEADS_REGISTRY, cfg.MODEL.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
@@ -84,7 +84,7 @@ class SemanticSegmentor(DenseModel):
         return {**stages, "decode": self.decode_head.channels}
 
     def unsupported(self) -> frozenset[str]:
-        """Returns "script" (`SegOutput` and dicts of maps are not TorchScript's) and what the decode head lacks."""
+        """Returns "script" (TorchScript has no `SegOutput` or dicts of maps) and the head's unsupported names."""
         return frozenset({"script"}) | self.decode_head.unsupported
 
     def drop_auxiliary(self) -> None:
@@ -110,7 +110,7 @@ class SemanticSegmentor(DenseModel):
 
 @META_ARCH_REGISTRY.register()
 def BPKDSemanticSegmentor(cfg: CfgNode) -> SemanticSegmentor:
-    """Builds `SemanticSegmentor`; Detectron2 owns that name in the registry."""
+    """Builds `SemanticSegmentor`, whose own name is Detectron2's in the registry."""
     return SemanticSegmentor(cfg)
 
 

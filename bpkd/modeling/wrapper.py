@@ -1,4 +1,4 @@
-"""DistillationWrapper: what the meta-architectures of both tasks share, a student with a frozen teacher."""
+"""DistillationWrapper: base class of both tasks' meta-architectures of a student with a frozen teacher."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bpkd.modeling.build_distiller import method_names
 
 
 class DistillationWrapper(nn.Module):
-    """In training the student's losses plus the distiller's; in evaluation the student.
+    """Returns the losses of student and distiller in training, and the student's predictions in evaluation.
 
-    A subclass names the task's own losses and says how to build the parts and how to run them.
+    A subclass names the task's losses and implements how the parts are built and run.
 
     Attributes:
         student: The network that is trained, tested and saved.
-        distiller: Module with the distillation terms, None when the student trains alone.
-        task_terms: Names of the student's own losses that distillation terms are measured against.
-        gradient_probe: Called with (losses, maps of `probed_maps`) in every training forward if set.
+        distiller: Module of the distillation loss terms; None: the student is trained without a teacher.
+        task_terms: Names of the task losses that the gradients of distillation terms are compared with.
+        gradient_probe: Function called with (losses, maps of `probed_maps`) in every training forward pass, or None.
     """
 
     task_terms: tuple[str, ...] = ()
@@ -33,8 +33,8 @@ class DistillationWrapper(nn.Module):
 
         Args:
             student: The network to train.
-            teacher: A plain object with ``submit`` and ``amp``; None: the student trains alone.
-            distiller: Module with the distillation terms; None where ``teacher`` is.
+            teacher: Plain object with ``submit`` and ``amp``; None: the student is trained without a teacher.
+            distiller: Module of the distillation loss terms; None if ``teacher`` is None.
 
         Raises:
             ValueError: only one of teacher and distiller is given.
@@ -54,7 +54,7 @@ class DistillationWrapper(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Builds student, teacher and distiller; DISTILL.METHOD "none" leaves the last two out."""
+        """Builds student, teacher and distiller; DISTILL.METHOD "none": the student only."""
         names = method_names(cfg)
         student = cls.build_student(cfg)
         if not names:
@@ -74,23 +74,23 @@ class DistillationWrapper(nn.Module):
 
     @classmethod
     def build_distiller(cls, cfg: CfgNode, student: Any, teacher: Any) -> DistillationModule:
-        """Builds what DISTILL.METHOD names."""
+        """Builds the distillers of DISTILL.METHOD."""
         raise NotImplementedError
 
     @property
     def teacher_precision(self) -> str:
-        """What the teacher computes in: "off" (float32), "bf16" or "fp16"; "recorded"; empty without a teacher.
+        """The teacher's autocast type: "off" (float32), "bf16" or "fp16"; "recorded" for a cache; "" without a teacher.
 
-        Those of several teachers are joined by "+".
+        The types of several teachers are joined by "+".
         """
         return "" if self._teacher is None else str(self._teacher.amp)
 
     def forward(self, batch: Sequence[dict[str, Any]]) -> Any:
-        """Returns the dict of losses in training, else what the student returns."""
+        """Returns the dict of losses in training, else the student's predictions."""
         if not self.training:
             return self.student(batch)
         images, target = self.preprocess(batch)
-        # First, while the student holds no activations; a teacher with a CUDA stream of its own runs beside it.
+        # First, while the student holds no activations; with its own CUDA stream it runs in parallel to the student.
         pending = None if self._teacher is None else self.submit(batch, images, target)
         output = self.predict(images)
         losses = self.student.losses(output, target)
@@ -105,7 +105,7 @@ class DistillationWrapper(nn.Module):
         raise NotImplementedError
 
     def submit(self, batch: Sequence[dict[str, Any]], images: Any, target: Any) -> Any:
-        """Starts the teacher; ``result()`` of what is returned is its output."""
+        """Starts the teacher's forward pass; ``result()`` of the returned object is the output."""
         raise NotImplementedError
 
     def predict(self, images: Any) -> Any:
@@ -115,27 +115,27 @@ class DistillationWrapper(nn.Module):
     def distillation_losses(
         self, output: Any, teacher_output: Any, batch: Sequence[dict[str, Any]], target: Any
     ) -> dict[str, Tensor]:
-        """Returns the distiller's terms.
+        """Returns the distillation loss terms.
 
         Args:
             output: Raw output of the student.
             teacher_output: Output of the teacher.
-            batch: What the loader delivers.
+            batch: Items of the data loader.
             target: The student's targets.
         """
         raise NotImplementedError
 
     def compared_sizes(self, crop: tuple[int, int], *, count: int) -> set[tuple[int, int]]:
-        """Returns the (h, w) at which logits are compared, as far as there are any before the first batch.
+        """Returns the sizes (h, w) at which logits are compared, if they are known before the first batch.
 
         Args:
             crop: (height, width) that training images are padded to.
-            count: Images of a batch.
+            count: Batch size.
         """
         return set()
 
     def probed_maps(self, output: Any) -> Tensor | Sequence[Tensor]:
-        """Returns the student's maps at which the gradients of the terms are measured."""
+        """Returns the student's maps at which the gradients of the loss terms are measured."""
         raise NotImplementedError
 
 

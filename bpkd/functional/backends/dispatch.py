@@ -1,9 +1,9 @@
-"""The one place that decides which implementation of a function runs.
+"""Chooses the implementation of a function: reference, C++ or Triton.
 
 Every function below has a reference in plain PyTorch, which defines what is correct, and faster implementations with
 the same result. Which one runs depends on what was requested (``settings``), on the device and on what is installed:
 
-    auto    the fastest one that is proven here (the default)
+    auto    the fastest one that is available and checked on this device (the default)
     eager   the reference
     cpp     the C++ library, on the CPU
     triton  Triton kernels, on CUDA; "auto" takes them for a function only after a check (``triton.self_check``)
@@ -74,7 +74,7 @@ class Choice:
         function: name of the function.
         device: type of the tensors' device.
         backend: "eager", "cpp" or "triton".
-        reason: why this one.
+        reason: why this backend was chosen.
     """
 
     function: str
@@ -140,7 +140,7 @@ def choose(
     """
     tracing = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
     if tracing or torch.compiler.is_compiling():
-        return "eager"  # a tracer cannot look into the others
+        return "eager"  # a tracer cannot record the others
     requested = requested_backend()
     if requested == "eager" or (requested != "auto" and reasons[requested] is None):
         return _logged(Choice(function, device.type, requested, f"{requested} was asked for"))

@@ -1,4 +1,4 @@
-"""What both backends do with errors."""
+"""Error handling that both backends share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 def refuse_second_derivative(backend: str) -> None:
-    """To be called in a backward that hands on a finished gradient.
+    """Raises an error in the backward of a precomputed gradient if a second derivative is requested.
 
     Raises:
-        RuntimeError: create_graph is on: the finished gradient would count as a constant, silently.
+        RuntimeError: create_graph is on: the precomputed gradient would silently be treated as a constant.
     """
     if torch.is_grad_enabled():
         raise RuntimeError(

@@ -32,7 +32,7 @@ def set_backend(backend: str | None) -> None:
     """Requests a backend in this process.
 
     Args:
-        backend: "auto" (the fastest one that is proven here), "eager" (plain PyTorch, the reference), "cpp" or
+        backend: "auto" (the fastest one available and checked), "eager" (plain PyTorch, the reference), "cpp" or
             "triton"; None: the environment variable ``BPKD_BACKEND`` decides again.
 
     Raises:

@@ -24,7 +24,7 @@ def pixel_count(target: Tensor, ignore_index: int, denominator: str, weight: Ten
 
     Args:
         target: [N, H, W] labels.
-        ignore_index: label that costs nothing.
+        ignore_index: label of pixels whose loss is 0.
         denominator: "all": number of pixels; "valid": number of the pixels that are not ignored, or the sum of their
             class weights.
         weight: float32 [K], factor per class; None: 1.

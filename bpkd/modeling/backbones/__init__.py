@@ -1,4 +1,4 @@
-"""Backbones: maps of several stages from an image."""
+"""Backbones, which compute the maps of several stages from an image."""
 
 from .hrnet import HRNet, build_hrnet_backbone
 from .mobilenet_v2 import MobileNetV2, build_mobilenet_v2_backbone

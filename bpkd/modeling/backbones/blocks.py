@@ -11,12 +11,12 @@ from bpkd.modeling.layers import make_norm
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; stride and dilation on the first only."""
+    """Residual block of two 3x3 convolutions, the first with stride and dilation."""
 
     expansion = 1
 
     def __init__(self, inplanes: int, planes: int, *, norm: str, stride: int = 1, dilation: int = 1) -> None:
-        """Builds the block; ``planes`` are also its output channels."""
+        """Builds the block; it has ``planes`` output channels."""
         super().__init__()
         self.conv1 = conv3x3(inplanes, planes, stride=stride, dilation=dilation)
         self.bn1 = make_norm(norm, planes)
@@ -27,7 +27,7 @@ class BasicBlock(nn.Module):
 
     @property
     def last_scale(self) -> Tensor:
-        """The weight that scales the whole branch."""
+        """Weight of the last norm, which scales the residual branch."""
         return cast(Tensor, self.bn2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,12 +40,12 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (stride and dilation here), 1x1 to four times the planes."""
+    """Residual block of 1x1, 3x3 (with stride and dilation) and 1x1 convolutions to 4 x ``planes`` channels."""
 
     expansion = 4
 
     def __init__(self, inplanes: int, planes: int, *, norm: str, stride: int = 1, dilation: int = 1) -> None:
-        """Builds the block; its output has 4 x ``planes`` channels."""
+        """Builds the block; the 3x3 convolution has ``planes`` channels."""
         super().__init__()
         outplanes = planes * self.expansion
         self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
 
     @property
     def last_scale(self) -> Tensor:
-        """The weight that scales the whole branch."""
+        """Weight of the last norm, which scales the residual branch."""
         return cast(Tensor, self.bn3.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ Block = type[BasicBlock] | type[Bottleneck]
 def blocks(
     block: Block, inplanes: int, planes: int, count: int, *, norm: str, stride: int = 1, dilation: int = 1
 ) -> nn.Sequential:
-    """Stacks ``count`` blocks; the first has the stride and, in a dilated stage, half the rate.
+    """Stacks ``count`` blocks; the first has the stride and, in a dilated stage, half the dilation.
 
-    Contracted like this, going from rate d/2 to d in one block leaves no gaps in what a pixel sees.
+    Half the dilation in the first block avoids gaps in a position's receptive field.
     """
     rows = [block(inplanes, planes, norm=norm, stride=stride, dilation=max(dilation // 2, 1))]
     width = planes * block.expansion
@@ -94,7 +94,7 @@ def conv3x3(inplanes: int, planes: int, *, stride: int = 1, dilation: int = 1) -
 
 
 def scaled(channels: int, width_multiplier: float) -> int:
-    """Returns a channel count times the multiplier, rounded, at least 4."""
+    """Returns a number of channels times the multiplier, rounded, at least 4."""
     return max(4, round(channels * width_multiplier))
 
 
@@ -108,7 +108,7 @@ class _NarrowShortcut(nn.Sequential):
     """A strided 1x1 convolution to at most 16 channels, and its norm.
 
     oneDNN (torch 2.14) writes past its buffers in the backward pass of this convolution, in channels-last on a CPU, for
-    maps of 48 x 48 and more. There the pixels that it skips are dropped before it.
+    maps of 48 x 48 and more. In this case the input is subsampled first and the convolution has stride 1.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""HRNet: parallel branches at 1/4, 1/8, 1/16 and 1/32 of the image that exchange what they see."""
+"""HRNet: parallel branches at 1/4, 1/8, 1/16 and 1/32 of the image that exchange their features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bpkd.modeling.backbones.blocks import BasicBlock, Bottleneck, blocks, check_width, conv3x3, scaled
 from bpkd.modeling.layers import init_convolutions, make_norm, norm_for_device, resize
 
-# Variant -> channels of the finest branch, blocks per branch, modules of stages 2, 3 and 4.
+# Variant -> channels of the branch at 1/4, blocks per branch, modules of stages 2, 3 and 4.
 VARIANTS: dict[str, tuple[int, int, tuple[int, int, int]]] = {
     "w18s": (18, 2, (1, 3, 2)),
     "w18": (18, 4, (1, 4, 3)),
@@ -24,10 +24,10 @@ VARIANTS: dict[str, tuple[int, int, tuple[int, int, int]]] = {
 
 
 class FusionModule(nn.Module):
-    """Residual blocks on every branch, then every branch receives the sum of all of them."""
+    """Residual blocks on every branch; the output of a branch is the sum of all branches at its size."""
 
     def __init__(self, channels: Sequence[int], count: int, *, norm: str) -> None:
-        """Builds ``count`` blocks per branch of ``channels`` and the exchange between the branches."""
+        """Builds ``count`` blocks per branch of ``channels`` and the convolutions between branches."""
         super().__init__()
         self.branches = nn.ModuleList(blocks(BasicBlock, c, c, count, norm=norm) for c in channels)
         self.fuse_layers = nn.ModuleList(
@@ -48,11 +48,11 @@ class FusionModule(nn.Module):
                 continue
             term = layer(maps[source])
             if source > target:
-                # Two steps, the first by an integer factor: where sizes do not divide, one step is another map.
+                # Two resizes, the first by an integer factor: one resize gives other values if the sizes do not divide.
                 factor = 2 ** (source - target)
                 term = resize(term, [n * factor for n in term.shape[2:]])
                 term = resize(term, maps[target].shape[2:])
-            # The first sum is a new map, the others are built in its memory.
+            # The first sum is a new tensor, to which the others are added in place.
             total = total + term if total is maps[target] else total.add_(term)
         return self.relu(total)
 
@@ -69,12 +69,12 @@ class HRNet(Backbone):
 
         Args:
             variant: "w18s", "w18", "w32", "w40" or "w48".
-            width_multiplier: scales every channel count; the result is rounded, at least 4.
-            norm: name for `bpkd.modeling.layers.make_norm`.
-            in_channels: channels of the image.
+            width_multiplier: Factor on every number of channels; the result is rounded, at least 4.
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
+            in_channels: Number of channels of the image.
 
         Raises:
-            ValueError: variant or width is not offered.
+            ValueError: variant or width is not supported.
         """
         super().__init__()
         if variant not in VARIANTS:
@@ -105,7 +105,7 @@ class HRNet(Backbone):
         maps = [self.layer1(x)]
         for stage in (2, 3, 4):
             transition = getattr(self, f"transition{stage - 1}")
-            # A new branch starts from the coarsest map there is.
+            # A new branch starts from the map of the lowest resolution.
             sources = [*maps, *[maps[-1]] * (stage - len(maps))]
             maps = [layer(x) for layer, x in zip(transition, sources, strict=True)]
             maps = getattr(self, f"stage{stage}")(maps)
@@ -125,7 +125,7 @@ def build_hrnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRNet:
 
 
 def _exchange(channels: Sequence[int], target: int, source: int, norm: str) -> nn.Module:
-    """From branch ``source`` to branch ``target``; the resize to a finer branch has no parameters."""
+    """Returns the layers from branch ``source`` to branch ``target``; a later upsampling has no parameters."""
     if source == target:
         return nn.Identity()
     if source > target:
@@ -136,7 +136,7 @@ def _exchange(channels: Sequence[int], target: int, source: int, norm: str) -> n
 
 
 def _transition(channels: Sequence[int], wanted: Sequence[int], norm: str) -> nn.ModuleList:
-    """From the branches that are there to the next stage's, one more."""
+    """Returns the layers from a stage's branches to those of the next stage, which has one more."""
     rows: list[nn.Module] = []
     for have, want in zip(channels, wanted, strict=False):
         conv = nn.Sequential(conv3x3(have, want), make_norm(norm, want), nn.ReLU(inplace=True))

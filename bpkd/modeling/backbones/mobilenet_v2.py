@@ -22,12 +22,12 @@ OUTPUTS = ("layer2", "layer3", "layer5", "layer7")
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion (absent at 1), depthwise 3x3, 1x1 projection without activation."""
+    """1x1 expansion (absent if the factor is 1), depthwise 3x3, 1x1 projection without activation."""
 
     def __init__(
         self, in_channels: int, channels: int, *, expansion: int, norm: str, stride: int = 1, dilation: int = 1
     ) -> None:
-        """Builds the block; the input is added where size and channels stay."""
+        """Builds the block; the input is added if the output has the same size and channels."""
         super().__init__()
         hidden = in_channels * expansion
         parts = []
@@ -60,13 +60,13 @@ class MobileNetV2(Backbone):
         """Builds and initialises the network.
 
         Args:
-            width_multiplier: scales every channel count, rounded to a multiple of 8.
-            output_stride: 8, 16 or 32: image size over the last map's size.
-            norm: name for `bpkd.modeling.layers.make_norm`.
-            in_channels: channels of the image.
+            width_multiplier: Factor on every number of channels; the result is rounded to a multiple of 8.
+            output_stride: Ratio of the image's size to the last map's: 8, 16 or 32.
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
+            in_channels: Number of channels of the image.
 
         Raises:
-            ValueError: width or output stride is not offered.
+            ValueError: width or output stride is not supported.
         """
         super().__init__()
         if output_stride not in STAGES:
@@ -117,6 +117,6 @@ def build_mobilenet_v2_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> MobileN
 
 
 def _divisible(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of ``divisor`` that is not more than a tenth below (the paper's own rule)."""
+    """Returns the nearest multiple of ``divisor`` that is not more than 10 % below (the paper's rule)."""
     value = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return value if value >= 0.9 * channels else value + divisor

@@ -32,7 +32,7 @@ class ResNetV1c(Backbone):
     """ResNet whose last stages keep the resolution by dilation.
 
     Source: mmsegmentation 0.26.0 `ResNetV1c` with `contract_dilation`: the first block of a dilated stage uses
-    half the stage's rate. ``deep_stem=False`` is its plain `ResNet`.
+    half the stage's dilation. ``deep_stem=False`` is its plain `ResNet`.
     """
 
     def __init__(
@@ -49,16 +49,16 @@ class ResNetV1c(Backbone):
         """Builds and initialises the network.
 
         Args:
-            depth: 18, 34, 50, 101 or 152.
-            width_multiplier: scales every channel count; the result is rounded, at least 4.
-            deep_stem: three 3x3 convolutions, else one 7x7.
-            output_stride: 8, 16 or 32: image size over the last map's size.
-            norm: name for `bpkd.modeling.layers.make_norm`.
-            zero_init_residual: every block starts as the identity.
-            in_channels: channels of the image.
+            depth: Number of layers: 18, 34, 50, 101 or 152.
+            width_multiplier: Factor on every number of channels; the result is rounded, at least 4.
+            deep_stem: True: the stem has three 3x3 convolutions; False: one 7x7.
+            output_stride: Ratio of the image's size to the last map's: 8, 16 or 32.
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
+            zero_init_residual: Whether every block is initialised as the identity.
+            in_channels: Number of channels of the image.
 
         Raises:
-            ValueError: depth, width or output stride is not offered.
+            ValueError: depth, width or output stride is not supported.
         """
         super().__init__()
         if depth not in DEPTHS:

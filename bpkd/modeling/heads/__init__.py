@@ -1,4 +1,4 @@
-"""Heads: class scores from a backbone's maps."""
+"""Heads, which compute class scores from a backbone's maps."""
 
 from .base import SegHead
 from .deeplab_plus import DeepLabV3PlusHead

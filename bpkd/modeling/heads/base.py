@@ -1,4 +1,4 @@
-"""What all heads share: the classifier and its dropout, and what they read from a config."""
+"""Base class of heads, with classifier and dropout, and the options that all heads read from a config."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bpkd.modeling.layers import norm_for_device
 
 
 class SegHead(nn.Module):
-    """Base of heads: a subclass turns the backbone's maps into one map, this class turns that into scores.
+    """Base class of heads: a subclass computes one map from the backbone's maps, and this class its class scores.
 
     The classifier is named `conv_seg` as in OpenMMLab's networks.
 
     Attributes:
-        unsupported: names of `bpkd.modeling.base.CAPABILITIES` that the head is known to lack.
+        unsupported: Names of `bpkd.modeling.base.CAPABILITIES` that the head does not support.
     """
 
     unsupported: frozenset[str] = frozenset()
@@ -27,9 +27,9 @@ class SegHead(nn.Module):
         """Builds the classifier.
 
         Args:
-            channels: channels of the map that enters the classifier.
-            num_classes: number of classes.
-            dropout: probability with which a whole channel is dropped in training.
+            channels: Number of channels of the classifier's input.
+            num_classes: Number of classes.
+            dropout: Probability of dropping a channel before the classifier, in training.
             align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__()
@@ -46,13 +46,13 @@ class SegHead(nn.Module):
         raise NotImplementedError
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns (logits [N, K, h, w], the map [N, channels, h, w] they were read from, before dropout)."""
+        """Returns (logits [N, K, h, w], the classifier's input [N, channels, h, w] before dropout)."""
         decoded = self.decode(features)
         return self.conv_seg(self.dropout(decoded)), decoded
 
 
 def head_options(cfg: CfgNode) -> dict[str, Any]:
-    """Reads from MODEL.SEM_SEG_HEAD what every head takes, ``norm`` included."""
+    """Reads the arguments that all heads share from MODEL.SEM_SEG_HEAD, ``norm`` included."""
     node = cfg.MODEL.SEM_SEG_HEAD
     return {
         "channels": node.CHANNELS,
@@ -64,12 +64,13 @@ def head_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def pick_stages(cfg: CfgNode, shapes: Mapping[str, ShapeSpec], roles: str) -> list[str]:
-    """Returns MODEL.SEM_SEG_HEAD.IN_FEATURES if it names one stage of the backbone for each of the ``roles``.
+    """Checks that MODEL.SEM_SEG_HEAD.IN_FEATURES names one stage of the backbone per role, and returns it.
 
     Args:
-        cfg: config.
-        shapes: the backbone's stages.
-        roles: names of what the head reads, separated by commas, e.g. "low level, last"; empty: any number.
+        cfg: Config of the network.
+        shapes: Shapes of the backbone's stages by name.
+        roles: Descriptions of the stages that the head reads, separated by commas, e.g. "low level, last"; empty: any
+            number of stages.
 
     Raises:
         ValueError: a stage is unknown, or their number is wrong.
@@ -88,10 +89,10 @@ def single_stage(cfg: CfgNode, shapes: Mapping[str, ShapeSpec]) -> dict[str, Any
 
 
 def pick_stage(name: str, shapes: Mapping[str, object], key: str) -> str:
-    """Returns ``name`` if the backbone has such a stage.
+    """Checks that the backbone has a stage of this name, and returns the name.
 
     Raises:
-        ValueError: it has not; the message lists the stages.
+        ValueError: there is no such stage; the message lists the stages.
     """
     if name not in shapes:
         raise ValueError(f"{key}: expected one of {', '.join(shapes)}, got {name!r}.")

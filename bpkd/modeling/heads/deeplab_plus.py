@@ -1,4 +1,4 @@
-"""DeepLabV3+ head: separable atrous pyramid, then a fine low-level map."""
+"""DeepLabV3+ head: atrous pyramid of separable convolutions, joined with a low-level map of higher resolution."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeepLabV3PlusHead(SegHead):
     """Reads the last stage at several dilation rates, then refines at the low-level stage's resolution.
 
     Source: Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018, figure 2; details as
-    mmsegmentation 0.26.0 `DepthwiseSeparableASPPHead`: the convolution that joins the rates is a full one.
+    mmsegmentation 0.26.0 `DepthwiseSeparableASPPHead`: the convolution that joins the rates is not separable.
     """
 
     @configurable
@@ -40,14 +40,14 @@ class DeepLabV3PlusHead(SegHead):
         """Builds the head.
 
         Args:
-            in_features: low-level stage, last stage.
-            in_channels: their channels.
-            channels: Output channels of every convolution in the head.
-            num_classes: number of classes.
-            low_level_channels: Channels that the low-level stage is reduced to.
-            rates: dilations of the pyramid; rate 1 is a 1x1 convolution.
-            norm: name for `bpkd.modeling.layers.make_norm`.
-            dropout: before the classifier.
+            in_features: Names of the low-level stage and the last stage.
+            in_channels: Number of channels of each of these stages.
+            channels: Number of output channels of every convolution in the head.
+            num_classes: Number of classes.
+            low_level_channels: Number of channels that the low-level stage is reduced to.
+            rates: Dilation rates of the pyramid; rate 1 is a 1x1 convolution.
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
+            dropout: Probability of dropping a channel before the classifier, in training.
             align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)

@@ -17,7 +17,7 @@ from bpkd.modeling.layers import ConvBlock, resize
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class FCNHead(SegHead):
-    """One convolution block and the classifier; several stages are resized to the first one's size and joined.
+    """One convolution block and the classifier; several stages are resized to the first one's size and concatenated.
 
     Source: Long et al., Fully Convolutional Networks, CVPR 2015; details as mmsegmentation 0.26.0 `FCNHead` with one
     convolution (and "resize_concat" for HRNet).
@@ -39,13 +39,13 @@ class FCNHead(SegHead):
         """Builds the head.
 
         Args:
-            in_features: the backbone's stages.
-            in_channels: their channels.
-            channels: Output channels of the convolution.
-            num_classes: number of classes.
+            in_features: Names of the backbone's stages that the head reads.
+            in_channels: Number of channels of each of these stages.
+            channels: Number of output channels of the convolution.
+            num_classes: Number of classes.
             kernel_size: Kernel size of the convolution.
-            norm: name for `bpkd.modeling.layers.make_norm`.
-            dropout: before the classifier.
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
+            dropout: Probability of dropping a channel before the classifier, in training.
             align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)

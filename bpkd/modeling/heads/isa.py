@@ -17,16 +17,17 @@ from bpkd.modeling.layers import ConvBlock, recording
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside groups of positions of a map that is cut into windows."""
+    """Self-attention within groups of positions of a map that is divided into windows."""
 
     def __init__(self, channels: int, attention_channels: int, *, across: bool, norm: str) -> None:
         """Builds the projections.
 
         Args:
             channels: Channels of the map.
-            attention_channels: Channels of queries and keys.
-            across: True: a group is the same offset of every window ("global"); False: one window ("local").
-            norm: name for `bpkd.modeling.layers.make_norm`.
+            attention_channels: Number of channels of queries and keys.
+            across: True: a group holds the position at the same offset of every window ("global"); False: a group is a
+                window ("local").
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
         """
         super().__init__()
         self.across, self.scale = across, attention_channels**-0.5
@@ -51,11 +52,11 @@ class WindowAttention(nn.Module):
         return self.output_project(self._ungroup(weights @ value, x.shape[2:], window))
 
     def _groups(self, x: Tensor, window: tuple[int, int]) -> Tensor:
-        """[N, C, H, W] to [groups, positions of a group, C]."""
+        """Maps [N, C, H, W] to [groups, positions of a group, C]."""
         n, c, height, width = x.shape
         rows, columns = window
         x = x.view(n, c, height // rows, rows, width // columns, columns)
-        # N, then the axes that tell groups apart, then those inside a group, then C.
+        # The order of axes: N, those that number the groups, those within a group, C.
         order = (0, 3, 5, 2, 4, 1) if self.across else (0, 2, 4, 3, 5, 1)
         inside = (height // rows) * (width // columns) if self.across else rows * columns
         return x.permute(order).reshape(-1, inside, c)
@@ -71,13 +72,13 @@ class WindowAttention(nn.Module):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class ISAHead(SegHead):
-    """Attends across windows at equal offsets, then inside each window: together every position sees every other.
+    """Attends across windows at equal offsets, then within each window, so that every position depends on all others.
 
     Source: Huang et al., Interlaced Sparse Self-Attention for Semantic Segmentation, 2019, figure 2; details as
     mmsegmentation 0.26.0: padding is centred and takes part in the attention.
     """
 
-    # torch.export does not come to an end with the number of windows as an unknown.
+    # torch.export does not terminate if the number of windows is symbolic.
     unsupported = frozenset({"export_any_size"})
 
     @configurable
@@ -97,15 +98,15 @@ class ISAHead(SegHead):
         """Builds the head.
 
         Args:
-            in_feature: the backbone's stage.
-            in_channels: its channels.
-            channels: Channels of the map that is attended over.
-            num_classes: number of classes.
-            attention_channels: Channels of queries and keys.
-            window: (height, width) in positions of the stage.
-            norm: name for `bpkd.modeling.layers.make_norm`.
-            dropout: before the classifier.
-            align_corners: ``align_corners`` of the resizes after the head; it has none inside.
+            in_feature: Name of the backbone's stage that the head reads.
+            in_channels: Number of channels of that stage.
+            channels: Number of channels of the map that attention is applied to.
+            num_classes: Number of classes.
+            attention_channels: Number of channels of queries and keys.
+            window: (height, width) of a window, in positions of the stage's map.
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
+            dropout: Probability of dropping a channel before the classifier, in training.
+            align_corners: ``align_corners`` of the resizes after the head.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)
         self.in_feature, self.window = in_feature, window

@@ -17,12 +17,12 @@ from bpkd.modeling.layers import ConvBlock, pyramid_pool, recording, resize
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PSPHead(SegHead):
-    """Pools the last map into grids of several sizes, and reads all of them beside the map itself.
+    """Pools the last map into grids of several sizes and concatenates them with the map itself.
 
     Source: Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, figure 3; details as mmsegmentation 0.26.0.
     """
 
-    # ONNX has no adaptive pooling: its windows are fixed when the file is written.
+    # ONNX has no adaptive pooling: the windows are fixed for the size of the exported example.
     unsupported = frozenset({"onnx_any_size"})
 
     @configurable
@@ -41,13 +41,13 @@ class PSPHead(SegHead):
         """Builds the head.
 
         Args:
-            in_feature: the backbone's stage.
-            in_channels: its channels.
-            channels: Output channels of every convolution in the head.
-            num_classes: number of classes.
-            pool_scales: sides of the grids.
-            norm: name for `bpkd.modeling.layers.make_norm`.
-            dropout: before the classifier.
+            in_feature: Name of the backbone's stage that the head reads.
+            in_channels: Number of channels of that stage.
+            channels: Number of output channels of every convolution in the head.
+            num_classes: Number of classes.
+            pool_scales: Sides of the pooled grids.
+            norm: Name of the norm, see `bpkd.modeling.layers.make_norm`.
+            dropout: Probability of dropping a channel before the classifier, in training.
             align_corners: ``align_corners`` of every resize, in the head and after it.
         """
         super().__init__(channels=channels, num_classes=num_classes, dropout=dropout, align_corners=align_corners)

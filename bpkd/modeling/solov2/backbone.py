@@ -1,4 +1,4 @@
-"""Detectron2's ResNet with FPN, with our deformable layer and, on request, trained affine weights of a frozen norm."""
+"""Detectron2's ResNet with FPN, with deformable layers and, on request, frozen norms with trained affine weights."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class EvalBatchNorm2d(nn.BatchNorm2d):
 
 @BACKBONE_REGISTRY.register()
 def build_deform_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Builds Detectron2's FPN on its ResNet, from the same keys.
+    """Builds Detectron2's ResNet with FPN from Detectron2's own config keys.
 
-    MODEL.RESNETS.DEFORM_ON_PER_STAGE puts `ModulatedDeformConv2d` where Detectron2 would need its compiled layer.
+    For MODEL.RESNETS.DEFORM_ON_PER_STAGE, `ModulatedDeformConv2d` takes the place of Detectron2's compiled layer.
 
     Raises:
         ValueError: a deformable layer has no modulation, or is in a basic block, or BN_EVAL_AFFINE is set without
@@ -51,7 +51,7 @@ def build_deform_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
 
 
 def _undeformed(cfg: CfgNode) -> CfgNode:
-    """The same config with plain convolutions alone; nothing is copied but the three nodes on the way."""
+    """Returns the config without deformable convolutions; only the three changed nodes are copied."""
     plain, model, resnets = copy.copy(cfg), copy.copy(cfg.MODEL), copy.copy(cfg.MODEL.RESNETS)
     resnets["DEFORM_ON_PER_STAGE"] = [False] * 4
     model["RESNETS"], plain["MODEL"] = resnets, model
@@ -59,18 +59,18 @@ def _undeformed(cfg: CfgNode) -> CfgNode:
 
 
 def train_affine(module: nn.Module) -> None:
-    """Replaces every `FrozenBatchNorm2d` inside by an `EvalBatchNorm2d` with the same numbers."""
+    """Replaces every `FrozenBatchNorm2d` of a module by an `EvalBatchNorm2d` with the same values."""
     for name, child in list(module.named_children()):
         if not isinstance(child, FrozenBatchNorm2d):
             train_affine(child)
             continue
         norm: Any = EvalBatchNorm2d(child.num_features, eps=child.eps)
-        norm.load_state_dict(child.state_dict(), strict=False)  # the counter alone is missing
+        norm.load_state_dict(child.state_dict(), strict=False)  # only num_batches_tracked is missing
         setattr(module, name, norm.eval())
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Counts parameters as mmdetection does, weights and biases of frozen norms included, in all and by part.
+    """Counts parameters as mmdetection does, weights and biases of frozen norms included, in total and by part.
 
     Returns:
         ``params``, ``params_frozen_norms`` (how many of these are buffers), ``trainable``, and parts by their names.

@@ -1,4 +1,4 @@
-"""Modulated deformable convolution (DCNv2) over torchvision's operator: no compiled part of Detectron2 is needed."""
+"""Modulated deformable convolution (DCNv2) by torchvision's operator, without Detectron2's compiled layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torchvision.ops import deform_conv2d
 
 
 class ModulatedDeformConv2d(nn.Module):
-    """A convolution that predicts where it samples, and how strongly.
+    """Convolution that predicts an offset and a modulation factor for each of its sampling points.
 
     Its state dict has mmcv's names: ``weight``, optional ``bias``, ``conv_offset.weight``, ``conv_offset.bias``, and
     ``norm.*`` where there is a norm. With `rename_old_offsets`, offsets of older files (``<prefix>_offset.*`` of mmcv
@@ -35,19 +35,19 @@ class ModulatedDeformConv2d(nn.Module):
         bias: bool = False,
         norm: nn.Module | None = None,
     ) -> None:
-        """Builds a layer that starts as a plain convolution with weight 1/2: offsets 0, strength sigmoid(0).
+        """Builds a layer that starts as half a plain convolution: offsets 0, modulation sigmoid(0) = 1/2.
 
         Args:
-            in_channels: channels of the input.
-            out_channels: channels of the output.
-            kernel_size: side of the square kernel.
+            in_channels: Number of input channels.
+            out_channels: Number of output channels.
+            kernel_size: Side of the square kernel.
             stride: Stride of the convolution.
-            padding: zeros around the input.
-            dilation: distance of two taps.
-            groups: Groups of the convolution.
-            deform_groups: groups of input channels with offsets of their own.
-            bias: Add a bias to the convolution; the offsets always have one.
-            norm: applied to the result.
+            padding: Number of zeros added at each border of the input.
+            dilation: Distance of two kernel elements.
+            groups: Number of groups of the convolution.
+            deform_groups: Number of groups of input channels with offsets of their own.
+            bias: Whether the convolution has a bias; that of the offsets always has one.
+            norm: Norm of the output; None: no norm.
 
         Raises:
             ValueError: channels cannot be divided into the groups.
@@ -73,14 +73,14 @@ class ModulatedDeformConv2d(nn.Module):
         nn.init.zeros_(self.conv_offset.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [N, C, H, W] to [N, C', H', W'] as a plain convolution of these settings would, in its input's type.
+        """Maps [N, C, H, W] to [N, C', H', W'], the size of a plain convolution's output, in the input's type.
 
         Runs in float32 (or float64) under autocast: in half precision offsets lose their fraction of a pixel.
         """
         with torch.autocast(x.device.type, enabled=False):
             wide = x if x.dtype == torch.float64 else x.float()
             predicted = self.conv_offset(wide)
-            # The first two thirds are (dy, dx) per tap, row by row, as torchvision reads them.
+            # The first two thirds are (dy, dx) per kernel element, row by row, as torchvision reads them.
             offsets, strength = predicted[:, : self.offset_channels], predicted[:, self.offset_channels :].sigmoid()
             out = deform_conv2d(
                 wide,
@@ -96,9 +96,9 @@ class ModulatedDeformConv2d(nn.Module):
 
 
 def rename_old_offsets(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Gives the offsets of older files their names of today; a load hook of the whole network.
+    """Load hook of the whole network that renames the offsets of older files.
 
-    A layer cannot do it alone: torch hands it only the keys that begin with its own name.
+    A layer's own hook cannot do it: torch passes it only the keys that begin with the layer's name.
     """
     for name, layer in module.named_modules():
         for part in ("weight", "bias") if isinstance(layer, ModulatedDeformConv2d) else ():
@@ -108,15 +108,15 @@ def rename_old_offsets(module: nn.Module, state: dict[str, Any], prefix: str, *_
 
 
 def deform_stages(resnet: ResNet, on_per_stage: list[bool], deform_groups: int = 1) -> None:
-    """Replaces the 3x3 convolution of every bottleneck of some stages; groups, stride and norm stay.
+    """Replaces the 3x3 convolutions of some stages' bottlenecks by deformable ones with the same options.
 
     Args:
-        resnet: Detectron2's, built with plain bottlenecks.
+        resnet: Detectron2's ResNet, built with plain bottlenecks.
         on_per_stage: Whether res2, res3, res4 and res5 are deformable.
-        deform_groups: Groups of offsets of the new layers.
+        deform_groups: Number of groups of offsets of the new layers.
 
     Raises:
-        ValueError: such a stage has no bottlenecks.
+        ValueError: a stage to change has no bottlenecks.
     """
     for stage, on in zip(resnet.stages, on_per_stage, strict=False):
         for block in stage if on else ():

@@ -1,4 +1,4 @@
-"""InstanceDistiller: meta-architecture that trains a SOLOv2 with a frozen SOLOv2, level by level."""
+"""InstanceDistiller: meta-architecture that trains a SOLOv2 with a frozen SOLOv2 as its teacher."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_FEATURES = "SOLOv2 is compared level by level, by KD, CWD (TAP logits) and BP
 
 @META_ARCH_REGISTRY.register()
 class InstanceDistiller(DistillationWrapper):
-    """Meta-architecture that trains a SOLOv2 with a frozen SOLOv2, level by level."""
+    """Meta-architecture that trains a SOLOv2 with a frozen SOLOv2 as its teacher, level by level."""
 
     student: SOLOv2
     task_terms = ("loss_category", "loss_mask")
@@ -42,12 +42,12 @@ class InstanceDistiller(DistillationWrapper):
 
     @classmethod
     def build_teacher(cls, cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
-        """Builds the teacher that TEACHER names."""
+        """Builds the teacher of TEACHER."""
         return build_instance_teacher(cfg, student)
 
     @classmethod
     def build_distiller(cls, cfg: CfgNode, student: SOLOv2, teacher: FrozenSOLOv2) -> InstanceTerms:
-        """Builds what DISTILL.METHOD names, see `build_instance_terms`."""
+        """Builds the distillers of DISTILL.METHOD, see `build_instance_terms`."""
         return build_instance_terms(cfg, student, teacher)
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> tuple[ImageList, GridTargets]:
@@ -62,7 +62,7 @@ class InstanceDistiller(DistillationWrapper):
         return self._teacher.submit(batch, images, target)
 
     def predict(self, images: ImageList) -> SOLOv2Outputs:
-        """Returns the student's raw heads."""
+        """Returns the raw outputs of the student's heads."""
         return self.student.raw_outputs(images.tensor)
 
     def distillation_losses(
@@ -72,7 +72,7 @@ class InstanceDistiller(DistillationWrapper):
         batch: Sequence[dict[str, Any]],
         target: GridTargets,
     ) -> dict[str, Tensor]:
-        """Returns the distiller's terms, means over the levels, and logs them level by level."""
+        """Returns the distillation loss terms, means over the levels, and logs their values per level."""
         assert self.distiller is not None
         outputs, assigned = teacher_output
         terms, levels = self.distiller(
@@ -82,19 +82,19 @@ class InstanceDistiller(DistillationWrapper):
         return terms
 
     def probed_maps(self, output: SOLOv2Outputs) -> list[Tensor]:
-        """Returns all raw maps."""
+        """Returns all raw maps, at which the gradients of the loss terms are measured."""
         return raw_maps(output)
 
 
 def raw_maps(outputs: SOLOv2Outputs) -> list[Tensor]:
-    """Returns the maps at which the gradients of the terms are measured."""
+    """Returns the maps at which the gradients of the loss terms are measured."""
     return [*outputs.category_logits, *outputs.kernels, outputs.mask_features, *outputs.mask_towers]
 
 
 def log_levels(values: dict[str, Tensor]) -> None:
-    """Writes each term's value at every level, ``kd_<term>_level<i>``, where a training loop is running.
+    """Logs each term's value at every level as ``kd_<term>_level<i>``, if a training loop is running.
 
-    The main process's own values: the losses themselves are means over the processes.
+    The values are those of the main process only; the logged losses are means over the processes.
     """
     if not has_event_storage() or not values:
         return
@@ -104,10 +104,10 @@ def log_levels(values: dict[str, Tensor]) -> None:
 
 
 def build_instance_terms(cfg: CfgNode, student: SOLOv2, teacher: FrozenSOLOv2) -> InstanceTerms:
-    """Builds what DISTILL.METHOD names, once for the category logits and once for the masks.
+    """Builds the distillers of DISTILL.METHOD, one for the category logits and one for the masks.
 
     Raises:
-        ValueError: a method compares features, or the networks do not fit (see `InstanceTerms`).
+        ValueError: a method compares features, or student and teacher do not fit (see `InstanceTerms`).
     """
     node = cfg.DISTILL.INSTANCE
     options = InstanceOptions(

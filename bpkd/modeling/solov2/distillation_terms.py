@@ -19,7 +19,7 @@ MASK_TERMS = ("mask_logits", "mask_towers", "mask_features")
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """How a method is applied to the levels; the keys are those of cfg.DISTILL.INSTANCE."""
+    """Options of a method's application to the levels; the fields are keys of cfg.DISTILL.INSTANCE."""
 
     category_weight: float = 1.0
     mask_weight: float = 1.0
@@ -33,7 +33,7 @@ class InstanceOptions:
 
 
 class InstanceTerms(DistillationModule):
-    """A distiller on the category logits and one on the masks, at every level."""
+    """Applies one distiller to the category logits and one to the masks, at every level."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class InstanceTerms(DistillationModule):
         Args:
             category: Distiller of the category logits.
             mask: Distiller of the masks.
-            options: What is compared, and how.
-            channels: Channels of the student's and the teacher's maps that "mask_features" or "mask_towers" compares.
+            options: Options of the comparison.
+            channels: Number of channels of the student's and the teacher's maps, for "mask_features" and "mask_towers".
 
         Raises:
-            ValueError: both weights are 0, or the towers differ in width.
+            ValueError: both weights are 0, or the towers' channels differ.
         """
         super().__init__()
         self.options = options
@@ -82,7 +82,7 @@ class InstanceTerms(DistillationModule):
         self.edge_window = next((part.edge_window for part in members if part.edge_window), None)
 
     def distillers(self) -> list[LevelDistiller]:
-        """Returns the distillers of the category logits and of the masks, those with a weight."""
+        """Returns the distillers of the category logits and of the masks whose weight is not 0."""
         return [part for part in self.parts.values() if isinstance(part, LevelDistiller)]
 
     def forward(
@@ -94,7 +94,7 @@ class InstanceTerms(DistillationModule):
         teacher_targets: GridTargets,
         iteration: int,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Computes the terms, in float32 whatever autocast says.
+        """Computes the loss terms in float32, also under autocast.
 
         Args:
             student: Raw outputs of the student.
@@ -105,7 +105,7 @@ class InstanceTerms(DistillationModule):
 
         Returns:
             ``{"loss_kd_category_<term>", "loss_kd_mask_<term>": scalar}`` with weights applied, means over the levels
-            (of the mask terms over those with a pair), and the detached values per level without ``loss_kd_``.
+            (mask terms: over levels with a pair), and the detached values per level without the prefix ``loss_kd_``.
         """
         terms: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}

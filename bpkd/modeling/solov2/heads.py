@@ -1,4 +1,4 @@
-"""The three branches of SOLOv2: category and kernel per grid cell, and the mask features that kernels are applied to.
+"""The heads of SOLOv2: category logits and kernels of the grid cells, and the mask features for the kernels.
 
 Source: Wang et al., "SOLOv2: Dynamic and Fast Instance Segmentation", NeurIPS 2020; layout of mmdetection 3.3.0.
 """
@@ -19,7 +19,7 @@ DCN_CHOICES = ("none", "last", "all")
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resizes [N, C, h, w] bilinearly to ``size`` (height, width), pixel centres aligned."""
+    """Resizes [N, C, h, w] bilinearly to ``size`` (height, width), with align_corners False."""
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)
 
 
@@ -32,7 +32,7 @@ def with_coordinates(x: Tensor) -> Tensor:
 
 
 def conv(in_channels: int, out_channels: int, side: int, *, bias: bool, deform: bool = False) -> nn.Module:
-    """Makes a convolution of this side that keeps the size, its weights normal with deviation 0.01, offsets 0."""
+    """Returns a convolution that keeps the size, with normal weights of standard deviation 0.01 and offsets 0."""
     layer: nn.Module
     if deform:
         layer = ModulatedDeformConv2d(in_channels, out_channels, side, padding=side // 2, bias=bias)
@@ -45,13 +45,13 @@ def conv(in_channels: int, out_channels: int, side: int, *, bias: bool, deform: 
 
 
 def unit(in_channels: int, out_channels: int, side: int, *, norm: str, deform: bool = False) -> list[nn.Module]:
-    """Returns convolution, norm and ReLU; a norm of "" leaves the second empty and gives the first a bias."""
+    """Returns convolution, norm and ReLU; with a norm of "" the convolution has a bias and there is no norm."""
     layer = conv(in_channels, out_channels, side, bias=not norm, deform=deform)
     return [layer, get_norm(norm, out_channels) or nn.Identity(), nn.ReLU(inplace=True)]
 
 
 class InstanceHead(nn.Module):
-    """Category logits and mask kernels of every grid cell of every level."""
+    """Predicts the category logits and mask kernels of every grid cell of every level."""
 
     def __init__(
         self,
@@ -68,14 +68,14 @@ class InstanceHead(nn.Module):
         """Builds two stacks of convolutions that all levels share.
 
         Args:
-            in_channels: Channels of the pyramid's maps.
-            num_classes: K, without background.
-            num_grids: S per level, the level with the largest maps first.
-            kernel_channels: E.
-            channels: width of the stacks.
-            num_convs: their depth.
-            norm: Detectron2's name of the norm inside, "" for none.
-            dcn: Convolutions of a stack that are deformable: "none", "last" or "all".
+            in_channels: Number of channels of the pyramid's maps.
+            num_classes: Number of classes K without background.
+            num_grids: Number S of the S x S grid cells per level, the level with the largest maps first.
+            kernel_channels: Number E of channels of a mask kernel.
+            channels: Number of channels of the convolutions in the stacks.
+            num_convs: Number of convolutions of a stack.
+            norm: Detectron2's name of the norm, "" for none.
+            dcn: Which convolutions of a stack are deformable: "none", "last" or "all".
 
         Raises:
             ValueError: ``dcn`` is unknown, or there are fewer than three levels.
@@ -103,10 +103,10 @@ class InstanceHead(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps P2..P6 to category logits [N, K, S, S] and kernels [N, E, S, S], one of each per level.
 
-        The first map is halved and the last one resized to the size of the one before it.
+        The first map is resized to half its size and the last one to the size of the one before it.
 
         Raises:
-            ValueError: there are not as many maps as grids.
+            ValueError: the numbers of maps and grids differ.
         """
         if len(pyramid) != len(self.num_grids):
             raise ValueError(
@@ -125,7 +125,7 @@ class InstanceHead(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Mask features at stride 4 from several levels of the pyramid."""
+    """Computes mask features at stride 4 from several levels of the pyramid."""
 
     def __init__(
         self,
@@ -140,19 +140,19 @@ class MaskHead(nn.Module):
         """Builds a tower per level: max(1, i) convolutions at level i, each but level 0's followed by a x2 resize.
 
         Args:
-            in_channels: Channels of the pyramid's maps.
-            num_levels: its maps that are used, stride 4 first, each half the size of the one before.
-            out_channels: E.
-            channels: width of the towers.
-            norm: Detectron2's name of the norm inside, "" for none.
-            dcn: make every convolution deformable.
+            in_channels: Number of channels of the pyramid's maps.
+            num_levels: Number of pyramid maps that are used, stride 4 first, each half the size of the one before.
+            out_channels: Number E of channels of the mask features.
+            channels: Number of channels of the convolutions in the towers.
+            norm: Detectron2's name of the norm, "" for none.
+            dcn: Whether every convolution is deformable.
         """
         super().__init__()
         self.convs_all_levels = nn.ModuleList()
         for i in range(num_levels):
             tower = nn.Module()
             for j in range(max(1, i)):
-                # The last level also gets the coordinates.
+                # The last level has the coordinates as two more channels.
                 width = channels if j else in_channels + 2 * (i == num_levels - 1)
                 tower.add_module(f"conv{j}", nn.Sequential(*unit(width, channels, 3, norm=norm, deform=dcn)))
             self.convs_all_levels.append(tower)

@@ -1,4 +1,4 @@
-"""Inputs of the level distillers: per level the maps of student and teacher, and where edges lie."""
+"""Inputs of the level distillers: the maps of student and teacher and the edge maps at each level."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LevelInputs:
 
 
 class EdgeContext:
-    """Edge maps of a batch's instances, and the share of each cell that is image, at given sizes."""
+    """Edge maps of a batch's instances, and the share of each position that is not padding, at given sizes."""
 
     def __init__(self, targets: GridTargets, canvas: Size, window: Size | None, sizes: Sequence[Size]) -> None:
         """Computes the edge maps.
@@ -53,7 +53,7 @@ class EdgeContext:
         return self._edges.get(size)
 
     def merged(self, size: Size, members: Tensor, num_classes: int = 1) -> Tensor | None:
-        """Returns [N, num_classes, h, w]: the maximum over some instances of each image, or of each of its classes."""
+        """Returns [N, num_classes, h, w]: the maximum of the members' edge maps per image, or per image and class."""
         edges = self.edges(size)
         if edges is None:
             return None
@@ -64,7 +64,7 @@ class EdgeContext:
         return merged.view(self.count, num_classes, *size)
 
     def valid(self, size: Size) -> Tensor:
-        """Returns [N, 1, h, w]: the share of each cell that is image and not padding."""
+        """Returns [N, 1, h, w]: the share of each position that is not padding."""
         return torch.stack(
             [
                 content_share((masks.shape[1], masks.shape[2]), self.canvas, size, self.targets.image)
@@ -82,15 +82,15 @@ def category_levels(
     edges: str,
     per_class: bool,
 ) -> LevelInputs:
-    """The category logits of every level.
+    """Returns the level inputs of the category logits.
 
     Args:
         student: Raw outputs of the student.
         teacher: Raw outputs of the teacher, on the same grids.
-        context: Edges and contents of the batch.
-        independent: see `bpkd.structures.SegOutput`.
-        edges: "boundary" of the instances of the level, or "grid", of the labels of the cells.
-        per_class: Make an edge map per class.
+        context: Edge maps and valid shares of the batch.
+        independent: Whether each class has a sigmoid of its own, see `bpkd.structures.SegOutput`.
+        edges: Type of the edge maps: "boundary": edges of the level's instances; "grid": edges of the cells' labels.
+        per_class: Whether there is one edge map per class.
     """
     maps = []
     for logits, level in zip(student.category_logits, context.targets.levels, strict=True):
@@ -109,7 +109,7 @@ def category_levels(
 
 
 def map_levels(students: Sequence[Tensor], teachers: Sequence[Tensor], context: EdgeContext) -> LevelInputs:
-    """Maps [N, C, H/4, W/4] of whole images, with the edges of all their instances."""
+    """Returns the level inputs of maps [N, C, H/4, W/4] of whole images, with the edges of all instances."""
     size = (int(students[0].shape[2]), int(students[0].shape[3]))
     everyone = torch.arange(len(context.targets.image), device=context.targets.image.device)
     maps = Target(edge_map=context.merged(size, everyone), valid=context.valid(size))
@@ -127,17 +127,17 @@ def mask_levels(
     box_region: float,
     match: str,
 ) -> LevelInputs:
-    """The mask logits of pairs of cell and instance, one per instance and level, as two-class maps [P, 2, H/4, W/4].
+    """Returns the level inputs of mask logits, two-class maps [P, 2, H/4, W/4] of one cell per instance and level.
 
     Args:
         student: Raw outputs of the student.
         teacher: Raw outputs of the teacher.
-        context: Edges and contents of the batch.
+        context: Edge maps and valid shares of the batch.
         teacher_targets: The teacher's own assignment of the same instances, on the same grids.
-        max_pairs: Most pairs per image; 0: no limit.
-        box_region: The instance's box, enlarged by this factor, is compared; 0: the whole map.
-        match: The teacher's pair of the same instance that a pair is compared with: "cell": that of the same level
-            and cell, where there is none the one with the highest score; "score": always the latter.
+        max_pairs: Largest number of pairs per image; 0: no limit.
+        box_region: Factor that enlarges the instance's box, in which masks are compared; 0: the whole map.
+        match: The teacher's pair that a pair is compared with, of the same instance: "cell": that of the same level
+            and cell if there is one, else that with the highest score; "score": always that with the highest score.
     """
     targets, grids = context.targets, [int(x.shape[-1]) for x in student.category_logits]
     canvas = torch.tensor(context.canvas, dtype=torch.float64, device=targets.centers.device)
@@ -167,14 +167,14 @@ def mask_levels(
 
 
 def pairs_of(targets: GridTargets) -> Pairs:
-    """Returns all levels' pairs in one row."""
+    """Returns the pairs of all levels, concatenated."""
     level = [torch.full_like(one.cell, i) for i, one in enumerate(targets.levels)]
     cell, instance = ([getattr(one, name) for one in targets.levels] for name in ("cell", "instance"))
     return Pairs(torch.cat(level), torch.cat(cell), torch.cat(instance))
 
 
 def at_size(maps: Tensor, size: Size) -> Tensor:
-    """Returns the teacher's [N, C, h, w] at the student's size, bilinear."""
+    """Resizes the teacher's maps [N, C, h, w] bilinearly to the student's size."""
     if tuple(maps.shape[-2:]) == size:
         return maps
     return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)

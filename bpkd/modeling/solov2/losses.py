@@ -1,4 +1,4 @@
-"""Losses of SOLOv2: focal over the cells, dice over the pairs of cell and instance."""
+"""Losses of SOLOv2: focal loss of the cells' categories, dice loss of the masks of pairs of cell and instance."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def category_loss(logits: Sequence[Tensor], targets: GridTargets, *, alpha: floa
     """Sigmoid focal loss over images, levels, cells and classes, divided by the number of positive cells plus one.
 
     Args:
-        logits: [N, K, S, S] per level.
+        logits: Category logits [N, K, S, S] of each level.
         targets: Assignment of instances to the cells of these levels.
-        alpha: weight of the positive class.
-        gamma: exponent of the modulating factor.
+        alpha: Weight of positives in the focal loss.
+        gamma: Exponent of the modulating factor.
 
     Source: Lin et al., "Focal Loss", ICCV 2017, equation 5.
     """
@@ -39,11 +39,11 @@ def pair_kernels(kernels: Sequence[Tensor], targets: GridTargets) -> tuple[Tenso
     """Collects the kernels of all pairs of all levels, image after image.
 
     Args:
-        kernels: [N, E, S, S] per level.
+        kernels: Mask kernels [N, E, S, S] of each level.
         targets: Assignment of instances to the cells of these levels.
 
     Returns:
-        Kernels [P, E], and image [P] and instance [P] of each; images ascend, and levels inside an image.
+        Kernels [P, E], and index [P] of the image and [P] of the instance of each, sorted by image and level.
     """
     rows = [k.flatten(2)[t.image, :, t.cell] for k, t in zip(kernels, targets.levels, strict=True)]
     image = torch.cat([t.image for t in targets.levels])
@@ -53,14 +53,14 @@ def pair_kernels(kernels: Sequence[Tensor], targets: GridTargets) -> tuple[Tenso
 
 
 def dice(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice loss of each row: 1 - 2 sum(p t) / (sum p^2 + sum t^2 + 0.002), p the sigmoid of the logits.
+    """Dice loss of each mask: 1 - 2 sum(p t) / (sum p^2 + sum t^2 + 0.002), p the sigmoid of the logits.
 
     Args:
-        logits: [P, ...].
-        masks: [P, ...] bool, or 0 and 1.
+        logits: Mask logits [P, ...].
+        masks: Target masks [P, ...], bool or of 0 and 1.
 
     Returns:
-        [P].
+        Loss [P] of each mask.
     """
     p, t = logits.flatten(1).sigmoid(), masks.flatten(1).to(logits.dtype)
     overlap = (p * t).sum(1)
@@ -68,16 +68,16 @@ def dice(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def mask_loss(outputs: SOLOv2Outputs, targets: GridTargets, *, normalizer: str = "pairs") -> Tensor:
-    """Dice loss of the masks that the positive cells' kernels make, at stride 4.
+    """Dice loss of the masks of the positive cells' kernels, at stride 4.
 
     Args:
         outputs: Raw outputs of the network.
-        targets: Assignment of the same batch's instances.
-        normalizer: "pairs": mean over the pairs of cell and instance (the authors' form); "per_cell": their sum over
-            the number of different positive cells (mmdetection's).
+        targets: Assignment of the batch's instances to cells.
+        normalizer: Divisor of the sum over pairs: "pairs": number of pairs (the authors' form); "per_cell": number of
+            distinct positive cells (mmdetection's).
 
     Returns:
-        A scalar; 0 with the graph of kernels and mask features where there is no pair.
+        A scalar; 0, attached to the graph of kernels and mask features, if there is no pair.
 
     Raises:
         ValueError: the normalizer is unknown.

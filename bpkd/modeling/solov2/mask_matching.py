@@ -1,4 +1,4 @@
-"""Which predicted masks of student and teacher are compared: pairs of a cell and an instance, matched by instance."""
+"""Matches the predicted masks of student and teacher: pairs of a grid cell and an instance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pairs:
-    """(cell, instance) pairs of a batch, of all levels in one row."""
+    """Pairs (cell, instance) of a batch, concatenated over all levels."""
 
     level: Tensor
     """[P] int64."""
@@ -24,30 +24,30 @@ class Pairs:
     """[P] int64, row in the batch's instances."""
 
     def __getitem__(self, index: Tensor) -> Pairs:
-        """Returns some of the pairs."""
+        """Returns the pairs at an index or where a mask is true."""
         return Pairs(self.level[index], self.cell[index], self.instance[index])
 
     def __len__(self) -> int:
-        """Returns P."""
+        """Returns the number of pairs P."""
         return len(self.level)
 
     def positions(self, grids: Sequence[int]) -> Tensor:
-        """Returns [P]: where each cell lies once all levels' grids of sides ``grids`` are one row of cells."""
+        """Returns [P]: the index of each pair's cell in the concatenated grids of all levels, of sides ``grids``."""
         offsets = [0, *accumulate(side * side for side in grids)][:-1]
         return self.cell.new_tensor(offsets)[self.level] + self.cell
 
 
 def flat_grids(maps: Sequence[Tensor]) -> Tensor:
-    """Joins the maps [N, C, S, S] of all levels to [N, C, sum of S * S], in the order of `Pairs.positions`."""
+    """Concatenates the maps [N, C, S, S] of all levels to [N, C, sum of S * S], in the order of `Pairs.positions`."""
     return torch.cat([x.flatten(2) for x in maps], 2)
 
 
 def first_per_group(groups: Tensor, keys: Tensor) -> Tensor:
-    """Returns the index of the smallest key of every group, groups ascending; the first where keys are equal.
+    """Returns the index of the smallest key of each group, the first of equal keys, in ascending order of groups.
 
     Args:
-        groups: [P] integers.
-        keys: [P].
+        groups: Integer group [P] of each key.
+        keys: Values [P] to compare.
     """
     order = keys.argsort(stable=True)
     order = order[groups[order].argsort(stable=True)]
@@ -58,12 +58,12 @@ def first_per_group(groups: Tensor, keys: Tensor) -> Tensor:
 
 
 def central_pairs(pairs: Pairs, centers: Tensor, grids: Sequence[int]) -> Pairs:
-    """One pair per instance and level, that of the cell nearest to the instance's centre.
+    """Returns one pair per instance and level, that of the cell nearest to the instance's centre.
 
     Args:
         pairs: Pairs of a batch.
-        centers: [M, 2] mass centres (y, x) as shares of the canvas.
-        grids: Sides S of the levels' grids.
+        centers: Centroids (y, x) [M, 2] of the instances as fractions of the canvas.
+        grids: Side S of each level's grid.
 
     Returns:
         The chosen pairs, by instance and level.
@@ -75,12 +75,12 @@ def central_pairs(pairs: Pairs, centers: Tensor, grids: Sequence[int]) -> Pairs:
 
 
 def limited_pairs(pairs: Pairs, image: Tensor, limit: int) -> Pairs:
-    """At most ``limit`` pairs of each image (0: all of them), random ones where there are more.
+    """Returns at most ``limit`` pairs of each image, chosen at random if there are more.
 
     Args:
         pairs: Pairs of a batch.
-        image: [M] image of each instance.
-        limit: Most pairs per image.
+        image: Index [M] of each instance's image.
+        limit: Largest number of pairs per image; 0: no limit.
     """
     owner = image[pairs.instance]
     counts = torch.bincount(owner).tolist()
@@ -94,18 +94,17 @@ def limited_pairs(pairs: Pairs, image: Tensor, limit: int) -> Pairs:
 
 
 def teacher_pairs(chosen: Pairs, teacher: Pairs, scores: Tensor, *, count: int, same_cell: bool) -> Pairs:
-    """For each chosen pair one of the teacher's pairs of the same instance.
+    """Returns, for each of the student's pairs, one of the teacher's pairs of the same instance.
 
     Args:
-        chosen: the student's pairs.
-        teacher: all of the teacher's own pairs of the batch.
-        scores: [P of teacher] the teacher's logit of the instance's class at each of its pairs.
-        count: M, instances of the batch.
-        same_cell: take the teacher's pair of the same level and cell where there is one, else the one with the highest
-            score; False: always the latter.
+        chosen: Pairs of the student.
+        teacher: All pairs of the teacher in the batch.
+        scores: The teacher's logit of the instance's class at each of its pairs.
+        count: Number M of instances in the batch.
+        same_cell: Whether the teacher's pair of the same level and cell is preferred to the one with the highest score.
 
     Returns:
-        As many pairs as are chosen; level and cell of the student's pair where the teacher has none of the instance.
+        One pair per chosen pair; level and cell are the student's if the teacher has no pair of the instance.
     """
     best = teacher[first_per_group(teacher.instance, -scores)]
     found = chosen.cell.new_full((2, count), -1)
@@ -118,7 +117,7 @@ def teacher_pairs(chosen: Pairs, teacher: Pairs, scores: Tensor, *, count: int, 
 
 
 def _contained(some: Pairs, others: Pairs) -> Tensor:
-    """Returns bool: which of ``some`` pairs are among the ``others`` too."""
+    """Returns a bool mask of those of ``some`` pairs that are among the ``others``."""
     top = [max(int(x.max()) + 1 if len(x) else 1 for x in both) for both in
            ((some.cell, others.cell), (some.level, others.level))]  # fmt: skip
     numbers = [(p.instance * top[1] + p.level) * top[0] + p.cell for p in (some, others)]
@@ -126,16 +125,16 @@ def _contained(some: Pairs, others: Pairs) -> Tensor:
 
 
 def mask_logits(kernels: Tensor, features: Tensor, positions: Tensor, image: Tensor) -> Tensor:
-    """Masks of some cells: 1x1 dynamic convolutions, in float32.
+    """Computes the mask logits of some cells by dynamic 1x1 convolutions, in float32.
 
     Args:
-        kernels: [N, E, cells], all levels in one row.
-        features: [N, E, h, w] mask features.
-        positions: [P] of the cells.
-        image: [P] that they belong to, ascending.
+        kernels: Kernels [N, E, cells] of all levels, concatenated.
+        features: Mask features [N, E, h, w].
+        positions: Index [P] of each cell in ``kernels``.
+        image: Index [P] of each cell's image, ascending.
 
     Returns:
-        [P, h, w] raw logits; none of them keep the graph too.
+        Raw logits [P, h, w]; attached to the graph even if P = 0.
     """
     height, width = features.shape[2], features.shape[3]
     with torch.autocast(features.device.type, enabled=False):

@@ -25,16 +25,16 @@ from .targets import GridAssigner, ImageInstances
 
 @META_ARCH_REGISTRY.register()
 class SOLOv2(nn.Module):
-    """Instance segmentation by locations.
+    """SOLOv2 network for instance segmentation: each grid cell predicts a class and the kernel of a mask.
 
     The state dict has the keys ``backbone.*``, ``ins_head.*`` and ``mask_head.*``.
 
     Attributes:
         task: The task that the network solves.
-        num_classes: K.
-        strides: nominal stride of each level.
-        assigner: gives the cells their instances.
-        source_format: colour order of the images that the loader delivers; an item's own ``image_format`` comes first.
+        num_classes: Number of classes K.
+        strides: Nominal stride of each level.
+        assigner: `GridAssigner` of instances to grid cells.
+        source_format: Colour order of the loader's images; an item's own ``image_format`` takes precedence.
     """
 
     task = INSTANCE
@@ -63,19 +63,19 @@ class SOLOv2(nn.Module):
         """Joins the parts.
 
         Args:
-            backbone: maps images to a pyramid, with Detectron2's ``output_shape``.
-            ins_head: reads ``in_features``.
-            mask_head: reads ``mask_in_features``.
-            in_features: names of the maps of the instance head, stride 4 first.
-            mask_in_features: names of the maps of the mask head, stride 4 first.
-            scale_ranges: (low, high) per level, see `GridAssigner`.
-            pixel_mean: per channel, in the order of ``input_format``.
-            pixel_std: per channel.
-            input_format: colour order that the network expects.
-            sigma: size of an instance's centre region over that of its box.
-            focal: alpha and gamma of the category loss.
+            backbone: Network from images to a feature pyramid, with Detectron2's ``output_shape``.
+            ins_head: Head of category logits and kernels, which reads ``in_features``.
+            mask_head: Head of mask features, which reads ``mask_in_features``.
+            in_features: Names of the maps that the instance head reads, stride 4 first.
+            mask_in_features: Names of the maps that the mask head reads, stride 4 first.
+            scale_ranges: Range (low, high) of instance sizes per level, see `GridAssigner`.
+            pixel_mean: Mean pixel value per channel, in the order of ``input_format``.
+            pixel_std: Standard deviation of the pixel values per channel.
+            input_format: Colour order that the network expects, "RGB" or "BGR".
+            sigma: Ratio of the size of an instance's centre region to that of its box.
+            focal: Parameters alpha and gamma of the focal category loss.
             weights: Factors on the category loss and the mask loss.
-            normalizer: What the mask loss is divided by, "pairs" or "per_cell".
+            normalizer: Divisor of the mask loss, "pairs" or "per_cell", see `mask_loss`.
             detection: Thresholds and limits of the detections; None: the defaults.
 
         Raises:
@@ -102,7 +102,7 @@ class SOLOv2(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Builds the parts that MODEL.BACKBONE and MODEL.SOLOV2 describe."""
+        """Builds the parts of MODEL.BACKBONE and MODEL.SOLOV2."""
         node, backbone = cfg.MODEL.SOLOV2, build_backbone(cfg)
         shapes = backbone.output_shape()
         _strides(backbone, node.IN_FEATURES, node.MASK_IN_FEATURES)
@@ -159,22 +159,22 @@ class SOLOv2(nn.Module):
         """Does nothing: there is no auxiliary head."""
 
     def preprocess(self, batch: Sequence[dict[str, Any]]) -> ImageList:
-        """Returns the batch's images: colour order, normalisation, then padding with 0 to what the pyramid divides."""
+        """Returns the images in the network's colour order, normalised, padded with 0 to what the pyramid requires."""
         return ImageList.from_tensors(normalised(batch, self), self.backbone.size_divisibility)
 
     def raw_outputs(self, images: Tensor) -> SOLOv2Outputs:
-        """Maps normalised, padded images [N, 3, H, W] to what losses, distillers and `detect` read."""
+        """Maps normalised, padded images [N, 3, H, W] to the outputs that losses, distillers and `detect` read."""
         pyramid = self.backbone(images)
         logits, kernels = self.ins_head([pyramid[name] for name in self.in_features])
         features, towers = self.mask_head([pyramid[name] for name in self.mask_in_features])
         return SOLOv2Outputs(tuple(logits), tuple(kernels), features, tuple(towers))
 
     def assign(self, instances: Sequence[Instances], canvas: tuple[int, int]) -> GridTargets:
-        """Assigns labelled instances to cells, by this network's own grids and ranges.
+        """Assigns labelled instances to this network's grid cells.
 
         Args:
-            instances: per image, with ``gt_boxes``, ``gt_classes`` and ``gt_masks`` (bitmasks or polygons) in pixels
-                of the network's input.
+            instances: Instances of each image, with ``gt_boxes``, ``gt_classes`` and ``gt_masks`` (bitmasks or
+                polygons) in pixels of the network's input.
             canvas: (height, width) of the padded batch.
         """
         return self.assigner([image_instances(one, self.device) for one in instances], canvas)
@@ -192,8 +192,8 @@ class SOLOv2(nn.Module):
         """Runs one batch in Detectron2's format.
 
         Returns:
-            In training a dict of losses. In evaluation one dict per image with ``instances``, at the size that
-            ``height`` and ``width`` name, else at the image's.
+            In training a dict of losses. In evaluation one dict per image with ``instances``, at the size of the item's
+            ``height`` and ``width`` if given, else at the image's.
 
         Raises:
             ValueError: in training, an item has no ``instances``.
@@ -205,7 +205,7 @@ class SOLOv2(nn.Module):
         return self.losses(self.raw_outputs(images.tensor), targets)
 
     def targets(self, batch: Sequence[dict[str, Any]], images: ImageList) -> GridTargets:
-        """Assigns the labels of a training batch.
+        """Assigns the labelled instances of a training batch to grid cells.
 
         Raises:
             ValueError: an item has no ``instances``.
@@ -230,10 +230,10 @@ class SOLOv2(nn.Module):
 
 
 def image_instances(instances: Instances, device: torch.device) -> ImageInstances:
-    """Moves labelled instances to a device; polygons are drawn, an image without instances has none of any field.
+    """Moves labelled instances to a device and rasterises polygons; all fields may be missing if there are none.
 
     Raises:
-        ValueError: there are instances without masks, or masks of another kind.
+        ValueError: instances have no masks, or masks of another type.
     """
     height, width = instances.image_size
     if not instances.get_fields() or not len(instances):  # without fields it has no length
@@ -252,7 +252,7 @@ def image_instances(instances: Instances, device: torch.device) -> ImageInstance
 
 
 def detection_options(cfg: CfgNode) -> Detection:
-    """Returns the thresholds and limits of the detections that a config names."""
+    """Reads the thresholds and limits of the detections from a config."""
     node = cfg.MODEL.SOLOV2
     return Detection(
         score_threshold=node.SCORE_THRESHOLD,

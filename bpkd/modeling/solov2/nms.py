@@ -1,4 +1,4 @@
-"""Suppression of duplicates: point NMS on the category maps, Matrix NMS on the masks.
+"""Non-maximum suppression: point NMS on the category maps, Matrix NMS on the masks.
 
 Source: Wang et al., "SOLOv2", NeurIPS 2020, section 3.3; mmdetection 3.3.0 for the constants.
 """
@@ -13,10 +13,10 @@ KERNELS = ("gaussian", "linear")
 
 
 def point_nms(scores: Tensor) -> Tensor:
-    """Sets to 0 what is not the maximum of itself and its upper, left and upper-left neighbour.
+    """Sets scores to 0 that are not the maximum of themselves and their upper, left and upper-left neighbours.
 
     Args:
-        scores: [N, K, S, S], not negative.
+        scores: Category scores [N, K, S, S], not negative.
     """
     best = F.max_pool2d(scores, 2, stride=1, padding=1)[..., :-1, :-1]
     return scores * (best == scores)
@@ -25,14 +25,14 @@ def point_nms(scores: Tensor) -> Tensor:
 def matrix_nms(
     masks: Tensor, labels: Tensor, scores: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0
 ) -> Tensor:
-    """Lowers the scores of masks that a better one of the same class covers.
+    """Lowers the scores of masks that overlap one of the same class with a higher score.
 
     Args:
-        masks: [n, ...] bool, sorted by falling score.
-        labels: [n].
-        scores: [n], falling.
-        kernel: "gaussian" (exp(-sigma iou^2)) or "linear" (1 - iou).
-        sigma: factor of the gaussian's exponent (the paper's sigma is its inverse).
+        masks: Masks bool [n, ...], in descending order of scores.
+        labels: Class [n] of each mask.
+        scores: Scores [n] in descending order.
+        kernel: Decay of the score by overlap, "gaussian" (exp(-sigma iou^2)) or "linear" (1 - iou).
+        sigma: Factor in the exponent of "gaussian" (the inverse of the paper's sigma).
 
     Returns:
         New scores [n], not sorted.
@@ -45,13 +45,13 @@ def matrix_nms(
 
 
 def check_kernel(kernel: str) -> None:
-    """Raises ValueError for a kernel that is unknown."""
+    """Raises ValueError for an unknown kernel of Matrix NMS."""
     if kernel not in KERNELS:
         raise ValueError(f"MODEL.SOLOV2.NMS_KERNEL: expected one of {', '.join(KERNELS)}, got {kernel!r}.")
 
 
 def decayed(masks: Tensor, labels: Tensor, scores: Tensor, gaussian: bool, sigma: float) -> Tensor:
-    """`matrix_nms` as TorchScript takes it: without keywords and messages."""
+    """Computes `matrix_nms` in a form that TorchScript compiles, without keyword arguments and checks."""
     if len(masks) == 0:
         return scores
     flat = masks.flatten(1).float()
@@ -59,9 +59,9 @@ def decayed(masks: Tensor, labels: Tensor, scores: Tensor, gaussian: bool, sigma
     area = overlap.diagonal()
     iou = overlap / (area[:, None] + area[None] - overlap).clamp(min=1)
     iou = (iou * (labels[:, None] == labels[None])).triu(1)
-    covered = iou.amax(0)[:, None]  # of row i by a better one: it weakens what row i suppresses
+    covered = iou.amax(0)[:, None]  # largest overlap of mask i with a better one: it suppresses less
     if gaussian:
         return scores * torch.exp(-sigma * (iou**2 - covered**2)).amin(0)
-    # A mask that another one covers whole suppresses nothing.
+    # A mask that a better one covers completely suppresses nothing.
     ratio = (1 - iou) / (1 - covered)
     return scores * ratio.nan_to_num(nan=1.0, posinf=float("inf")).amin(0)

@@ -1,9 +1,9 @@
-"""From raw outputs to instances of one image, in bounded memory.
+"""Computes the detected instances of an image from raw outputs, in bounded memory.
 
 Source: Wang et al., "SOLOv2", NeurIPS 2020, section 3.3; mmdetection 3.3.0 for the order of the steps.
 
-`read_off` and `full_masks`, and what they call, are also compiled by TorchScript (`bpkd.export`): plain lists, and no
-arguments by keyword alone.
+`read_off` and `full_masks`, and the functions that they call, are also compiled by TorchScript (`bpkd.export`), which
+needs plain lists and no keyword-only arguments.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from bpkd.structures import SOLOv2Outputs
 
 from .nms import check_kernel, decayed, point_nms
 
-# Pixels of float masks that are held at once.
+# Largest number of pixels of float masks in memory at once.
 PIXELS = 32_000_000
 
 
 class Detection(NamedTuple):
-    """How instances are read off; the keys are those of cfg.MODEL.SOLOV2 and cfg.TEST.DETECTIONS_PER_IMAGE."""
+    """Options of the detections; the fields are keys of cfg.MODEL.SOLOV2, and cfg.TEST.DETECTIONS_PER_IMAGE."""
 
     score_threshold: float = 0.1
     """Category scores above this are candidates."""
@@ -54,19 +54,19 @@ def detect(
     strides: Sequence[int],
     options: Detection,
 ) -> Instances:
-    """Returns the instances of one image of a batch.
+    """Returns the detected instances of one image of a batch.
 
     Args:
         outputs: Raw outputs of the network.
-        index: Position of the image in the batch.
+        index: Index of the image in the batch.
         content: (height, width) of the image without padding.
-        size: (height, width) of the result.
-        strides: Strides of the levels; a mask at stride 4 with at most this many pixels is dropped.
-        options: thresholds and limits.
+        size: (height, width) of the returned masks.
+        strides: Stride of each level; a mask with at most this many pixels at stride 4 is dropped.
+        options: Thresholds and limits of the detections.
 
     Returns:
-        Instances with ``pred_masks`` bool [n, height, width], ``scores`` float [n] falling, ``pred_classes`` int64 [n]
-        and ``pred_boxes``, tight around the masks.
+        Instances with ``pred_masks`` bool [n, height, width], ``scores`` float [n] in descending order,
+        ``pred_classes`` int64 [n] and ``pred_boxes``, the bounding boxes of the masks.
 
     Raises:
         ValueError: the kernel of Matrix NMS is unknown.
@@ -89,15 +89,15 @@ def read_off(
     """Chooses the instances of one image: thresholds, point NMS, Matrix NMS.
 
     Args:
-        logits: [K, S, S] per level.
-        kernels: [E, S, S] per level.
-        features: [E, h, w] at stride 4, float32.
-        strides: Strides of the levels.
-        options: thresholds and limits.
-        pixels: Most pixels of float masks in memory at once.
+        logits: Category logits [K, S, S] of each level.
+        kernels: Mask kernels [E, S, S] of each level.
+        features: Mask features [E, h, w] at stride 4, float32.
+        strides: Stride of each level.
+        options: Thresholds and limits of the detections.
+        pixels: Largest number of pixels of float masks in memory at once.
 
     Returns:
-        Kernels [n, E], scores [n], falling, and classes [n].
+        Kernels [n, E], scores [n] in descending order, and classes [n].
     """
     own, scores, labels, least = _candidates(logits, kernels, strides, options)
     own, scores, labels, masks = _with_masks(own, scores, labels, least, features, options, pixels)
@@ -112,7 +112,7 @@ def read_off(
 def _candidates(
     logits: list[Tensor], kernels: list[Tensor], strides: list[int], options: Detection
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Kernels [n, E], scores, labels and the smallest areas of what scores above the threshold."""
+    """Returns kernels [n, E], scores, labels and smallest mask areas of the cells with scores above the threshold."""
     own: list[Tensor] = []
     scores: list[Tensor] = []
     labels: list[Tensor] = []
@@ -134,7 +134,7 @@ def _candidates(
 def _with_masks(
     own: Tensor, scores: Tensor, labels: Tensor, least: Tensor, features: Tensor, options: Detection, pixels: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Computes masks [n, h, w] in chunks; drops small ones and multiplies scores by how sure the masks are."""
+    """Computes masks [n, h, w] in chunks, drops small ones and multiplies scores by the masks' mean probability."""
     flat = features.flatten(1)
     step = max(1, pixels // flat.shape[1])
     masks = [torch.zeros(0, features.shape[1], features.shape[2], dtype=torch.bool, device=features.device)]
@@ -160,15 +160,15 @@ def full_masks(
     threshold: float = 0.5,
     pixels: int = PIXELS,
 ) -> Tensor:
-    """Computes masks at the image's original size, a few at a time.
+    """Computes binary masks at the image's original size, a few at a time.
 
     Args:
-        kernels: [n, E].
-        features: [E, h, w] at stride 4 of the canvas.
+        kernels: Mask kernels [n, E].
+        features: Mask features [E, h, w] at stride 4 of the canvas.
         content: (height, width) of the image on the canvas.
-        size: original (height, width).
-        threshold: A pixel of a soft mask above it belongs to the instance.
-        pixels: Most pixels of float masks in memory at once.
+        size: Original (height, width) of the image.
+        threshold: Probability above which a pixel belongs to the instance.
+        pixels: Largest number of pixels of float masks in memory at once.
 
     Returns:
         bool [n, height, width].

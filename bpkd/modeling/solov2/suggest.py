@@ -1,4 +1,4 @@
-"""Grid numbers and scale ranges that fit a data set: from the sizes of its instances and the cells that they claim."""
+"""Suggests grids and scale ranges for a data set, from its instance sizes and the cells assigned to two instances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .targets import CROWDED, GridAssigner, ImageInstances
 
-# The published grids, and the bounds of the published ranges in units of the second level's lower bound.
+# The published grids, and the bounds of the published ranges in multiples of the second level's lower bound.
 GRIDS = (40, 36, 24, 16, 12)
 PATTERN = ((0.0, 2.0), (1.0, 4.0), (2.0, 8.0), (4.0, 16.0), (8.0, 0.0))
 NO_BOUND = 4096.0
@@ -20,7 +20,7 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 @dataclass(frozen=True)
 class Claims:
-    """How a setting assigns the instances of a data set to cells."""
+    """Statistics of how grids and ranges assign a data set's instances to cells."""
 
     grids: tuple[int, ...]
     ranges: tuple[tuple[float, float], ...]
@@ -36,25 +36,25 @@ class Claims:
 
     @property
     def share(self) -> float:
-        """Claims beyond the first over the positive cells."""
+        """Number of assignments beyond the first of a cell, divided by the number of positive cells."""
         return self.twice / max(self.positive, 1)
 
 
 def object_sizes(images: Sequence[ImageInstances]) -> Tensor:
-    """Returns sqrt(box area) of every instance, in pixels of the input, ascending."""
+    """Returns the sorted sqrt(box area) of all instances, in pixels of the input."""
     boxes = torch.cat([one.boxes for one in images])
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
     return (sides[:, 0] * sides[:, 1]).sqrt().sort().values
 
 
 def suggested_ranges(sizes: Tensor) -> tuple[tuple[float, float], ...]:
-    """Scales the published ranges so that the middle of the sizes (5 % to 95 %, in logarithms) is their middle.
+    """Scales the published ranges so that their centre is that of the sizes (5 % to 95 %, in logarithms).
 
     Args:
         sizes: Sizes of all instances, see `object_sizes`.
 
     Returns:
-        (low, high) per level, whole pixels; the first begins at 1, the last has no bound in practice.
+        Range (low, high) per level in whole pixels; the first begins at 1, the last has no upper bound in practice.
 
     Raises:
         ValueError: there is no instance.
@@ -69,16 +69,16 @@ def suggested_ranges(sizes: Tensor) -> tuple[tuple[float, float], ...]:
 def claims(
     images: Sequence[ImageInstances], grids: Sequence[int], ranges: Sequence[Sequence[float]], *, divisor: int = 32
 ) -> Claims:
-    """Assigns the instances of single images, each padded to a multiple of ``divisor``, and counts.
+    """Assigns the instances of single images to cells and returns the statistics.
 
     Args:
-        images: Instances per image, at the size of the input.
-        grids: S per level.
-        ranges: (low, high) per level.
-        divisor: The canvas is padded to multiples of it.
+        images: Labelled instances of each image, at the size of the network's input.
+        grids: Number S of the S x S grid cells per level.
+        ranges: Range (low, high) of instance sizes per level.
+        divisor: Number that the sides of each image are padded to a multiple of.
     """
     assigner = GridAssigner(num_classes=1, num_grids=grids, scale_ranges=ranges)
-    assigner.crowded = True  # it is counted here
+    assigner.crowded = True  # counted here instead of a warning
     positive = twice = objects = lost = 0
     per_level = [0] * len(grids)
     for one in images:
@@ -96,7 +96,7 @@ def claims(
 
 
 def suggestions(images: Sequence[ImageInstances], ranges: Sequence[Sequence[float]]) -> list[Claims]:
-    """Counts for the published grids times `FACTORS`, coarsest first, up to where few cells are claimed twice."""
+    """Returns the statistics of the published grids times `FACTORS`, coarsest first, up to the first grids that fit."""
     out = []
     for factor in FACTORS:
         out.append(claims(images, [max(2, round(factor * grid)) for grid in GRIDS], ranges))
@@ -106,5 +106,5 @@ def suggestions(images: Sequence[ImageInstances], ranges: Sequence[Sequence[floa
 
 
 def fitting(rows: Sequence[Claims]) -> Claims:
-    """Returns the coarsest grids with at most `CROWDED` of the cells claimed twice, else the finest."""
+    """Returns the coarsest grids with a share of at most `CROWDED`, else the finest."""
     return next((row for row in rows if row.share <= CROWDED), rows[-1])

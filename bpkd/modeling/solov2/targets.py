@@ -1,4 +1,4 @@
-"""Which grid cells have to predict which instance: closed form, for all instances of a batch at once.
+"""Assigns instances to the grid cells that predict them, for all instances of a batch at once.
 
 Source: Wang et al., "SOLOv2", section 3; the arithmetic is mmdetection 3.3.0's.
 """
@@ -17,9 +17,9 @@ from bpkd.structures import GridTargets, LevelTargets
 
 logger = logging.getLogger(__name__)
 
-# A centre exactly on a grid line belongs to the cell that begins there, whatever the rounding of the division.
+# A centre exactly on a grid line belongs to the cell that begins there, also where the division rounds down.
 LINE = 1e-6
-# Share of the positive cells of a batch that two instances may claim before a warning.
+# Share of a batch's positive cells that may be assigned to two instances before a warning.
 CROWDED = 0.05
 
 
@@ -45,12 +45,12 @@ def on_canvas(masks: Tensor, canvas: tuple[int, int]) -> Tensor:
 
 
 def quarter_masks(bits: Tensor) -> Tensor:
-    """Resizes masks on the canvas to a quarter: bilinear, then >= 0.5.
+    """Resizes masks on the canvas to a quarter of their size: bilinear, then >= 0.5.
 
-    That is: at least two of the central 2x2 pixels of each 4x4 block.
+    A result is True if at least two of the central 2x2 pixels of its 4x4 block are 1.
 
     Args:
-        bits: uint8 [n, H, W] of 0 and 1, both sides multiples of 4.
+        bits: Masks uint8 [n, H, W] of 0 and 1, both sides multiples of 4.
 
     Returns:
         bool [n, H/4, W/4].
@@ -60,10 +60,10 @@ def quarter_masks(bits: Tensor) -> Tensor:
 
 
 def mask_centers(bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns area and mean pixel index of masks, eight pixels at a time: many times faster than sums of bytes.
+    """Returns area and mean pixel index of masks, adding eight pixels at a time, many times faster than byte sums.
 
     Args:
-        bits: uint8 [n, H, W] of 0 and 1, W a multiple of 8.
+        bits: Masks uint8 [n, H, W] of 0 and 1, W a multiple of 8.
 
     Returns:
         Area [n], and (y, x) [n, 2], 0 for an empty mask, both float64.
@@ -80,7 +80,7 @@ def mask_centers(bits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _byte_sums(words: Tensor, dim: int) -> Tensor:
-    """Sums words of eight counts over a dimension; 255 ones fill a byte. Returns int32, the counts side by side."""
+    """Sums words of eight byte counters over a dimension, 255 at a time so that no byte overflows; returns int32."""
     return sum(
         (part.sum(dim).view(torch.uint8).int() for part in words.split(255, dim)),
         start=torch.zeros((), dtype=torch.int32, device=words.device),
@@ -88,15 +88,16 @@ def _byte_sums(words: Tensor, dim: int) -> Tensor:
 
 
 class GridAssigner:
-    """Assigns instances to cells.
+    """Assigns instances to grid cells.
 
     An instance is used at a level if the square root of its box's area lies in the level's range, both ends included.
     Its cells are those that its centre region (``sigma`` times the box, around the mask's centroid) touches, at most
-    one beside the centroid's own in each direction. Grids divide the padded canvas, so an image's cells depend on what
-    it is batched with. A later instance takes over the label of a cell, but the cell's kernel has to predict both.
+    one beside the centroid's own in each direction. Grids divide the padded canvas, so an image's cells depend on the
+    other images of its batch. If two instances have a cell, its label is the later one's, and its kernel has to predict
+    both masks.
 
     Attributes:
-        crowded: whether the warning about cells that two instances claim has been given.
+        crowded: Whether the warning about cells with two instances has been given.
     """
 
     def __init__(
@@ -110,10 +111,10 @@ class GridAssigner:
         """Sets the grids.
 
         Args:
-            num_classes: K, the label of background.
-            num_grids: S per level.
-            scale_ranges: (low, high) per level, in pixels of the network's input.
-            sigma: size of the centre region over that of the box.
+            num_classes: Number of classes K, which is also the label of background.
+            num_grids: Number S of the S x S grid cells per level.
+            scale_ranges: Range (low, high) of instance sizes per level, in pixels of the network's input.
+            sigma: Ratio of the size of the centre region to that of the box.
 
         Raises:
             ValueError: the numbers of levels differ, or a range is empty.
@@ -131,14 +132,14 @@ class GridAssigner:
         """Assigns the instances of a batch.
 
         Args:
-            images: one entry per image, with or without instances.
+            images: Labelled instances of each image, of which there may be none.
             canvas: (height, width) that the batch is padded to, multiples of 8.
 
         Returns:
             Targets on the device of the masks.
 
         Raises:
-            ValueError: a mask is larger than the canvas, or the canvas cannot be divided.
+            ValueError: a mask is larger than the canvas, or the canvas is no multiple of 8.
         """
         if canvas[0] % 8 or canvas[1] % 8:
             raise ValueError(f"expected a canvas of multiples of 8, got {canvas}.")
@@ -196,14 +197,14 @@ class GridAssigner:
         instance = chosen.nonzero()[:, 0]
         pairs = cells[chosen]
         where = image[instance] * grid**2 + pairs
-        # The greatest index is the last instance of the image that claims the cell.
+        # The greatest index is the last instance of the image that is assigned to the cell.
         owner = torch.full((num_images * grid**2,), -1, device=centers.device)
         owner.scatter_reduce_(0, where, instance, "amax")
         names = F.pad(classes, (0, 1), value=self.num_classes)  # index -1 is background
         return LevelTargets(names[owner].view(num_images, grid, grid), image[instance], pairs, instance)
 
     def _warn(self, levels: Sequence[LevelTargets]) -> None:
-        """Warns once that many cells are claimed twice: such instances cannot be separated."""
+        """Warns once if many cells are assigned to two instances, which cannot be separated."""
         if self.crowded:
             return
         pairs = sum(len(level.cell) for level in levels)

@@ -1,4 +1,4 @@
-"""The SOLOv2 teacher: which images it sees, and how it assigns the instances to its cells."""
+"""The SOLOv2 teacher: its input images and its assignment of instances to grid cells."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .targets import GridAssigner, ImageInstances
 
 
 class FrozenSOLOv2:
-    """Runs a SOLOv2 on raw batches: detached outputs, and its own assignment of the instances.
+    """Runs a frozen SOLOv2 on raw batches; returns its detached outputs and its own assignment of the instances.
 
-    Deliberately no nn.Module, like `bpkd.modeling.FrozenTeacher`: it enters neither the student's parameters, nor its
-    checkpoint, nor DistributedDataParallel.
+    It is deliberately no nn.Module, like `bpkd.modeling.FrozenTeacher`: it is part neither of the student's parameters
+    and checkpoint nor of DistributedDataParallel.
     """
 
     def __init__(self, model: SOLOv2, *, inputs: str = "same", amp: str = "off") -> None:
@@ -35,9 +35,9 @@ class FrozenSOLOv2:
 
         Args:
             model: The network, with its weights loaded.
-            inputs: "same" or "same_ranges": the student's images, padded alike; "own_size": each item's
-                ``teacher_image``, on a canvas that is larger than the student's by one factor per axis.
-            amp: autocast type of the forward pass, "off", "bf16" or "fp16".
+            inputs: Images that the teacher gets: "same" or "same_ranges": the student's padded images; "own_size": each
+                item's ``teacher_image``, padded in proportion to the student's.
+            amp: Autocast type of the forward pass, "off", "bf16" or "fp16".
 
         Raises:
             ValueError: an option is unknown.
@@ -54,18 +54,18 @@ class FrozenSOLOv2:
         """Runs the teacher.
 
         Args:
-            batch: What the loader delivers, uint8 images.
-            images: The student's images, padded.
+            batch: Items of the data loader with uint8 images.
+            images: The student's padded images.
             targets: The student's assignment of instances to cells.
 
         Returns:
-            Its outputs in float32, without graph, and its assignment of the same instances. Cells are shares of the
-            canvas, so both networks' grids lie on each other, whatever the teacher's size.
+            The teacher's outputs in float32 without an autograd graph, and its assignment of the same instances. Grids
+            divide the canvas, so the cells of both networks coincide, whatever the size of the teacher's images.
         """
         device = images.tensor.device
         if self.model.device != device:
             self.model.to(device)
-        self.model.eval()  # a train() on a module that holds the network must not change it
+        self.model.eval()  # in case a module that holds the network was set to training
         canvas = (int(images.tensor.shape[-2]), int(images.tensor.shape[-1]))
         pixels = self._images(batch, images, canvas)
         with autocast(device, self.amp, cache=False):
@@ -79,7 +79,7 @@ class FrozenSOLOv2:
     def submit(
         self, batch: Sequence[dict[str, Any]], images: ImageList, targets: GridTargets
     ) -> Pending[tuple[SOLOv2Outputs, GridTargets]]:
-        """Runs the teacher at once; the arguments are those of a call, ``result()`` is what it returns."""
+        """Runs the teacher at once; arguments as in `__call__`, whose outputs ``result()`` returns."""
         output = self(batch, images, targets)
         return Pending(lambda: output)
 
@@ -105,7 +105,7 @@ class FrozenSOLOv2:
         return stack_padded(resized, (own[0], own[1]), 0.0, file_names(batch))
 
     def _assign(self, targets: GridTargets, canvas: tuple[int, int], zoom: float) -> GridTargets:
-        """Assigns by the teacher's own ranges, which count in its own pixels: ``zoom`` times the student's."""
+        """Assigns instances by the teacher's own scale ranges, in its own pixels: ``zoom`` times the student's."""
         own = self.model.assigner
         assigner = GridAssigner(
             num_classes=own.num_classes,
@@ -113,7 +113,7 @@ class FrozenSOLOv2:
             scale_ranges=[(low / zoom, high / zoom) for low, high in own.scale_ranges],
             sigma=own.sigma,
         )
-        assigner.crowded = True  # the student's assignment has already said so
+        assigner.crowded = True  # the student's assignment has given the warning
         counts = torch.bincount(targets.image, minlength=len(targets.full_masks)).tolist()
         parts = zip(targets.full_masks, targets.boxes.split(counts), targets.classes.split(counts), strict=True)
         return assigner([ImageInstances(*part) for part in parts], canvas)
@@ -124,8 +124,8 @@ def build_instance_teacher(cfg: CfgNode, student: SOLOv2) -> FrozenSOLOv2:
 
     Raises:
         FileNotFoundError: config file or weights do not exist.
-        ValueError: see `build_teacher_model`; or the networks have other grids, or "same_ranges" is
-            set for networks with different ranges.
+        ValueError: see `build_teacher_model`; or the networks' grids differ, or their scale ranges do with
+            "same_ranges".
     """
     model = build_teacher_model(cfg)
     assert isinstance(model, SOLOv2)  # as the student is

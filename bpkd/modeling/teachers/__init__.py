@@ -1,1 +1,1 @@
-"""Teachers: frozen networks, several as one, recorded logits, and files of other tools."""
+"""Teachers: frozen networks, combinations of several, recorded logits, and exported files."""

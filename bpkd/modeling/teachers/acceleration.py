@@ -1,4 +1,4 @@
-"""Inference optimisations of a frozen network. What it computes stays the same up to rounding."""
+"""Inference optimisations of a frozen network; its outputs stay the same up to rounding."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 OPTIMIZATIONS = ("fold", "channels_last", "compile", "graphs", "stream")
 AUTOMATIC = ("fold", "channels_last")
 NEEDS_CUDA = ("graphs", "stream")
-# Largest difference of the folded network's scores, in standard deviations of the scores.
+# Largest allowed difference of the scores with folded batch norms, in standard deviations of the scores.
 FOLD_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Optimizations:
-    """How a frozen network is run: some of `OPTIMIZATIONS`, and the autocast type ("off", "bf16" or "fp16")."""
+    """Names of a frozen network's `OPTIMIZATIONS`, and its autocast type ("off", "bf16" or "fp16")."""
 
     names: tuple[str, ...] = ()
     amp: str = "off"
@@ -39,15 +39,15 @@ class Optimizations:
     def choose(
         cls, optimize: str, amp: str, device: torch.device, *, exported: bool = False, key: str = "TEACHER"
     ) -> Optimizations:
-        """Chooses from TEACHER.OPTIMIZE and TEACHER.AMP.
+        """Chooses the optimisations by TEACHER.OPTIMIZE and TEACHER.AMP.
 
         Args:
             optimize: "off", "auto", or names of `OPTIMIZATIONS` joined by "+".
-            amp: Autocast type, see `choose_precision`; ``optimize`` "auto" takes bf16 in place of "off" where the
-                device computes in it.
-            device: The device that the network runs on.
-            exported: The network is a file, which runs as it is: only its autocast type can be chosen.
-            key: Key of the config node, for messages.
+            amp: Autocast type, see `choose_precision`; with ``optimize`` "auto", "off" becomes bf16 if the device has
+                instructions for it.
+            device: Device that the network runs on.
+            exported: Whether the network is an exported file, for which only the autocast type can be chosen.
+            key: Key of the teacher's node in the config, for messages.
 
         Raises:
             ValueError: a name is unknown, given twice, or unsupported by this device or network.
@@ -68,11 +68,11 @@ class Optimizations:
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """The old name of ``names``."""
+        """Old name of ``names``."""
         return self.names
 
     def __str__(self) -> str:
-        """Names the optimisations and the autocast type."""
+        """Returns the names of the optimisations and of the autocast type."""
         return "+".join(self.names + ((self.amp,) if self.amp != "off" else ())) or "as it is"
 
 
@@ -92,17 +92,17 @@ def _refuse(names: tuple[str, ...], device: torch.device, exported: bool, key: s
 
 
 def optimize_for_inference(model: DenseModel, chosen: Optimizations, example: Callable[[], Tensor]) -> None:
-    """Changes a frozen network in place, for good: it is never trained or saved again.
+    """Applies optimisations to a frozen network in place; it can't be trained or saved afterwards.
 
     Args:
         model: The network with its weights loaded, in evaluation mode.
-        chosen: What to do; "stream" is left to the caller.
-        example: Makes normalised images [1, 3, H, W] of the size to come. They are run through the network to find
-            which batch norm follows which convolution.
+        chosen: Optimisations to apply; "stream" is left to the caller.
+        example: Function that returns normalised images [1, 3, H, W] of the size used later. The network is run on them
+            to find which batch norm follows which convolution.
     """
     if "fold" in chosen.names:
         logger.info("Teacher: %d batch norms folded into their convolutions.", fold_batch_norm(model, example()))
-    # Never back to another layout: the network's own config may have chosen channels-last too.
+    # Only ever switched on: the network's own config may have chosen channels-last too.
     model.accelerate(channels_last="channels_last" in chosen.names)
     if chosen.amp != "off" and not isinstance(model, ExportedSegmentor):
         store_as(model, AMP_DTYPES[chosen.amp])
@@ -113,9 +113,9 @@ def optimize_for_inference(model: DenseModel, chosen: Optimizations, example: Ca
 
 
 def store_as(model: nn.Module, dtype: torch.dtype) -> None:
-    """Stores the weights of convolutions and linear layers as autocast would convert them on each call, in place.
+    """Converts the weights of convolutions and linear layers to autocast's type, in place.
 
-    The scores keep their bits: the conversion is done once instead of in every forward pass.
+    The scores stay identical: the conversion is done once instead of in every forward pass.
     """
     for module in model.modules():
         if isinstance(module, _ConvNd | nn.Linear):
@@ -125,7 +125,7 @@ def store_as(model: nn.Module, dtype: torch.dtype) -> None:
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Lets a GPU compute convolutions and products of float32 in float32, whatever SOLVER.TF32 says."""
+    """Turns TF32 off within the context: float32 convolutions and matrix products run in full float32."""
     switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
@@ -142,16 +142,16 @@ def full_float32() -> Iterator[None]:
 def fold_batch_norm(model: DenseModel, images: Tensor) -> int:
     """Folds batch norms into the convolutions that they follow, in place.
 
-    Which norm follows which convolution is watched while the network runs, so it works for any module, whatever its
-    names. The network is put back as it was if its scores are not the same afterwards. They are compared in full
-    float32: TF32's rounding alone takes a deep network's scores further apart than the tolerance.
+    Hooks on a forward pass find which norm follows which convolution, so any module works, whatever its names. The
+    change is undone if the scores differ afterwards. They are compared in full float32: TF32's rounding alone changes
+    a deep network's scores by more than the tolerance.
 
     Args:
         model: The network in evaluation mode.
-        images: [N, 3, H, W] to run it on.
+        images: Normalised images [N, 3, H, W] to run the network on.
 
     Returns:
-        How many were folded; 0 where nothing was found or the scores differed (with a warning).
+        Number of folded norms; 0 if none can be folded or the scores differed (with a warning).
     """
     before = model.predict(images).logits
     pairs = _norm_of_convolution(model, images)
@@ -174,14 +174,14 @@ def fold_batch_norm(model: DenseModel, images: Tensor) -> int:
 
 
 def _norm_of_convolution(model: DenseModel, images: Tensor) -> dict[nn.Conv2d, nn.Module]:
-    """Runs the network and returns the norm behind every convolution that feeds one, and always the same one."""
+    """Runs the network and returns convolutions with the norm that, in every call, is alone in reading their output."""
     made: dict[int, tuple[nn.Module, Tensor, int]] = {}
     calls: Counter[nn.Module] = Counter()
     seen: dict[nn.Module, list[nn.Module | None]] = {}
 
     def after_convolution(conv: nn.Module, _: object, out: Tensor) -> None:
         calls[conv] += 1
-        made[id(out)] = (conv, out, out._version)  # held, so that its id stays its own
+        made[id(out)] = (conv, out, out._version)  # the reference keeps the id from being reused
 
     def before_norm(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         conv, out, version = made.get(id(args[0]), (None, args[0], -1))
@@ -208,13 +208,13 @@ def _norm_of_convolution(model: DenseModel, images: Tensor) -> dict[nn.Conv2d, n
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
-    """Torch's batch norms, and Detectron2's frozen one; not those that compute statistics of their own."""
+    """Returns whether a module is a batch norm of torch, or Detectron2's frozen one, that uses running statistics."""
     known = ("running_mean", "running_var", "weight", "bias")
     return "eps" in vars(module) and all(isinstance(getattr(module, name, None), Tensor) for name in known)
 
 
 def __getattr__(name: str) -> Any:
-    """Returns what an old name stands for, with a warning."""
+    """Returns the object that an old name refers to, with a warning."""
     known = {"Plan": Optimizations, "make_fast": optimize_for_inference, "WAYS": OPTIMIZATIONS}
     if name not in known:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

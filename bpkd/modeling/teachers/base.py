@@ -1,4 +1,4 @@
-"""What every teacher of a dense network is: an object that maps a raw batch to detached scores."""
+"""Base class of the teachers of dense networks: objects that map a raw batch to detached scores."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Pending(Generic[Output]):
     wait: Callable[[], Output]
 
     def result(self) -> Output:
-        """Returns the output, once it is there."""
+        """Waits for the output and returns it."""
         return self.wait()
 
 
 class Teacher(Generic[Output]):
     """A frozen source of scores.
 
-    Deliberately no nn.Module: as a plain object it enters neither the student's parameters, nor its checkpoint, nor
-    DistributedDataParallel.
+    It is deliberately no nn.Module: as a plain object it is part neither of the student's parameters and checkpoint nor
+    of DistributedDataParallel.
 
     Attributes:
-        amp: Autocast type of the forward pass, "off", "bf16" or "fp16"; those of several teachers joined by "+";
-            "recorded".
-        features_unavailable_reason: Why there are no features, for messages; None: there are some.
+        amp: Autocast type of the forward pass, "off", "bf16" or "fp16"; several teachers' types are joined by "+";
+            "recorded" for scores from disk.
+        features_unavailable_reason: Why the teacher returns no features, for messages; None: it returns features.
     """
 
     amp: str
@@ -45,7 +45,7 @@ class Teacher(Generic[Output]):
 
     @property
     def no_features(self) -> str:
-        """The older form of ``features_unavailable_reason``: empty where there are features."""
+        """Old name of ``features_unavailable_reason``, with "" in place of None."""
         return self.features_unavailable_reason or ""
 
     def feature_channels(self) -> dict[str, int]:
@@ -56,13 +56,13 @@ class Teacher(Generic[Output]):
         """Starts the forward pass of a batch.
 
         Args:
-            batch: What the loader delivers, uint8 images.
+            batch: Items of the data loader with uint8 images.
             size: (height, width) that the student's images were padded to.
             device: The student's device.
-            taps: Names of the features that will be read; the others are not kept. None: all are.
+            taps: Names of the features that will be read; the others are dropped. None: all are kept.
 
         Returns:
-            The output to come: float32 scores without graph.
+            The pending output: float32 scores without an autograd graph.
         """
         raise NotImplementedError
 
@@ -71,12 +71,12 @@ class Teacher(Generic[Output]):
         return self.submit(batch, size, device).result()
 
     def logits_sizes(self, crop: Size, device: torch.device, *, count: int) -> set[Size]:
-        """Returns the (h, w) of every teacher's logits, by a forward pass of black images.
+        """Returns the sizes (h, w) of every teacher's logits, found by a forward pass of black images.
 
         Args:
             crop: (height, width) that training images are padded to.
             device: The student's device.
-            count: Images of a batch: what is compiled for the first batch should fit the others.
+            count: Batch size, so that a compiled network need not be compiled again in training.
         """
         outputs: Any = self([{"image": torch.zeros(3, *crop, dtype=torch.uint8)}] * count, crop, device)
         found: Sequence[SegOutput] = outputs if isinstance(outputs, list) else [outputs]

@@ -28,11 +28,11 @@ SEMANTIC_KEYS = ("EXPORTED", "CLASS_MAP", "OTHERS", "CACHE")
 
 
 def build_teachers(cfg: CfgNode) -> Teachers:
-    """Builds every teacher that has a share, joined as TEACHER.COMBINE says; or opens TEACHER.CACHE.
+    """Builds every teacher with a weight and combines them by TEACHER.COMBINE, or opens TEACHER.CACHE.
 
     Raises:
         FileNotFoundError: config file or weights of a teacher, or the cache, do not exist.
-        ValueError: TEACHER.OTHERS or SHARES is wrong, or a teacher or the cache is not what it should be.
+        ValueError: TEACHER.OTHERS or SHARES is wrong, or a teacher or the cache does not fit the config.
     """
     if cfg.TEACHER.CACHE:
         return CachedTeacher(cfg.TEACHER.CACHE, of=recorded_for(cfg), samples=samples_needed(cfg))
@@ -65,16 +65,16 @@ def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "T
 
     Args:
         cfg: The student's config. Only device, image order, crop size, data set and classes are used.
-        node: The teacher's node; None: cfg.TEACHER.
-        key: Where the node stands in the config, for messages.
+        node: Config node of the teacher; None: cfg.TEACHER.
+        key: Key of the teacher's node in the config, for messages.
 
     Returns:
         The network in evaluation mode, without gradients.
 
     Raises:
         FileNotFoundError: config file or weights do not exist.
-        ValueError: no weights are given, keys are missing or left over, the classes differ and no class map says how
-            they correspond, or a key is set that the task does not have.
+        ValueError: no weights are given, keys of the state dict are missing or unexpected, the classes differ and there
+            is no class map, or a key is set that the task does not have.
     """
     node = cfg.TEACHER if node is None else node
     check_keys(cfg, node, key)
@@ -85,10 +85,10 @@ def build_teacher_model(cfg: CfgNode, node: CfgNode | None = None, key: str = "T
 
 
 def check_keys(cfg: CfgNode, node: CfgNode, key: str) -> None:
-    """Makes sure that a teacher has one source of weights, and no key that its task does not have.
+    """Checks that a teacher has one source of weights, and no key of another task.
 
     Raises:
-        ValueError: it is not so.
+        ValueError: it has no or two sources of weights, or such a key.
     """
     if task_of(cfg) is INSTANCE:
         _refuse_semantic_keys(node, key)

@@ -1,4 +1,4 @@
-"""A teacher's logits on disk: recorded once along the training stream, then read in place of a forward pass."""
+"""A teacher's logits on disk: recorded once for all training samples, then read in place of a forward pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .config import load_teacher_cfg
 
 FORMATS = ("bf16", "uint8")
 LOGITS, INDEX = "logits.bin", "index.json"
-# What decides which pixels a sample has, as far as the config says it; the samples' checksums cover the rest.
+# Config keys that the pixels of a sample depend on; the samples' checksums cover everything else.
 STREAM = (
     "SEED", "DATASETS.TRAIN", "INPUT.FORMAT", "INPUT.RESIZE_BOX", "INPUT.SCALE_RANGE", "INPUT.CROP_SIZE",
     "INPUT.CROP_MAX_CLASS_SHARE", "INPUT.FLIP_PROB", "INPUT.PHOTOMETRIC",
@@ -40,8 +40,8 @@ ADVICE = "Record it with this config (bpkd cache-teacher), or leave TEACHER.CACH
 def encode(logits: Tensor, kind: str) -> NDArray[np.uint8]:
     """Returns float32 logits [N, K, h, w] as N rows of bytes.
 
-    "bf16": an error of at most 2^-8 of each logit, none where the teacher computed in bf16. "uint8": 256 levels between
-    the smallest and the largest logit of each image and class; at most a 510th of that range.
+    "bf16": a relative error of at most 2^-8, none if the teacher computed in bf16. "uint8": 256 levels between the
+    smallest and the largest logit of each image and class; an error of at most 1/510 of that range.
 
     Raises:
         ValueError: a logit is not finite.
@@ -59,7 +59,7 @@ def encode(logits: Tensor, kind: str) -> NDArray[np.uint8]:
 
 
 def decode(rows: NDArray[np.uint8], kind: str, shape: Sequence[int]) -> Tensor:
-    """Returns what `encode` was given, up to its error; ``shape`` is (K, h, w)."""
+    """Returns the logits that `encode` stored, up to its rounding; ``shape`` is (K, h, w)."""
     count, (classes, height, width) = len(rows), shape
     if kind == "bf16":
         return torch.from_numpy(rows).view(torch.bfloat16).reshape(count, classes, height, width).float()
@@ -76,28 +76,28 @@ def checksum(item: Mapping[str, Any]) -> int:
 
 
 def rows_of(batch: Sequence[Mapping[str, Any]], logits: Tensor, kind: str) -> NDArray[np.uint8]:
-    """Returns what is stored of a batch, a row for each sample: its checksum, then its logits."""
+    """Returns the stored bytes of a batch, one row per sample: its checksum, then its logits."""
     sums = np.array([checksum(item) for item in batch], np.uint32)[:, None].view(np.uint8)
     return np.concatenate([sums, encode(logits, kind)], 1)
 
 
 class CacheFolder:
-    """The folder of a cache: samples 0..count-1 of the stream in rows of equal size, and what they are."""
+    """The folder of a cache: one row per sample of the training stream, and an index that describes them."""
 
     def __init__(self, path: str | Path) -> None:
-        """Names the folder; it need not exist."""
+        """Takes the path of the folder, which need not exist."""
         self.path = Path(path)
         self.index: dict[str, Any] = {}
 
     def read(self, of: Mapping[str, Any]) -> CacheFolder:
-        """Reads the index and compares it with a config.
+        """Reads the index and checks that it was recorded for a config.
 
         Args:
-            of: What it should have been recorded for (`recorded_for`).
+            of: Settings that the cache must have been recorded for, from `recorded_for`.
 
         Raises:
             FileNotFoundError: there is no cache.
-            ValueError: it is damaged, or was recorded for something else; the message names the keys.
+            ValueError: the cache is damaged, or was recorded for other settings; the message names the keys.
         """
         if not (self.path / INDEX).is_file():
             raise FileNotFoundError(
@@ -123,7 +123,7 @@ class CacheFolder:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one sample."""
+        """Number of bytes of one sample."""
         classes, height, width = self.index["shape"]
         values = classes * height * width
         return CHECKSUM + (2 * values if self.index["format"] == "bf16" else values + 8 * classes)
@@ -134,40 +134,40 @@ class CacheFolder:
         write_text(self.path / INDEX, json.dumps(self.index, indent=1) + "\n")
 
     def rows(self) -> NDArray[np.uint8]:
-        """Returns the samples as [count, row_bytes], read from the disk when they are looked at."""
+        """Returns the samples as a memory-mapped array [count, row_bytes]."""
         shape = (self.index["count"], self.row_bytes)
         return np.memmap(self.path / LOGITS, np.uint8, "r", shape=shape)
 
 
 def recorded_precision(path: str | Path) -> dict[str, str]:
-    """Returns what the teachers of a cache computed in, by key ("TEACHER.AMP"); empty where it cannot be read."""
+    """Returns the autocast types of a cache's teachers by key ("TEACHER.AMP"); empty if the index cannot be read."""
     try:
         of = json.loads((Path(path) / INDEX).read_text())["of"]
         return {key: value for key, value in of.items() if key.endswith(".AMP")}
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        return {}  # CachedTeacher says what is wrong
+        return {}  # CachedTeacher raises the error
 
 
 class CachedTeacher(Teacher[SegOutput]):
-    """Reads the scores of a recorded folder; there is no network.
+    """Teacher that reads recorded scores from a folder instead of running a network.
 
-    Each sample's image and labels are compared with those that were recorded, by their checksum.
+    A checksum of each sample's image and labels is compared with the recorded one.
     """
 
     features_unavailable_reason = "a recorded teacher (TEACHER.CACHE) has logits alone"
     amp = "recorded"
 
     def __init__(self, path: str | Path, *, of: Mapping[str, Any], samples: int) -> None:
-        """Opens a folder.
+        """Opens a cache.
 
         Args:
-            path: The folder.
-            of: What it should have been recorded for (`recorded_for`).
-            samples: Samples that the training reads.
+            path: Path of the cache's folder.
+            of: Settings that the cache must have been recorded for, from `recorded_for`.
+            samples: Number of samples that the training reads.
 
         Raises:
             FileNotFoundError: there is no cache.
-            ValueError: it is damaged, of something else, or too short.
+            ValueError: the cache is damaged, was recorded for other settings, or has too few samples.
         """
         self.folder = CacheFolder(path).read(of)
         count = self.folder.index["count"]
@@ -184,10 +184,10 @@ class CachedTeacher(Teacher[SegOutput]):
         return {(height, width)}
 
     def submit(self, batch: Batch, size: Size, device: torch.device, *, taps: Taps = None) -> Pending[SegOutput]:
-        """Reads the scores at once; the arguments are those of `Teacher.submit`, ``taps`` can name nothing.
+        """Reads the scores at once; the arguments are those of `Teacher.submit`, ``taps`` has no effect.
 
         Raises:
-            ValueError: a sample is not the one that was recorded.
+            ValueError: a sample differs from the recorded one.
         """
         rows = self._rows[[item["position"] for item in batch]]
         stored = rows[:, :CHECKSUM].copy().view(np.uint32)[:, 0]
@@ -204,15 +204,15 @@ class CachedTeacher(Teacher[SegOutput]):
 
 
 def samples_needed(cfg: CfgNode) -> int:
-    """Returns how many samples of the stream a training looks at."""
+    """Returns the number of samples that a training run reads."""
     count = cfg.SOLVER.MAX_ITER * cfg.SOLVER.ACCUMULATE * cfg.SOLVER.IMS_PER_BATCH
     return min(count, cfg.DATALOADER.REPEAT or count)
 
 
 def recorded_for(cfg: CfgNode) -> dict[str, Any]:
-    """Returns what a cache depends on: the stream's settings and the teachers, files by their contents.
+    """Returns the settings that a cache depends on: those of the training samples, and the teachers with file hashes.
 
-    Batch size, number of processes and iterations are not among them: a sample depends on seed and position alone.
+    Batch size, number of processes and iterations are not among them: a sample depends on seed and position only.
     """
     flat = {key: _plain(_get(cfg, key)) for key in (*STREAM, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "TEACHER.COMBINE")}
     for (key, node), share in zip(teacher_nodes(cfg).items(), teacher_shares(cfg), strict=True):

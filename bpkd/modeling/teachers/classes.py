@@ -1,4 +1,4 @@
-"""Makes a teacher's classes the student's: by the same list, or by a class map."""
+"""Matches a teacher's classes with the student's: the same list, or a class map."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Names = Sequence[str] | None
 
 
 def match_classes(model: Network, cfg: CfgNode, names: Names, *, class_map: list[int], key: str) -> None:
-    """Installs a teacher's class map, or makes sure that it needs none.
+    """Installs a teacher's class map, or checks that teacher and student have the same class list.
 
     Args:
         model: The teacher's network.
         cfg: The student's config.
-        names: The teacher's class names; None: they are not known.
+        names: The teacher's class names; None: unknown.
         class_map: Entry t is the student's class for the teacher's class t, or -1; empty: the lists are the same.
-        key: The teacher's key in the config, for messages.
+        key: Key of the teacher's node in the config, for messages.
 
     Raises:
         ValueError: the classes differ, or the map is wrong.
@@ -55,7 +55,7 @@ def match_classes(model: Network, cfg: CfgNode, names: Names, *, class_map: list
 
 
 def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
-    """Returns the class names of a config's training set, None where it is not registered or has none."""
+    """Returns the class names of a config's training set; None if it is not registered or has no class names."""
     if not cfg.DATASETS.TRAIN:
         return None
     meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
@@ -63,7 +63,7 @@ def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
 
 
 def _categories(file: str) -> list[str]:
-    """Returns the classes of a COCO file that was not read yet; none where it has none, which its reader reports."""
+    """Returns the class names in a COCO file; an empty list if they cannot be read, which the file's reader reports."""
     try:
         rows = json.loads(Path(file).read_text())["categories"]
         return [row["name"] for row in sorted(rows, key=lambda row: row["id"])]
@@ -72,7 +72,7 @@ def _categories(file: str) -> list[str]:
 
 
 def check_class_names(teacher_names: Names, student_names: Names, *, advice: str) -> None:
-    """Compares the class lists of teacher and student, where both are known.
+    """Checks that teacher and student have the same class list, if both are known.
 
     Raises:
         ValueError: they differ; the message names the differences and the advice.

@@ -1,4 +1,4 @@
-"""Several teachers: as one by the mean of their probabilities, or side by side for one distiller each."""
+"""Several teachers: combined by the mean of their probabilities, or separate with one distiller each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .frozen import FrozenTeacher
 
 
 class MeanTeacher(Teacher[SegOutput]):
-    """Teachers as one: the weighted mean of their class probabilities, at the first one's logits size.
+    """Teacher whose output is the weighted mean of several teachers' class probabilities, at the first one's size.
 
-    It gives logits alone: features of different networks have no common axes.
+    It returns logits only: the features of different networks cannot be averaged.
     """
 
     features_unavailable_reason = (
@@ -25,21 +25,21 @@ class MeanTeacher(Teacher[SegOutput]):
     )
 
     def __init__(self, teachers: Sequence[FrozenTeacher], shares: Sequence[float]) -> None:
-        """Joins teachers over the same classes; ``shares`` are positive and of sum 1."""
+        """Combines teachers with the same classes; ``shares`` are their weights, positive with sum 1."""
         self.teachers, self.shares = list(teachers), list(shares)
         self.amp = "+".join(teacher.amp for teacher in teachers)
 
     def submit(self, batch: Batch, size: Size, device: torch.device, *, taps: Taps = None) -> Pending[SegOutput]:
-        """Starts all teachers, see `Teacher.submit`; ``taps`` can name nothing."""
+        """Starts all teachers, see `Teacher.submit`; ``taps`` has no effect."""
         pending = [teacher.submit(batch, size, device, taps=frozenset()) for teacher in self.teachers]
         return Pending(lambda: SegOutput(mean_probabilities([one.result().logits for one in pending], self.shares)))
 
 
 class TeacherPanel(Teacher[list[SegOutput]]):
-    """Teachers with an output each, for `bpkd.distillers.PerTeacher`."""
+    """Several teachers that return one output each, for `bpkd.distillers.PerTeacher`."""
 
     def __init__(self, teachers: Sequence[FrozenTeacher], shares: Sequence[float]) -> None:
-        """Joins teachers over the same classes; ``shares`` are positive and of sum 1."""
+        """Combines teachers with the same classes; ``shares`` are their weights, positive with sum 1."""
         self.teachers, self.shares = list(teachers), list(shares)
         self.amp = "+".join(teacher.amp for teacher in teachers)
 
@@ -54,11 +54,11 @@ Teachers = OneTeacher | TeacherPanel
 
 
 def combine(teachers: Sequence[FrozenTeacher], shares: Sequence[float], how: str) -> Teachers:
-    """Joins several teachers; a single one stays as it is.
+    """Combines several teachers; a single one is returned unchanged.
 
     Args:
-        teachers: Teachers over the same classes.
-        shares: Weight of each, positive and of sum 1.
+        teachers: Teachers with the same classes.
+        shares: Weight of each teacher, positive with sum 1.
         how: TEACHER.COMBINE, "probabilities" or "losses".
 
     Raises:

@@ -12,12 +12,12 @@ def load_teacher_cfg(cfg: CfgNode, node: CfgNode | None = None, key: str = "TEAC
 
     Args:
         cfg: The student's config.
-        node: The teacher's node; None: cfg.TEACHER.
-        key: Where the node stands in the config, for messages.
+        node: Config node of the teacher; None: cfg.TEACHER.
+        key: Key of the teacher's node in the config, for messages.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it holds an unknown key or a value of the wrong type.
+        ValueError: the file has an unknown key or a value of the wrong type.
     """
     node = cfg.TEACHER if node is None else node
     teacher_cfg = read_config(node.CONFIG_FILE, node.OPTS, source=f"{key}.CONFIG_FILE")

@@ -1,4 +1,4 @@
-"""A network that comes as a file: TorchScript or torch.export, run as it is."""
+"""Networks in exported files, TorchScript or torch.export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bpkd.modeling.preprocessing import check_format
 from bpkd.modeling.solov2 import SOLOv2
 from bpkd.structures import SegOutput
 
-# Name, inside an exported file, of what it says about itself.
+# Name of the entry of an exported file that holds its `ExportedInfo`.
 INFO_FILE = "bpkd.json"
 SUFFIXES = (".ts", ".pt", ".pt2")
 # Inclusive bounds of the four sizes N, 3, H, W; empty where the file does not state them.
@@ -29,7 +29,7 @@ Limits = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class ExportedInfo:
-    """What is needed to run a network on raw images; the fields are those of `DenseModel`."""
+    """What is needed to run an exported network on raw images; the fields are arguments of `DenseModel`."""
 
     num_classes: int
     pixel_mean: tuple[float, ...]
@@ -39,22 +39,22 @@ class ExportedInfo:
 
     @classmethod
     def of_model(cls, model: DenseModel | SOLOv2, classes: Sequence[str] | None = None) -> ExportedInfo:
-        """Describes a network; ``classes`` are the names of its classes, where they are known."""
+        """Returns the description of a network; ``classes`` are its class names, None if unknown."""
         mean, std = (tuple(x.flatten().tolist()) for x in (model.pixel_mean, model.pixel_std))
         return cls(model.num_classes, mean, std, model.input_format, tuple(classes) if classes else None)
 
     @classmethod
     def of_cfg(cls, cfg: CfgNode, classes: Sequence[str] | None = None) -> ExportedInfo:
-        """Describes the network of a config."""
+        """Returns the description of a config's network; ``classes`` are its class names, None if unknown."""
         mean, std = (tuple(map(float, x)) for x in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
         return cls(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, mean, std, cfg.INPUT.FORMAT, tuple(classes) if classes else None)
 
     @classmethod
     def parse(cls, text: str | bytes, path: str) -> ExportedInfo | None:
-        """Reads what `dump` wrote; None for an empty text.
+        """Reads the JSON of `dump`; returns None for an empty text.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text is not such JSON.
         """
         if not text:
             return None
@@ -72,7 +72,7 @@ class ExportedInfo:
         return json.dumps(asdict(self))
 
     def differences(self, other: ExportedInfo) -> list[str]:
-        """Names the fields in which two descriptions differ; unknown class names differ from none."""
+        """Returns the names of the fields that differ; unknown class names equal any."""
         found = [k for k in ("num_classes", "input_format") if getattr(self, k) != getattr(other, k)]
         for key in ("pixel_mean", "pixel_std"):
             mine, others = getattr(self, key), getattr(other, key)
@@ -84,30 +84,30 @@ class ExportedInfo:
 
 
 class ExportedSegmentor(DenseModel):
-    """A file's network behind the `DenseModel` contract: normalised images to logits, no features, no training."""
+    """An exported network as a `DenseModel`: it maps normalised images to logits, without features or training."""
 
     def __init__(self, network: nn.Module, *, path: str, limits: Limits = (), **options: Any) -> None:
         """Wraps a loaded network.
 
         Args:
             network: Maps [N, 3, H, W] to logits, see `predict`.
-            path: Path of its file, for messages.
-            limits: Image sizes that it takes.
+            path: Path of the network's file, for messages.
+            limits: Image sizes that the network accepts, as inclusive bounds of N, 3, H, W; empty: unknown.
             **options: Arguments of `DenseModel`.
         """
         super().__init__(**options)
         self.network, self.path, self.limits = network, path, limits
 
     def train(self, mode: bool = True) -> ExportedSegmentor:
-        """Sets the flag alone: the network stays in the mode that it was written in."""
+        """Sets only the flag ``training``: the network stays in the mode that it was exported in."""
         self.training = mode
         return self
 
     def predict(self, images: Tensor) -> SegOutput:
-        """Runs the file: it returns logits, a tuple or list that begins with them, or a mapping with "out".
+        """Runs the network, which returns logits, a tuple or list that begins with them, or a mapping with "out".
 
         Raises:
-            ValueError: the file does not take images of this size, fails on them, or returns something else.
+            ValueError: the network does not accept images of this size, fails on them, or returns something else.
         """
         self._check_size(images)
         try:
@@ -144,21 +144,22 @@ def load_exported(
 ) -> tuple[ExportedSegmentor, ExportedInfo]:
     """Loads an exported network and runs it once on an image of ``size``.
 
-    Neither format's unrestricted unpickler is used. Even so a file is a program: take it from where you trust.
+    No unrestricted unpickler is used. Still, the file is a program: load only files from sources that you trust.
 
     Args:
-        path: ends in .ts, .pt (TorchScript) or .pt2 (torch.export).
-        stated: Description from the config; needed where the file has none.
-        device: Device to run on.
-        size: (height, width) of the images to come.
-        key: Key of the config node, for messages.
+        path: Path that ends in .ts or .pt (TorchScript), or .pt2 (torch.export).
+        stated: Description from the config; required if the file holds none.
+        device: Device to run the network on.
+        size: (height, width) of the images that the network will be run on.
+        key: Key of the teacher's node in the config, for messages.
 
     Returns:
-        The network, and what it is.
+        The network and its description.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no such file, says nothing about itself, contradicts the config, or does not take the size.
+        ValueError: the file has another format, has no description, contradicts the config, or does not accept
+            images of this size.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{key}.EXPORTED: expected a file, got {path!r}.")
@@ -166,7 +167,7 @@ def load_exported(
         raise ValueError(f"{key}.EXPORTED: expected a file that ends in {', '.join(SUFFIXES)}, got {path!r}.")
     try:
         network, limits, text = (_read_program if path.endswith(".pt2") else _read_script)(path, device)
-    except Exception as error:  # torch's loaders raise whatever they meet
+    except Exception as error:  # torch's loaders raise errors of many types
         raise ValueError(
             f"{key}.EXPORTED {path}: expected what torch.{'export' if path.endswith('.pt2') else 'jit'}.save writes, "
             f"it cannot be loaded ({str(error).strip().splitlines()[0]}). A checkpoint is given as {key}.WEIGHTS."
@@ -185,14 +186,15 @@ def load_exported(
     model = ExportedSegmentor(network, path=path, limits=limits, **options).to(device).eval().requires_grad_(False)
     with torch.no_grad():
         count = max(int(limits[0][0]), 1) if limits else 1
-        model.scores(torch.zeros(count, 3, *size, device=device))  # what it refuses it refuses now
+        # An unsupported size is an error here, not during training.
+        model.scores(torch.zeros(count, 3, *size, device=device))
     return model, info
 
 
 def _read_script(path: str, device: torch.device) -> tuple[nn.Module, Limits, str | bytes]:
     extra: dict[str, Any] = {INFO_FILE: ""}
     network = torch.jit.load(path, map_location=device, _extra_files=extra)
-    if getattr(network, "training", False):  # a frozen one has no such flag
+    if getattr(network, "training", False):  # a module after torch.jit.freeze has no such flag
         network.eval()
     return network, (), extra[INFO_FILE]
 
@@ -223,7 +225,7 @@ def _bounds(size: Any, ranges: Mapping[Any, Any]) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def _restricted_unpickler() -> Iterator[None]:
-    """torch.export.load falls back to the unrestricted unpickler where the restricted one refuses; here it may not."""
+    """Keeps torch.export.load from its fallback, the unrestricted unpickler, when the restricted one raises."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

@@ -12,7 +12,7 @@ from .base import Batch, Pending, Size, Taps, Teacher
 
 
 class FrozenTeacher(Teacher[SegOutput]):
-    """Runs a network on raw batches; it normalises the images with its own statistics and colour order."""
+    """Runs a frozen network on raw batches, normalised with the network's own pixel statistics and colour order."""
 
     def __init__(
         self,
@@ -27,8 +27,9 @@ class FrozenTeacher(Teacher[SegOutput]):
         Args:
             model: The network, with its weights loaded.
             amp: Autocast type of the forward pass, "off", "bf16" or "fp16".
-            features_unavailable_reason: Why the network gives logits alone, for messages; None: it gives features.
-            stream: Run it on a CUDA stream of its own.
+            features_unavailable_reason: Why the network returns logits without features, for messages; None: it returns
+                features.
+            stream: Whether to run the network on a CUDA stream of its own.
 
         Raises:
             ValueError: ``amp`` is unknown.
@@ -46,7 +47,7 @@ class FrozenTeacher(Teacher[SegOutput]):
         """Starts the forward pass, see `Teacher.submit`; without a stream of its own it is complete on return."""
         if self.model.device != device:
             self.model.to(device)
-        self.model.eval()  # a train() on a module that holds the network must not change it
+        self.model.eval()  # in case a module that holds the network was set to training
         stream = self._stream
         if stream is None:
             output = self._run(batch, size, taps)
@@ -66,10 +67,10 @@ class FrozenTeacher(Teacher[SegOutput]):
 
     @torch.no_grad()
     def _run(self, batch: Batch, size: Size, taps: Taps) -> SegOutput:
-        # Inference mode, not just no_grad: no code of the network can switch the recording of a graph on again.
+        # Inference mode, not just no_grad: the network's code cannot enable gradients again.
         with torch.inference_mode(), autocast(self.model.device, self.amp, cache=False):
             output = self.model.scores(self.model.images(batch, size))
-        # Copied, outside of it: the losses' graphs refuse to hold tensors of inference mode.
+        # Copied outside inference mode: autograd cannot save tensors of inference mode.
         kept = output.features if taps is None else taps & output.features.keys()
         features = {name: output.features[name].to(torch.float32, copy=True) for name in kept}
         return SegOutput(output.logits.to(torch.float32, copy=True), None, features)

@@ -77,7 +77,7 @@ def class_edge_masks(
 
 
 def sparse_mask(edges: EdgeMask) -> SparseEdgeMask:
-    """Returns any form of an edge mask [N, K, h, w] in the sparse one.
+    """Converts any form of an edge mask [N, K, h, w] to the sparse one.
 
     Raises:
         ValueError: the mask is not four-dimensional.

@@ -37,7 +37,7 @@ _SIGNATURES = {
 
 
 def requested_level() -> str:
-    """Returns the instruction set that ``BPKD_NATIVE_LEVEL`` pins; empty: the best one runs.
+    """Returns the instruction set that ``BPKD_NATIVE_LEVEL`` names; empty: the best one is used.
 
     Raises:
         ValueError: it names none.
@@ -102,7 +102,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def check_level() -> None:
-    """Loads what ``BPKD_NATIVE_LEVEL`` pins, if it pins anything.
+    """Loads the library of the instruction set that ``BPKD_NATIVE_LEVEL`` names, if it is set.
 
     Raises:
         ValueError: it names no instruction set, or one that this processor does not run, or that is not built.

@@ -17,8 +17,8 @@ SOFT = tl.constexpr(0)
 HARD = tl.constexpr(1)
 NONE = tl.constexpr(2)
 NO_EDGES = tl.constexpr(3)  # rows alone: channel-wise distillation
-# What a launch is for: the loss, and with it the gradient for an incoming factor of 1; to bring that gradient to the
-# factors that came, nothing where they are 1; a gradient for the factors that came, in new memory.
+# Purposes of a launch: the loss with the gradient for an upstream gradient of 1; multiplying that gradient by the
+# upstream gradients, nothing if they are 1; a gradient for the upstream gradients, in new memory.
 FORWARD = tl.constexpr(0)
 SETTLE = tl.constexpr(1)
 AFRESH = tl.constexpr(2)
