@@ -92,6 +92,7 @@ def one_line(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}."
     found = _worker_check(error)
     text = found or str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    text = re.sub(r"(?<=[^\s:;,.])\s*\n[ \t]+", "; ", text)  # indented lines are the items of a list
     text = " ".join(text.split()) or type(error).__name__
     return text + ("" if "Did you mean" in text else _nearest_choice(text))
 

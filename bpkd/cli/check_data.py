@@ -71,7 +71,9 @@ def run(args: Any) -> int:
         if args.draw:
             path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw))
+            sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw)
+            if not cv2.imwrite(str(path), sheet):
+                raise ValueError(f"--output: {path} cannot be written (read-only, or no space). Choose another place.")
             print(f"  wrote {path}")
     return FAILURE if failed else 0
 
@@ -86,7 +88,7 @@ def print_survey(name: str, seen: Any) -> None:
     print(f"{name}: {seen.images} images, all usable")
     common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
     if common:
-        print(f"  {len(seen.sizes)} sizes, the most common {common}")
+        print(f"  {len(seen.sizes)} size{'s, the most common' if len(seen.sizes) > 1 else ','} {common}")
     rows = list(enumerate(seen.classes))
     if seen.unit == "pixels":
         rows.append((255, "(ignored)"))

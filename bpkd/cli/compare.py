@@ -108,6 +108,8 @@ def run(args: Any) -> int:
 
     output = args.output or Path("output/compare") / Path(args.config_file).stem
     many = {"methods": args.methods, "seeds": range(args.seeds), "equal_time": args.equal_time}
+    if len(set(args.methods)) != len(args.methods):
+        raise ValueError(f"--methods: expected each method once, got {' '.join(args.methods)}.")
     cfg = load_config(args.config_file, args.opts)
     if not cfg.DATASETS.TEST:
         raise ValueError("DATASETS.TEST: expected a data set to compare on, got none.")

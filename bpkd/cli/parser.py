@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         """Sets up the options that every command has."""
         line = f"{prog} {usage} [options]{PAIRS if overrides else ''}"
         look = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog=prog, usage=line, description=description, formatter_class=look)
+        super().__init__(prog=prog, usage=line, description=description, formatter_class=look, allow_abbrev=False)
         self.takes_overrides = overrides
         self.renamed = dict(renamed or {})
         self.flags_with_file: set[str] = set()
@@ -80,7 +80,9 @@ class Parser(argparse.ArgumentParser):
             found.opts = [*rest, *opts]
             self._refuse_equals(found.opts[::2])
             if len(found.opts) % 2:
-                self.error(f"KEY VALUE: expected pairs, got {found.opts[-1]!r} without a value.")
+                word = found.opts[-1]
+                config = f" Did you mean --config-file {word}?" if word.endswith((".yaml", ".yml")) else ""
+                self.error(f"KEY VALUE: expected pairs, got {word!r} without a value.{config}")
         return found
 
     def error(self, message: str) -> NoReturn:
@@ -126,8 +128,7 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if not name.startswith("--") or name in known or (name == "--opts" and self.takes_overrides):
                 continue
-            if not any(one.startswith(name) for one in known):
-                self.error(f"unknown option {name}.{did_you_mean(name, known)}")
+            self.error(f"unknown option {name}.{did_you_mean(name, known)}")
 
     def _refuse_equals(self, keys: Iterable[str]) -> None:
         for word in keys:

@@ -42,6 +42,8 @@ PAIRS = (
     "TEST.SLIDE_STRIDE", "DATASETS.PROCEDURAL.SIZE", "DISTILL.INSTANCE.TEACHER_SIZE",
 )  # fmt: skip
 
+SOLVER_LEAST = {"IMS_PER_BATCH": 1, "ACCUMULATE": 1, "BASE_LR": 0, "MAX_ITER": 1, "CHECKPOINT_PERIOD": 1}
+
 
 def check_values(cfg: CfgNode) -> None:
     """Checks choices, pairs and widths of a config.
@@ -61,15 +63,21 @@ def check_values(cfg: CfgNode) -> None:
             f"TEST.SLIDE_STRIDE: expected at most SLIDE_CROP {list(cfg.TEST.SLIDE_CROP)}, got "
             f"{list(cfg.TEST.SLIDE_STRIDE)}: pixels between the windows would get no score."
         )
-    for key, least in (("IMS_PER_BATCH", 1), ("ACCUMULATE", 1), ("BASE_LR", 0)):
-        if cfg.SOLVER[key] < least:
-            raise ValueError(f"SOLVER.{key}: expected at least {least}, got {cfg.SOLVER[key]}.")
+    _check_training(cfg)
     if cfg.DATALOADER.REPEAT < 0:
         raise ValueError(f"DATALOADER.REPEAT: expected a number of samples, or 0, got {cfg.DATALOADER.REPEAT}.")
     _check_test(cfg.TEST)
     _check_distillation(cfg)
     if cfg.DATALOADER.EDGE_MASKS == "workers":
         _check_edge_masks(cfg)
+
+
+def _check_training(cfg: CfgNode) -> None:
+    if min(cfg.INPUT.CROP_SIZE) < 1:
+        raise ValueError(f"INPUT.CROP_SIZE: expected positive pixels, got {list(cfg.INPUT.CROP_SIZE)}.")
+    for key, least in SOLVER_LEAST.items():
+        if cfg.SOLVER[key] < least:
+            raise ValueError(f"SOLVER.{key}: expected at least {least}, got {cfg.SOLVER[key]}.")
 
 
 def _check_test(node: CfgNode) -> None:
@@ -109,11 +117,6 @@ def _check_edge_masks(cfg: CfgNode) -> None:
         raise ValueError(
             f"{key}: expected a DISTILL.METHOD that reads edges (BPKD) in MODEL.META_ARCHITECTURE SemanticDistiller, "
             f"got {cfg.DISTILL.METHOD!r} in {architecture}. Set DATALOADER.EDGE_MASKS step, or name such a method."
-        )
-    if not all(cfg.INPUT.CROP_SIZE):
-        raise ValueError(
-            f"{key}: expected an INPUT.CROP_SIZE above 0, to which every sample is padded, got "
-            f"{list(cfg.INPUT.CROP_SIZE)}. Set it, or DATALOADER.EDGE_MASKS step."
         )
 
 

@@ -63,13 +63,20 @@ def _import(name: str, beside: str) -> Any:
         missing = error.name or name
         if not f"{name}.".startswith(f"{missing}."):
             raise ValueError(f"IMPORTS: {name} needs {missing!r}, which is not found. Install it.") from error
-        raise ValueError(_not_found(name, missing, beside)) from error
+        raise ValueError(f"IMPORTS: {not_found(name, missing, beside)}") from error
     except (Exception, SystemExit) as error:  # whatever a module outside of bpkd does; a script without main() exits
         message = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"IMPORTS: importing {name} failed: {message}") from error
 
 
-def _not_found(name: str, missing: str, beside: str) -> str:
+def not_found(name: str, missing: str, beside: str = "") -> str:
+    """Returns the message for a module that is not found, with the folder to put into PYTHONPATH if it lies near.
+
+    Args:
+        name: module.
+        missing: the part of its name that was not found.
+        beside: the config file's folder.
+    """
     file = os.path.join(*name.split("."))
     places = {"in the current folder": os.getcwd(), "beside the config": os.path.abspath(beside)}
     lies = next((place for place in places if _holds(places[place], file)), "")
@@ -77,7 +84,7 @@ def _not_found(name: str, missing: str, beside: str) -> str:
     export = f"export PYTHONPATH={places.get(lies, 'FOLDER_OF_THE_MODULE')}{f':{path}' if path else ''}"
     of = "" if missing == name else f" for {name!r}"
     return (
-        f"IMPORTS: found no {missing!r}{of} among the installed packages and in PYTHONPATH ({path or 'not set'}). "
+        f"found no {missing!r}{of} among the installed packages and in PYTHONPATH ({path or 'not set'}). "
         f"{f'It lies {lies}: ' if lies else 'Install it, or '}{export}"
     )
 

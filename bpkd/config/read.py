@@ -128,7 +128,9 @@ def _explained(cfg: CfgNode, message: str) -> str:
     mismatch = MISMATCH.search(text)
     if mismatch:
         expected, got, value, key = mismatch.groups()
-        return f"Type mismatch: {key}: expected {expected}, got {got} {value!r}."
+        names = re.findall(r"[\w.+-]+", value)
+        write = f' Write "{names}".' if (expected, got) == ("tuple", "str") else ""
+        return f"Type mismatch: {key}: expected {expected}, got {got} {value!r}.{write}"
     found = re.search(r"Non-existent (?:config )?key: ([\w.]+)", text)
     if found is None:
         return text

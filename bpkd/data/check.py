@@ -103,7 +103,9 @@ def survey_dataset(
         raise ValueError(f"DATASETS.CHECK: expected 'full', 'fast' or 'off', got {mode!r}.")
     items: list[dict[str, Any]] = DatasetCatalog.get(name)
     if not items:
-        raise DatasetError(f"{name}: no image found. Check DATASETS.ROOT and the folder names.")
+        raise DatasetError(
+            f"{name}: no image found. Check the folder names and DATASETS.ROOT, or DATASETS.FOLDER.ROOT of own data."
+        )
     meta = MetadataCatalog.get(name)
     for key, what in (("file_name", "images"), ("sem_seg_file_name", "masks")):
         if key in items[0] and "procedural" not in items[0] and not any(os.path.isfile(i[key]) for i in items):

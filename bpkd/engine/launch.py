@@ -155,7 +155,7 @@ def student_weights(cfg: CfgNode) -> str:
         return cfg.MODEL.WEIGHTS
     if not os.path.isfile(pointer):
         raise FileNotFoundError(
-            f"--eval-only: expected MODEL.WEIGHTS or a checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}), got "
+            f"MODEL.WEIGHTS: expected weights, or a checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR}), got "
             "neither. Add MODEL.WEIGHTS path/to/model_final.pth."
         )
     with open(pointer) as f:

@@ -12,6 +12,7 @@ from typing import Any
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from bpkd.errors import did_you_mean
 from bpkd.metrics import METRICS, Metric, SegmentationMetrics
 
 
@@ -138,7 +139,7 @@ def find_metrics(metrics: Sequence[type[Metric] | str]) -> list[type[Metric]]:
         known = ", ".join(METRICS) or "none so far"
         raise ValueError(
             f"TEST.METRICS: expected registered metrics ({known}), got {', '.join(unknown)}. A metric is registered by "
-            "bpkd.metrics.register_metric when its module is imported."
+            f"bpkd.metrics.register_metric when its module is imported.{did_you_mean(unknown[0], METRICS)}"
         )
     found = [METRICS[one] if isinstance(one, str) else one for one in metrics]
     if len(set(found)) != len(found):

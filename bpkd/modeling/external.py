@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bpkd.config.imports import not_found
 from bpkd.modeling.base import DenseModel, dense_options
 from bpkd.structures import SegOutput
 
@@ -33,9 +35,10 @@ class ModuleSegmentor(DenseModel):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Builds the network by calling MODEL.MODULE.FACTORY with MODEL.MODULE.KWARGS."""
-        factory = load_factory(cfg.MODEL.MODULE.FACTORY)
+        factory, kwargs = load_factory(cfg.MODEL.MODULE.FACTORY), dict(cfg.MODEL.MODULE.KWARGS)
+        _check_arguments(factory, kwargs)
         return {
-            "network": factory(**dict(cfg.MODEL.MODULE.KWARGS)),
+            "network": factory(**kwargs),
             "auxiliary_weight": cfg.MODEL.AUX_HEAD.LOSS_WEIGHT,
             **dense_options(cfg),
         }
@@ -122,14 +125,28 @@ def load_factory(path: str) -> Callable[..., nn.Module]:
     module_name, _, name = path.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        advice = not_found(module_name, missing) if f"{module_name}.".startswith(f"{missing}.") else f"({error})."
+        raise ValueError(f"MODEL.MODULE.FACTORY: expected 'package.module:callable', got {path!r}: {advice}") from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"MODEL.MODULE.FACTORY: expected 'package.module:callable', got {path!r} ({error}). It must be importable "
-            "from the working directory or an installed package."
+            f"MODEL.MODULE.FACTORY: expected 'package.module:callable', got {path!r} ({error})."
         ) from error
     if not callable(factory):
         raise ValueError(f"MODEL.MODULE.FACTORY: expected a callable, got {path!r}.")
     return factory
+
+
+def _check_arguments(factory: Callable[..., nn.Module], kwargs: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some callables of C have none
+        return
+    try:
+        signature.bind(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"MODEL.MODULE.KWARGS: expected arguments of {signature}, but {error}.") from error
 
 
 def as_dense(model: nn.Module, cfg: CfgNode) -> DenseModel:

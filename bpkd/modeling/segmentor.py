@@ -134,6 +134,6 @@ def _known(registry: Any, name: str, key: str) -> None:
     if name not in registry:
         names = ", ".join(sorted(known for known, _ in registry))
         raise ValueError(
-            f"{key}: expected one of {names}, got {name!r}. A class of your own is known once its module is imported "
-            "(bpkd/modeling/heads/__init__.py, bpkd/modeling/backbones/__init__.py)."
+            f"{key}: expected one of {names}, got {name!r}. Name the module that registers a "
+            "class of your own in IMPORTS."
         )

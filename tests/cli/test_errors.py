@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bpkd.config import read_config
+from bpkd.config.check import check_values
 from bpkd.errors import RunFailedError, UserError, did_you_mean, exit_status, for_parent, from_child, nearest, one_line
 from bpkd.metrics import SegmentationMetrics
 from tests.conftest import REPO
@@ -45,6 +46,11 @@ def test_a_check_in_a_worker_of_the_loader_is_a_mistake() -> None:
     assert one_line(ValueError(text + "ValueError: 3.png: damaged\n")) == "3.png: damaged"
     other = text.replace(trace.tb_frame.f_code.co_filename, torch.__file__)
     assert exit_status(ValueError(other + "ValueError: 3.png: damaged\n")) is None
+
+
+def test_the_items_of_a_list_stay_apart_in_one_line() -> None:
+    error = ValueError("2 of 5 images are unusable:\n  a.png: missing\n  b.png: damaged.\nRepair them.")
+    assert one_line(error) == "2 of 5 images are unusable: a.png: missing; b.png: damaged. Repair them."
 
 
 def test_a_childs_line_reaches_the_parent() -> None:
@@ -133,3 +139,17 @@ def test_paths_that_are_no_files_are_named(tmp_path: object) -> None:
         read_config(f"{tmp_path}/studnt.yaml")
     with pytest.raises(FileNotFoundError, match="expected a YAML file, got none"):
         read_config("")
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["SOLVER.MAX_ITER", 0], "SOLVER.MAX_ITER: expected at least 1, got 0."),
+        (["SOLVER.CHECKPOINT_PERIOD", 0], "SOLVER.CHECKPOINT_PERIOD: expected at least 1, got 0."),
+        (["INPUT.CROP_SIZE", [0, 64]], r"INPUT.CROP_SIZE: expected positive pixels, got \[0, 64\]."),
+        (["DATASETS.TRAIN", "[mine_trian]"], r"expected tuple, got str '\[mine_trian\]'. Write \"\['mine_trian'\]\"."),
+    ],
+)
+def test_values_that_would_fail_late_are_refused(opts: list[object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_values(read_config(STUDENT, opts))

@@ -143,6 +143,8 @@ def test_json_takes_a_file(capsys: pytest.CaptureFixture[str]) -> None:
         ("eval", ["--evaluate", "techer"], "expected one of student, teacher, got 'techer'. Did you mean teacher?"),
         ("train", ["SOLVER.MAX_ITER=3"], "expected two words, got 'SOLVER.MAX_ITER=3': write SOLVER.MAX_ITER 3."),
         ("train", ["SEED", "1", "SOLVER.STEPS=[1, 2]", "SEED", "2"], "write SOLVER.STEPS '[1, 2]'."),
+        ("train", ["--resum"], "unknown option --resum. Did you mean --resume?"),
+        ("train", ["mine.yaml"], "without a value. Did you mean --config-file mine.yaml?"),
         ("train", ["SEDE=1"], "got 'SEDE=1': write SEDE 1."),
         ("compare", ["--config-file", "p", "--methods", "none", "SEED=3"], "write SEED 3."),
         ("eval", ["--resume"], "unknown option --resume."),

@@ -174,7 +174,7 @@ def test_student_and_teacher_are_evaluated_by_one_command(
     assert results[0]["mIoU"] == pytest.approx(trained["mIoU"])
     capsys.readouterr()
     assert cli([*arguments[:4], str(tmp_path / "empty")]) == 2
-    assert "error: --eval-only: expected MODEL.WEIGHTS or a checkpoint" in capsys.readouterr().err
+    assert "error: MODEL.WEIGHTS: expected weights, or a checkpoint" in capsys.readouterr().err
 
 
 def test_a_run_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:

@@ -212,6 +212,10 @@ def test_foreign_modules_that_do_not_fit_are_explained() -> None:
         with pytest.raises(ValueError, match="expected 'package.module:callable'"):
             build_student(tiny_cfg(*base, path))
     here = (*base, f"{__name__}:Constant", "MODEL.MODULE.KWARGS")
+    with pytest.raises(ValueError, match=r"MODEL.MODULE.KWARGS: expected arguments of .*unexpected keyword .*'clases'"):
+        build_student(tiny_cfg(*here, [["clases", 7]]))
+    with pytest.raises(ValueError, match="found no 'no' .*PYTHONPATH"):
+        build_student(tiny_cfg(*base, "no.such:thing"))
     with pytest.raises(TypeError, match="mapping with 'out'"):
         build_student(tiny_cfg(*here, [["kind", "list"]])).train()(batch(1))
     with pytest.raises(ValueError, match="expected logits of 5 classes .* got 7"):
