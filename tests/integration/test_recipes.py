@@ -61,4 +61,5 @@ def test_pages_show_the_files(page: Path) -> None:
         name, _, code = block.partition("\n")
         file = (EXAMPLES / name.strip()).read_text()
         assert code.strip() in file, name
-        assert set(re.findall(r"^(?:import|from(?! __future__)) .*", file, re.MULTILINE)) <= set(code.splitlines()), name
+        imports = re.findall(r"^(?:import|from(?! __future__)) .*", file, re.MULTILINE)
+        assert set(imports) <= set(code.splitlines()), name
