@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from bpkd.analysis.costs import batches, peak_memory
 from bpkd.analysis.task import Column, figures_of
 
 Record = Mapping[str, Any]
@@ -181,9 +182,9 @@ def _difference(scores: Mapping[str, Mapping[int, float]], method: str, against:
     gains = [own[s] - other[s] for s in own if s in other]
     if not gains:
         return ""
-    each = ", ".join(f"{g:+.2f}" for g in gains)
+    each = f"; by seed: {', '.join(f'{g:+.2f}' for g in gains)}" if len(gains) > 1 else ""
     pair = f"{display_name(method)} over {display_name(against)}"
-    return f"{pair}: {mean(gains):+.2f} {name} ({_consistency(gains)}; by seed: {each})"
+    return f"{pair}: {mean(gains):+.2f} {name} ({_consistency(gains)}{each})"
 
 
 def by_seed(records: Iterable[Record], metric: str) -> dict[str, dict[int, float]]:
@@ -221,7 +222,8 @@ def provenance(records: Sequence[Record]) -> str:
     torches = ", ".join(dict.fromkeys(r["versions"]["torch"] for r in records))
     return (
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
-        f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step."
+        f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step"
+        + f"{batches([r for r in records if r['method'] == TEACHER], students)}."
         + _speed(records)
         + _longer(records)
         + _precision(records)
@@ -268,8 +270,8 @@ def _longer(records: Sequence[Record]) -> str:
 
 
 def _memory(records: Sequence[Record]) -> str:
-    kinds = dict.fromkeys(r["peak_memory_of"] for r in records if r.get("peak_memory_of"))
-    return f" Peak memory: {'; '.join(kinds)}." if kinds else ""
+    found = [(r["method"].removesuffix(EQUAL_TIME), r["peak_memory_of"]) for r in records if r.get("peak_memory_of")]
+    return peak_memory([(display_name(method), kind) for method, kind in found])
 
 
 def run_rows(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:

@@ -109,8 +109,10 @@ def _results(records: Sequence[Mapping[str, Any]], width: int) -> Section:
     hint = "Click a header to sort."
     if best:
         hint += " Bold: the best student of a column (highest score, lowest cost), whether or not a test supports it."
-    title = "Mean ± standard deviation over seeds"
-    return Section("Results", tables=[Table(title, *table_rows(records, trimap_width=width), best)], hint=hint)
+    header, rows = table_rows(records, trimap_width=width)
+    several = any(int(row[header.index("seeds")]) > 1 for row in rows)
+    title = "Mean ± standard deviation over seeds" if several else "One seed"
+    return Section("Results", tables=[Table(title, header, rows, best)], hint=hint)
 
 
 def _statistics(records: Sequence[Mapping[str, Any]], width: int, margin: float) -> Section:

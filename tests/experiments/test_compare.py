@@ -18,6 +18,7 @@ from bpkd.config import get_bpkd_cfg
 from bpkd.experiments.compare import comparison_jobs, equal_time_iterations
 from bpkd.experiments.jobs import Job
 from bpkd.experiments.reuse import ConfigDifferenceError, RunsExistError, check_runs, differences
+from tests.helpers import comparison_pages
 from tests.helpers.comparisons import ROOT
 from tests.helpers.engine_runs import TINY, losses
 
@@ -329,3 +330,14 @@ def test_the_quick_start_is_a_comparison_that_trains_its_own_teacher(
     assert [j.name for j in jobs] == ["teacher", *(f"{m}-seed{s}" for s in range(seeds) for m in methods)]
     assert not jobs[0].evaluates
     assert Path(jobs[0].config_file).resolve() == ROOT / "configs" / "quickstart" / "teacher.yaml"
+
+
+@pytest.mark.parametrize(
+    ("case", "title"), [("one seed", "One seed"), ("three seeds", "Mean ± standard deviation over seeds")]
+)
+def test_the_tables_heading_speaks_of_a_mean_where_there_are_several_seeds(
+    case: str, title: str, tmp_path: Path
+) -> None:
+    page = comparison_pages.write(case, tmp_path / "report").read_text()
+    assert re.findall("<h3>(One seed|Mean ±.*)</h3>", page) == [title]
+    assert ("by seed: " in page) == (case != "one seed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,9 +54,12 @@ def test_data_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how_to").glob("add_*.md")), ids=lambda page: page.stem)
 def test_pages_show_the_files(page: Path) -> None:
-    """Every code block that begins with "# examples/..." is part of that file, as it stands."""
+    """Every code block that begins with "# examples/..." is part of that file, as it stands, with its imports."""
     shown = [block.split("```")[0] for block in page.read_text().split("\n# examples/")[1:]]
     assert shown
     for block in shown:
         name, _, code = block.partition("\n")
-        assert code.strip() in (EXAMPLES / name.strip()).read_text(), name
+        file = (EXAMPLES / name.strip()).read_text()
+        assert code.strip() in file, name
+        imports = re.findall(r"^(?:import|from(?! __future__)) .*", file, re.MULTILINE)
+        assert set(imports) <= set(code.splitlines()), name
