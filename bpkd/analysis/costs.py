@@ -44,8 +44,8 @@ def _trained_with(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _batch(record: Mapping[str, Any]) -> str:
-    config = yaml.safe_load(record["config"])
     try:
+        config = yaml.safe_load(record["config"])
         height, width = config["INPUT"]["CROP_SIZE"]
         batch = config["SOLVER"]["IMS_PER_BATCH"]
     except (KeyError, TypeError, ValueError):
