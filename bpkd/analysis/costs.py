@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
 
 def peak_memory(counted: Iterable[tuple[str, str]]) -> str:
     """Returns what was counted as peak memory, with the methods' names where it differs between them.
@@ -45,9 +43,11 @@ def _trained_with(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _batch(record: Mapping[str, Any]) -> str:
     try:
+        import yaml  # comes with bpkd[train]; without it nothing is said of batches
+
         config = yaml.safe_load(record["config"])
         height, width = config["INPUT"]["CROP_SIZE"]
         batch = config["SOLVER"]["IMS_PER_BATCH"]
-    except (KeyError, TypeError, ValueError):
+    except (ImportError, KeyError, TypeError, ValueError):
         return ""
     return f"batch {batch}, crop {height if height == width else f'{height}x{width}'}"

@@ -98,7 +98,7 @@ def test_an_architecture_alone_is_no_run(config: Path) -> None:
 
 def test_unknown_parts_list_the_known_ones(config: Path) -> None:
     for key, known in (("SEM_SEG_HEAD", "ISAHead"), ("BACKBONE", "build_hrnet_backbone")):
-        with pytest.raises(ValueError, match=f"MODEL.{key}.NAME: expected one of .*{known}.*got 'Mine'.*__init__"):
+        with pytest.raises(ValueError, match=f"MODEL.{key}.NAME: expected one of .*{known}.*got 'Mine'.*IMPORTS"):
             start(config, f"MODEL.{key}.NAME", "Mine")
 
 
