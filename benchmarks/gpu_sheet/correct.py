@@ -36,7 +36,7 @@ TINY_SHAPES: tuple[Shape, ...] = ((1, 3, 3, 5),)
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 2e-2}
 # The reference's own float32 rounding: the 150 masked logits of a cell are nearly all 0, and at T = 4 its edge term is
 # 3e-5 from the same in float64, where the kernels are 2e-6 from it.
-LEAST_TOLERANCE = {"boundary_kd": 1e-4}
+LEAST_TOLERANCE = {"boundary_kd": 5e-5}
 GOLDEN_FACTOR = 4  # a GPU's convolutions sum in another order than the CPU's, for which the tolerance was determined
 STEPS = 100
 FIRST_STEPS = 8  # rounding grows with every step: a thousandfold in 15
