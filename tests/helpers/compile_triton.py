@@ -67,6 +67,8 @@ def variants() -> list[tuple[Any, str, dict[str, Any]]]:
         found.append((mask_kernels.columns_kernel, kind, {"SIDE": 7, "TRANSPARENT": transparent, "BLOCK": 512}))
         found.append((mask_kernels.cells_kernel, kind, cell | {"TRANSPARENT": transparent}))
     found.append((mask_kernels.cells_kernel, "u8", cell | {"TRANSPARENT": False, "numbers": None}))
+    wide = cell | {"TRANSPARENT": False, "PIXELS": 512, "ROWS": 255, "BLOCK": 1}
+    found.append((mask_kernels.cells_kernel, "u8", wide))
     ones = dict.fromkeys(["N", "H", "W", "h", "w", "classes", "ignored"], 1)
     found.append(
         (

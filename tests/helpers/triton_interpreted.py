@@ -22,12 +22,14 @@ from bpkd.functional import (
     class_edge_mask,
     class_edges,
     pixel_kd,
+    reference,
     upsampled_cross_entropy,
     use_backend,
 )
 from bpkd.functional.backends import dispatch, triton
 from bpkd.functional.backends.triton import functions, masks, self_check
 from bpkd.functional.backends.triton import losses as triton_losses
+from bpkd.functional.structures import EdgeWindow
 from tests.helpers.interpreter import prepare
 from tests.helpers.label_maps import scenes
 from tests.helpers.loss_checks import (
@@ -288,6 +290,19 @@ def test_masks_equal_the_literal_form_bit_for_bit(
     for name, labels in scenes(num_classes, *picture).items():
         got = class_edge_mask(labels, num_classes, side, size, ignore_mode=mode)
         assert torch.equal(got, literal_edge_mask(labels, num_classes, side, size, mode)), name
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 6, 1024), (1, 2)), ((1, 5, 300), (1, 1)), ((1, 300, 40), (1, 8))])
+def test_masks_of_cells_that_are_hundreds_of_pixels_wide_or_high(
+    shape: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 35, shape, generator=g).where(torch.rand(shape, generator=g) > 0.7, 0)
+    got, want = (
+        module.class_edge_masks(labels, 35, [size], EdgeWindow(3, 255, False)) for module in (functions, reference)
+    )
+    assert torch.equal(got[0], want[0])
+    assert float(want[0].max()) > 0
 
 
 def test_a_window_holds_classes_of_several_words() -> None:
