@@ -53,11 +53,15 @@ class StudentCheckpointer(Checkpointer):
         """Points ``last_checkpoint`` at a file, atomically."""
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
-    def resume(self) -> dict[str, Any]:
+    def resume(self, max_iter: int | None = None) -> dict[str, Any]:
         """Restores the last checkpoint of ``save_dir``, every part of it.
 
+        Args:
+            max_iter: iterations of the run, which the checkpoint must not have exceeded; None: any number.
+
         Raises:
-            RuntimeError: the checkpoint belongs to another method or class list, or lacks a part.
+            RuntimeError: the checkpoint belongs to another method or class list, lacks a part, or was trained for more
+                iterations than the run has.
         """
         path = self.get_checkpoint_file()
         try:
@@ -79,6 +83,13 @@ class StudentCheckpointer(Checkpointer):
             raise RuntimeError(
                 f"{path} holds no {', '.join(missing)}: it cannot be resumed. Give it as MODEL.WEIGHTS to start "
                 "a new run from its weights."
+            )
+        done = data.get("trainer", {}).get("iteration", -1) + 1
+        if max_iter is not None and done > max_iter:
+            raise RuntimeError(
+                f"SOLVER.MAX_ITER: expected at least the {done} iterations that {path} was trained for, got {max_iter}: "
+                "its figures would be recorded as those of a shorter run. Evaluate it with bpkd eval, or train anew "
+                "in another OUTPUT_DIR."
             )
         self.model.load_state_dict(data["model"])
         for key, obj in self.checkpointables.items():

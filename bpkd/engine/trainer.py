@@ -237,7 +237,7 @@ class DistillationTrainer(DefaultTrainer):
                     f"{self.cfg.OUTPUT_DIR} already holds a run ({self.checkpointer.get_checkpoint_file()}). "
                     "Pass --resume to continue it, or choose another OUTPUT_DIR."
                 )
-            self.checkpointer.resume()
+            self.checkpointer.resume(self.max_iter)
             self.start_iter = self.iter + 1
             self._trainer.reset_data_loader(
                 lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter, edges=self._edges)

@@ -185,6 +185,14 @@ def test_a_run_is_never_overwritten(tiny: Path, tmp_path: Path) -> None:
         train(tiny / "pair.yaml", tmp_path, "SOLVER.MAX_ITER", "1", resume=True)
 
 
+def test_a_longer_run_is_not_recorded_as_a_shorter_one(tiny: Path, tmp_path: Path) -> None:
+    train(tiny / "student.yaml", tmp_path, "SOLVER.MAX_ITER", "2")
+    record = (tmp_path / "run.json").read_text()
+    with pytest.raises(RuntimeError, match=r"SOLVER.MAX_ITER: expected at least the 2 iterations .* got 1"):
+        train(tiny / "student.yaml", tmp_path, "SOLVER.MAX_ITER", "1", resume=True)
+    assert (tmp_path / "run.json").read_text() == record
+
+
 def test_unknown_key_lists_the_known_ones(tiny: Path) -> None:
     with pytest.raises(ValueError, match=r"DISTILL.METOD.*Known keys.*METHOD"):
         load_config(str(tiny / "student.yaml"), ["DISTILL.METOD", "CWD"])
