@@ -87,8 +87,8 @@ class StudentCheckpointer(Checkpointer):
         done = data.get("trainer", {}).get("iteration", -1) + 1
         if max_iter is not None and done > max_iter:
             raise RuntimeError(
-                f"SOLVER.MAX_ITER: expected at least the {done} iterations that {path} was trained for, got {max_iter}"
-                ". Its figures would be recorded as those of a shorter run: evaluate it with bpkd eval, or train anew in "
+                f"SOLVER.MAX_ITER: expected at least the {done} iterations of {path}, got {max_iter}. "
+                "Its figures would be recorded as those of a shorter run: evaluate it with bpkd eval, or train anew in "
                 "another OUTPUT_DIR."
             )
         self.model.load_state_dict(data["model"])
