@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class DType:
         return 0
 
 
-class Rebuilt(np.ndarray):  # type: ignore[type-arg]
+class Rebuilt(np.ndarray):
     """An array from a pickle."""
 
     unread = ""
@@ -40,7 +40,8 @@ class Rebuilt(np.ndarray):  # type: ignore[type-arg]
             self.unread = getattr(dtype, "name", "Python objects")
             return 0
         raw = data.encode("latin1") if isinstance(data, str) else data  # text in pickles of Python 2
-        np.ndarray.__setstate__(self, (1, shape, dtype.value, bool(fortran), raw))
+        state = (1, shape, dtype.value, bool(fortran), raw)
+        np.ndarray.__setstate__(self, cast("Any", state))
         return self.nbytes
 
 

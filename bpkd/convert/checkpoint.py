@@ -20,7 +20,6 @@ from .shards import read_shards
 from .stated import Pixels, stated_pixels
 from .tensorfile import read_npz, read_safetensors
 from .torchfile import is_tar, read_restricted
-from .unpickle import Placeholder
 from .values import as_weights, blocked_in, colors_in, names_in, state_problem, unusable
 
 logger = logging.getLogger(__name__)

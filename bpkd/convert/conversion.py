@@ -14,11 +14,10 @@ from bpkd.files import sha256_of
 
 from .architectures import COUNTER, architecture_keys
 from .checkpoint import Checkpoint, read_checkpoint
-from .rules import OWN, RuleError, RuleSet, recognise, rename
 from .fit import CheckpointError, check_fit
+from .rules import OWN, RuleError, RuleSet, recognise, rename
 from .stated import IMAGENET_PIXELS, Pixels, difference
 from .strict import peeled_backbone, peeled_for, refuse_backbone, rename_backbone
-
 
 # Start of a key that says what it belongs to.
 GROUP = re.compile(r"^((?:(?:features|backbone|distiller)\.)?[^.]+)\..*")

@@ -48,8 +48,8 @@ SUFFIXES = {
     ".pb": "a graph of TensorFlow. Use a PyTorch file of the network",
     ".tflite": "a network of TensorFlow Lite. Use a PyTorch file of the network",
     ".mlmodel": "a network of Core ML. Give the checkpoint that it was exported from",
-    ".distcp": "one part of a distributed checkpoint. Join its folder: python -m torch.distributed.checkpoint.format_utils "
-    "dcp_to_torch FOLDER FILE.pth",
+    ".distcp": "one part of a distributed checkpoint. Join its folder: python -m "
+    "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth",
 }
 EXPORTED = "A teacher of this kind is given as TEACHER.EXPORTED; else give the checkpoint that it was exported from"
 SHARD = re.compile(r"^(.*)-(\d+)-of-(\d+)(\.safetensors|\.bin)$")

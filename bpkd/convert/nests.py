@@ -13,8 +13,8 @@ from .unpickle import Placeholder
 
 # Entries with weights averaged over the training (timm, YOLO, Detectron2's forks, BasicSR).
 AVERAGED = (
-    "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "ema_state", "params_ema", "model_ema_state_dict",
-    "module_ema",
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "ema_state", "params_ema",
+    "model_ema_state_dict", "module_ema",
 )  # fmt: skip
 PLAIN = (
     "model", "state_dict", "model_state_dict", "model_state", "network", "net", "module", "params", "weights", "blobs",
@@ -202,8 +202,8 @@ def _choose(groups: Mapping[str, Mapping[str, str]], complete: Fits, role: str) 
     networks = [name for name in fitting if not SIDE.match(name)]
     if len(networks) > 1:
         raise AmbiguousError(
-            f"its keys are those of {len(networks)} networks that fit, {', '.join(f'{n}.*' for n in networks[:6])}, and "
-            f"nothing says which is meant: write one of them with bpkd convert --take {networks[0]}"
+            f"its keys are those of {len(networks)} networks that fit, {', '.join(f'{n}.*' for n in networks[:6])}, "
+            f"and nothing says which is meant: write one of them with bpkd convert --take {networks[0]}"
         )
     if networks:
         return networks[0], ""

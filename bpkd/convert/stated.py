@@ -86,8 +86,9 @@ def _pixels(mean: Any, std: Any, order: Any, where: str, scale: float = 1.0) -> 
     mean, std = _numbers(mean), _numbers(std)
     if not mean or len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))):
         return None
-    rounded = [tuple(round(v * scale, 6) for v in values) if scale != 1 else values for values in (mean, std)]
-    return Pixels(*rounded, order if order in ("RGB", "BGR") else "", where)
+    if scale != 1:
+        mean, std = (tuple(round(v * scale, 6) for v in values) for values in (mean, std))
+    return Pixels(mean, std, order if order in ("RGB", "BGR") else "", where)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
@@ -163,7 +164,7 @@ def _json(notes: Any, key: str) -> Any:
 
 
 def _timm(node: Any, where: str) -> Pixels | None:
-    """timm counts in 0..1, and loads RGB."""
+    """What timm states: it counts in 0..1, and loads RGB."""
     return _pixels(node.get("mean"), node.get("std"), "RGB", where, 255.0) if isinstance(node, Mapping) else None
 
 
@@ -237,8 +238,8 @@ def difference(stated: Pixels | None, mean: Sequence[float], std: Sequence[float
     if stated is None or stated.same_as(used):
         return ""
     return (
-        f"the weights expect {stated}{f' ({stated.where})' if stated.where else ''}; the config has INPUT.FORMAT {order}, "
-        f"MODEL.PIXEL_MEAN {[round(v, 4) for v in mean]}, MODEL.PIXEL_STD {[round(v, 4) for v in std]}"
+        f"the weights expect {stated}{f' ({stated.where})' if stated.where else ''}; "
+        f"the config has INPUT.FORMAT {order}, MODEL.PIXEL_MEAN {[round(v, 4) for v in mean]}, MODEL.PIXEL_STD {[round(v, 4) for v in std]}"
     )
 
 

@@ -2,7 +2,7 @@
 
 A pickle is a program for a stack machine whose dangerous instructions look up any importable object and call it. Here
 a looked-up name stays a name. The names of which state dicts are made, torch's here and numpy's in `arrays`, have an
-own function in `REBUILD`; every other object becomes a `Placeholder` that takes and forgets whatever the file does to it.
+own function in `REBUILD`; every other object becomes a `Placeholder` that takes and forgets what the file does to it.
 
 `torch.load(pickle_module=...)` with inert classes is shorter and was tried: it runs the code of TorchScript archives,
 allocates what a file of a few bytes claims (4 GB for an index of the memo) and crashes on deeply nested tuples as keys.

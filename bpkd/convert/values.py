@@ -48,8 +48,8 @@ def blocked_in(data: Any, state: Mapping[Any, Any]) -> str:
     """Returns which Python object stands where weights should be, "" if none does."""
     if isinstance(data, Placeholder):
         return (
-            f"it is the Python object {data.name} as a whole, which is not loaded (torch.save of a network and not of its "
-            "state dict)"
+            f"it is the Python object {data.name} as a whole, which is not loaded (torch.save of a network and not of "
+            "its state dict)"
         )
     found = [data.get(key) for key in (*PLAIN, *AVERAGED)] if isinstance(data, Mapping) else []
     stands = next((v for v in (*state.values(), *found) if isinstance(v, Placeholder)), None)
@@ -78,15 +78,16 @@ def unusable(state: Mapping[str, Tensor]) -> str:
     """Returns which weights cannot be used and what to do, "" if all can."""
     packed = [k for k, v in state.items() if v.is_quantized or v.dtype in SMALL or v.is_complex()]
     if packed:
+        name = str(state[packed[0]].dtype).removeprefix("torch.")
         return (
-            f"{len(packed)} weights of the type {str(state[packed[0]].dtype).removeprefix('torch.')}, first {packed[0]}, "
+            f"{len(packed)} weights of the type {name}, first {packed[0]}, "
             "where float32, float16 or bfloat16 are read: give the weights from before their quantisation"
         )
     broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if broken:
         return (
-            f"{len(broken)} weights that are not finite, first {broken[0]}. The training that wrote it went wrong, or the "
-            "file was changed: use an earlier checkpoint or another copy"
+            f"{len(broken)} weights that are not finite, first {broken[0]}. The training that wrote it went wrong, or "
+            "the file was changed: use an earlier checkpoint or another copy"
         )
     return ""
 

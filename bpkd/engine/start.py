@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from torch import nn
 
 from bpkd.convert import check_classes, load_backbone, load_strict
-from bpkd.modeling.build import Network
 from bpkd.modeling.teachers.classes import class_names
 
 
-def load_start(cfg: CfgNode, student: Network) -> None:
+def load_start(cfg: CfgNode, student: nn.Module) -> None:
     """Loads MODEL.WEIGHTS or MODEL.BACKBONE.WEIGHTS into a network; without either it stays as it is.
 
     Raises:

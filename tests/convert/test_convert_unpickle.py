@@ -81,6 +81,7 @@ def hostile(sentinel: Path) -> dict[str, Any]:
     }
 
 
+PLAIN = ("numpy", "numpy array")  # rebuilt without calling anything of numpy's that the file names
 NAMES = (
     "os.system", "eval", "exec", "import", "import_module", "popen", "nested torch.load", "pickle.loads", "setstate",
     "getattr chain", "open", "numpy", "numpy array", "buffer", "set of tuples",
@@ -111,6 +112,9 @@ def test_nothing_in_a_file_is_executed(
         assert torch.equal(checkpoint.state[key], value), key
         assert checkpoint.state[key].dtype == value.dtype, key
     restricted, replaced = read_restricted(str(path))
+    if name in PLAIN:
+        assert np.array_equal(restricted["meta"]["thing"], thing)
+        return
     assert isinstance(restricted["meta"]["thing"], Placeholder)
     assert replaced or name == "set of tuples"
 
