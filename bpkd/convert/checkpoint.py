@@ -20,6 +20,7 @@ from .shards import read_shards
 from .stated import Pixels, stated_pixels
 from .tensorfile import read_npz, read_safetensors
 from .torchfile import is_tar, read_restricted
+from .unpickle import REBUILD
 from .values import as_weights, blocked_in, colors_in, names_in, state_problem, unusable
 
 logger = logging.getLogger(__name__)
@@ -198,7 +199,9 @@ def _load(path: str, kind: str, source: str) -> tuple[Any, tuple[str, ...]]:
     except ValueError as refusal:
         try:
             data, replaced = read_restricted(path)
-        except ValueError:
+        except ValueError as damage:
+            if any(f"object {name}," in str(refusal) for name in REBUILD):  # torch stopped before the damage
+                raise ValueError(_unreadable(path, source, str(damage))) from None
             raise refusal from None
     if replaced:
         shown = ", ".join(replaced[:6]) + (", ..." if len(replaced) > 6 else "")

@@ -237,9 +237,10 @@ def difference(stated: Pixels | None, mean: Sequence[float], std: Sequence[float
     used = Pixels(tuple(mean), tuple(std), order)
     if stated is None or stated.same_as(used):
         return ""
+    shown = [[round(v, 4) for v in values] for values in (mean, std)]
     return (
-        f"the weights expect {stated}{f' ({stated.where})' if stated.where else ''}; "
-        f"the config has INPUT.FORMAT {order}, MODEL.PIXEL_MEAN {[round(v, 4) for v in mean]}, MODEL.PIXEL_STD {[round(v, 4) for v in std]}"
+        f"the weights expect {stated}{f' ({stated.where})' if stated.where else ''}; the config has INPUT.FORMAT "
+        f"{order}, MODEL.PIXEL_MEAN {shown[0]}, MODEL.PIXEL_STD {shown[1]}"
     )
 
 
