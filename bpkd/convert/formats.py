@@ -118,6 +118,8 @@ def _zip_kind(path: str) -> str:
             names = archive.namelist()
     except zipfile.BadZipFile:
         return f"the file is damaged: it begins like an archive and its end is missing. {AGAIN}"
+    except Exception as error:  # a changed directory raises errors of other types
+        return f"the file is damaged: it begins like an archive ({str(error)[:80]}). {AGAIN}"
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return f"it is a TorchScript archive, which holds a program. {EXPORTED}"
@@ -137,7 +139,7 @@ def _tar_kind(path: str) -> str:
     try:
         with tarfile.open(path) as archive:
             names = [entry.name for _, entry in zip(range(8), archive, strict=False)]
-    except tarfile.TarError:
+    except Exception:  # tarfile raises errors of several types
         return f"the file is damaged: it begins like a tar archive. {AGAIN}"
     if {"storages", "tensors", "pickle"} <= {name.removeprefix("./") for name in names}:
         return TAR

@@ -85,7 +85,8 @@ def shards(folder: Path, state: State, ending: str = "safetensors") -> Path:
 
 def lightning(folder: Path, s: State) -> Path:
     content = {
-        "pytorch-lightning_version": "2.4.0", "epoch": 3, "state_dict": {**under("net.", s), "loss.weight": torch.ones(5)},
+        "pytorch-lightning_version": "2.4.0", "epoch": 3,
+        "state_dict": {**under("net.", s), "loss.weight": torch.ones(5)},
         "hyper_parameters": {"lr": 0.1}, "callbacks": {}, "loops": {}, "optimizer_states": [{}],
     }  # fmt: skip
     return saved(folder / "last.ckpt", content)
@@ -346,13 +347,13 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "npy": (text("w.npy", b"\x93NUMPY" + bytes(99)), "one array of numpy"),
     "png": (text("w.pth", b"\x89PNG\r\n\x1a\n" + bytes(99)), "an image"),
     "torchscript": (scripted, "TorchScript archive.*TEACHER.EXPORTED"),
-    "whole module": (lambda d, s: saved(d / "w.pth", torchvision.models.resnet18()), "Python object .*ResNet as a whole"),
+    "whole module": (lambda d, s: saved(d / "w.pth", torchvision.models.resnet18()), "object .*ResNet as a whole"),
     "optimizer": (lambda d, s: saved(d / "w.pth", {"optimizer": {"state": {}}, "epoch": 1}), "of an optimizer"),
     "bare optimizer": (lambda d, s: saved(d / "w.pth", {"state": {}, "param_groups": []}), "of an optimizer"),
     "fsdp flat": (lambda d, s: saved(d / "w.pth", {"_flat_param": torch.ones(3)}), "FSDP's flattened"),
     "int8": (lambda d, s: saved(d / "w.pth", quantised(s)), "weights are int8.*quantised"),
     "quantised": (
-        lambda d, s: saved(d / "w.pth", {k: torch.quantize_per_tensor(v * 1.0, 1, 0, torch.qint8) for k, v in s.items()}),
+        lambda d, s: saved(d / "w.pth", {"w": torch.quantize_per_tensor(torch.ones(3), 1, 0, torch.qint8)}),
         "quantisation",
     ),
     "nan in safetensors": (
