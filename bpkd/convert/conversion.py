@@ -90,8 +90,9 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
 
 
 def _peeled(checkpoint: Checkpoint, network: nn.Module | None, where: str) -> Checkpoint:
-    found = peeled_backbone(checkpoint, where)
-    return found if network is None else peeled_for(found, network.state_dict(), where)
+    expected = network.state_dict() if network is not None else {}
+    found = peeled_backbone(checkpoint, where, expected)
+    return peeled_for(found, expected, where) if network is not None else found
 
 
 def describe(done: Conversion) -> list[str]:

@@ -54,7 +54,7 @@ AUTHORS = {"torchvision": IMAGENET_PIXELS, "caffe2": CAFFE_PIXELS, "msra": CAFFE
 NUMBERS = r"\s*=\s*[\[(]([\s\d.,eE+-]{1,200})[\])]"
 # Beginning of a statement in a config of OpenMMLab -> its flag of the colour order, and the order without it.
 BLOCKS = (
-    (r"\bdata_preprocessor\s*=\s*dict\(", "bgr_to_rgb", "BGR"),
+    (r"\bdata_preprocessor\s*=\s*dict\(", "(?:bgr_)?to_rgb", "BGR"),
     (r"\bimg_norm_cfg\s*=\s*dict\(", "to_rgb", "RGB"),
     (r"\bdict\(\s*type\s*=\s*['\"]Normalize['\"]", "to_rgb", "RGB"),
 )
@@ -150,10 +150,10 @@ def _until_closed(text: str) -> str:
 
 def _config_node(cfg: Mapping[Any, Any], where: str) -> Pixels | None:
     model = cfg.get("model")
-    for name, flag, default in (("data_preprocessor", "bgr_to_rgb", False), ("img_norm_cfg", "to_rgb", True)):
+    for name, default in (("data_preprocessor", False), ("img_norm_cfg", True)):
         node = cfg.get(name) or (model.get(name) if isinstance(model, Mapping) else None)
         if isinstance(node, Mapping):
-            order = "RGB" if node.get(flag, default) is True else "BGR"
+            order = "RGB" if node.get("bgr_to_rgb", node.get("to_rgb", default)) is True else "BGR"
             return _pixels(node.get("mean"), node.get("std"), order, where)
     return None
 

@@ -161,12 +161,16 @@ def peeled_for(
     return _without(found, [k for k in beside(found.state, expected) if k not in names])
 
 
-def peeled_backbone(checkpoint: Checkpoint, where: str) -> Checkpoint:
-    """Strips prefixes until the keys are those of a known backbone or network; see `peeled_for`."""
+def peeled_backbone(checkpoint: Checkpoint, where: str, own: Iterable[str] = ()) -> Checkpoint:
+    """Strips prefixes until the keys are those of a known backbone or network, or among ``own``; see `peeled_for`."""
     if checkpoint.layout == "bpkd" and checkpoint.meta.get("part") == "backbone":
         return checkpoint
 
+    ours = set(own)
+
     def known(keys: Iterable[str]) -> bool:
+        if any(key in ours for key in keys):
+            return True
         try:
             recognise(keys)
         except RuleError:
