@@ -194,15 +194,18 @@ def _load(path: str, kind: str, source: str) -> tuple[Any, tuple[str, ...]]:
             advice = "Download it again, or use another copy"
             text = f"{source}: {path} cannot be read as a checkpoint ({kind}): the file is damaged: {error}. {advice}."
             raise ValueError(text) from error
-    try:
-        return load_safely(path, source=source), ()
-    except ValueError as refusal:
+    refusal: ValueError | None = None
+    if kind == "torch":
         try:
-            data, replaced = read_restricted(path)
-        except ValueError as damage:
-            if any(f"object {name}," in str(refusal) for name in REBUILD):  # torch stopped before the damage
-                raise ValueError(_unreadable(path, source, str(damage))) from None
+            return load_safely(path, source=source), ()
+        except ValueError as error:
+            refusal = error
+    try:
+        data, replaced = read_restricted(path)
+    except ValueError as damage:
+        if refusal and not any(f"object {name}," in str(refusal) for name in REBUILD):
             raise refusal from None
+        raise ValueError(_unreadable(path, source, str(damage))) from None  # torch stops before it sees the damage
     if replaced:
         shown = ", ".join(replaced[:6]) + (", ..." if len(replaced) > 6 else "")
         logger.info("%s %s: read without the Python objects in it (%s).", source, path, shown)

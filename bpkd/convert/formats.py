@@ -10,6 +10,8 @@ import tarfile
 import zipfile
 
 ZIP_MAGIC = b"PK\x03\x04"
+# Beginning of a file of torch before 1.6.
+OLD_TORCH = b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 # Names for what `kind_of` returns of a file that is read.
 READ = ("torch", "pickle", "safetensors", "npz", "index")
 TAR = "it is in the tar format of PyTorch before 0.1.10, which is not read. Load and save it there with a newer PyTorch"
@@ -81,6 +83,8 @@ def kind_of(path: str) -> str:
         return "safetensors"
     if head[257:262] == b"ustar" or (head[:1] != b"\x80" and tarfile.is_tarfile(path)):
         return _tar_kind(path)
+    if head.startswith(OLD_TORCH):
+        return "torch"
     if head[:1] == b"\x80" or head.startswith(TEXT_PICKLES):
         return "pickle"
     suffix = os.path.splitext(path)[1].lower()

@@ -181,3 +181,17 @@ def test_a_folder_is_answered_with_the_file_in_it(
     else:
         argv = ["--config-file", str(config), "MODEL.WEIGHTS", str(tmp_path / "hub")]
     assert "Give the file in it: model.safetensors" in error(argv, capfd, door)
+
+
+def test_a_comparison_does_not_train_a_teacher_in_place_of_a_folder(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "hub").mkdir()
+    pair = tmp_path / "pair.yaml"
+    pair.write_text(f"""_BASE_: {config}
+MODEL: {{META_ARCHITECTURE: SemanticDistiller}}
+DISTILL: {{METHOD: KD}}
+TEACHER: {{CONFIG_FILE: {config}, WEIGHTS: {tmp_path / "hub"}}}
+""")
+    argv = ["--config-file", str(pair), "--methods", "KD", "--output", str(tmp_path / "runs")]
+    assert "TEACHER.WEIGHTS: expected a file, got the folder" in error(argv, capfd, "compare")
