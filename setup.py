@@ -24,7 +24,7 @@ INIT = (ROOT / "bpkd" / "__init__.py").read_text(encoding="utf-8")
 README = re.sub(r"!?\[([^]]*)\]\((?!http)[^)]*\)", r"\1", (ROOT / "README.md").read_text(encoding="utf-8"))
 
 # Floors are the oldest versions that are meant to work; there are no upper bounds, so that nothing is downgraded.
-REQUIRES = ["torch>=2.5", "numpy>=1.26"]  # losses, edge maps, metrics, distillers, checkpoints
+REQUIRES = ["torch>=2.5", "numpy>=1.26", "safetensors>=0.4"]  # losses, edge maps, metrics, distillers, checkpoints
 TRAIN = [  # data, networks, training, evaluation; the second block is what Detectron2 imports
     "torchvision>=0.20",
     "opencv-python-headless>=4.8",

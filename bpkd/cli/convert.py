@@ -4,9 +4,14 @@ Examples:
   bpkd convert SRC.pth DST.pth --config-file configs/networks/pspnet_r101.yaml
   bpkd convert r18.pth r18_bpkd.pth --source torchvision
   bpkd convert OURS.pth DST.pth --to mmseg --config-file configs/networks/pspnet_r18.yaml
+  bpkd convert OURS.pth DST.safetensors --config-file configs/networks/pspnet_r18.yaml
+
+SRC may be a file of torch.save, a .safetensors, Detectron2's .pkl, a .npz, or the index.json of several files. The
+suffix of DST chooses: .safetensors, .pkl (for Detectron2), anything else is a file of torch.save.
 
 --source names the project that wrote SRC; auto finds it out: mmseg (mmrazor's too), mmcls, mmdet (SOLOv2), solo
-(SOLOv2's authors), torchvision, timm, hrnet (HRNet's authors), bpkd. KEY VALUE pairs at the end change the config.
+(SOLOv2's authors), torchvision, timm, hrnet (HRNet's authors), detectron2, bpkd. KEY VALUE pairs at the end change the
+config.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from typing import Any
 
 from .parser import Parser
 
-SOURCES = ("auto", "mmseg", "mmdet", "solo", "torchvision", "timm", "mmcls", "hrnet", "bpkd")
+SOURCES = ("auto", "mmseg", "mmdet", "solo", "torchvision", "timm", "mmcls", "hrnet", "detectron2", "bpkd")
 
 
 def parser(prog: str = "bpkd convert") -> Parser:
@@ -29,6 +34,12 @@ def parser(prog: str = "bpkd convert") -> Parser:
     out.add_argument("dst", metavar="DST", help="file to write")
     out.add_argument("--source", choices=SOURCES, default="auto", help="project that wrote SRC (default auto)")
     out.add_argument("--to", choices=("bpkd", "mmseg"), default="bpkd", help="layout of DST (default bpkd)")
+    out.add_argument(
+        "--take",
+        metavar="NAME",
+        default="",
+        help="of several networks in SRC: name of the entry (model, model_ema) or beginning of the keys (student)",
+    )
     out.add_argument(
         "--config-file",
         metavar="FILE",
@@ -59,9 +70,9 @@ def run(args: Any) -> int:
 
     if args.opts and not args.config_file:
         raise ValueError("KEY VALUE: expected --config-file FILE, whose keys they change, got none.")
-    check_target(args.dst, source=args.src, force=args.force)
+    check_target(args.dst, source=args.src, force=args.force, to=args.to)
     cfg = read_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts]) if args.config_file else None
-    done = convert_checkpoint(args.src, build_student(cfg) if cfg else None, source=args.source)
+    done = convert_checkpoint(args.src, build_student(cfg) if cfg else None, source=args.source, take=args.take)
     content = as_mmseg(done, *dataset_of(cfg, done)) if args.to == "mmseg" else as_bpkd(done)
     write(content, args.dst, source=args.src, force=args.force)
     pixels = (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) if cfg else None

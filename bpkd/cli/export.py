@@ -95,29 +95,30 @@ def write(args: Any, cfg: Any, kind: str, size: tuple[int, int]) -> float:
     from bpkd.modeling import build_student
 
     model = build_student(cfg).eval()
-    return WRITERS[model.task](args, model, kind, size)
+    return WRITERS[model.task](args, model, kind, size, cfg.MODEL.FILE_STATEMENTS)
 
 
-def _write_instances(args: Any, model: Any, kind: str, size: tuple[int, int]) -> float:
+def _write_instances(args: Any, model: Any, kind: str, size: tuple[int, int], statements: str) -> float:
     from bpkd.convert import load_strict
     from bpkd.export import solov2_to_onnx, solov2_to_torchscript
 
     if kind == ".pt2" or (kind == ".onnx" and (args.any_size or args.nms)):
         raise ValueError("SOLOv2: expected .ts or .pt, or .onnx for one size without --nms.")
-    classes = load_strict(model, args.weights, source="--weights").classes
+    classes = load_strict(model, args.weights, source="--weights", statements=statements).classes
     if kind == ".onnx":
         return solov2_to_onnx(model, args.output, size)
     return solov2_to_torchscript(model, args.output, size, classes=classes, nms=args.nms)
 
 
-def _write_semantic(args: Any, model: Any, kind: str, size: tuple[int, int]) -> float:
+def _write_semantic(args: Any, model: Any, kind: str, size: tuple[int, int], statements: str) -> float:
     from bpkd.convert import load_strict
     from bpkd.export import to_exported_program, to_onnx, to_torchscript
 
     if args.nms:
         raise ValueError("--nms: expected SOLOv2, got a network for label maps.")
     model.drop_auxiliary()
-    classes = load_strict(model, args.weights, source="--weights", drop=("auxiliary_head.",)).classes
+    drop = ("auxiliary_head.",)
+    classes = load_strict(model, args.weights, source="--weights", drop=drop, statements=statements).classes
     if kind == ".onnx":
         return to_onnx(model, args.output, size, any_size=args.any_size)
     if kind == ".pt2":

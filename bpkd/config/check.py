@@ -35,6 +35,7 @@ CHOICES = {
     "DISTILL.INSTANCE.DIVERGENCE": ("sigmoid", "softmax"),
     "DISTILL.INSTANCE.MATCH": ("cell", "score"),
     "DISTILL.INSTANCE.MASK_TERM": ("mask_logits", "mask_towers", "mask_features"),
+    "MODEL.FILE_STATEMENTS": ("refuse", "warn"),
     "MODEL.SEM_SEG_HEAD.LOSS_DENOMINATOR": ("all", "valid"),
 }
 PAIRS = (

@@ -106,6 +106,9 @@ def _add_model(cfg: CN) -> None:
     # converted file or one as OpenMMLab, torchvision, timm or HRNet publish it. Empty: from scratch (the supplement's
     # Table 1).
     cfg.MODEL.BACKBONE.WEIGHTS = ""
+    # Where a file of weights states other pixel statistics, another colour order or other class names than this config
+    # has: "refuse" it, or "warn" and load it (MODEL.WEIGHTS, MODEL.BACKBONE.WEIGHTS; a teacher's in its own config).
+    cfg.MODEL.FILE_STATEMENTS = "refuse"
     # Memory layout with the channels of a pixel side by side: faster on GPUs with mixed precision, and on CPUs.
     cfg.MODEL.CHANNELS_LAST = False
     # Run the network through torch.compile: long first iterations, then faster ones.

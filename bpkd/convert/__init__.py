@@ -1,10 +1,12 @@
 """Checkpoints from disk into networks, strictly, and from one project's layout to another's. Pure PyTorch."""
 
 from .checkpoint import Checkpoint, load_safely, read_checkpoint
-from .conversion import Conversion, Pixels, as_bpkd, as_mmseg, convert_checkpoint, describe, pixel_warning
+from .conversion import Conversion, as_bpkd, as_mmseg, convert_checkpoint, describe, pixel_warning
 from .files import check_target, hash_warning, write
+from .fit import CheckpointError
 from .rules import SOURCES, RuleError
-from .strict import CheckpointError, LoadedWeights, load_backbone, load_strict
+from .stated import Pixels, check_classes
+from .strict import LoadedWeights, load_backbone, load_strict
 
 __all__ = [
     "SOURCES",
@@ -16,6 +18,7 @@ __all__ = [
     "RuleError",
     "as_bpkd",
     "as_mmseg",
+    "check_classes",
     "check_target",
     "convert_checkpoint",
     "describe",

@@ -14,29 +14,15 @@ from bpkd.files import sha256_of
 
 from .architectures import COUNTER, architecture_keys
 from .checkpoint import Checkpoint, read_checkpoint
+from .fit import CheckpointError, check_fit
 from .rules import OWN, RuleError, RuleSet, recognise, rename
-from .strict import CheckpointError, check_fit, refuse_backbone, rename_backbone
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """What weights expect of an image, in 0..255."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    order: str
-    """"RGB" or "BGR"."""
-
-    def __str__(self) -> str:
-        return f"{self.order}, mean {list(self.mean)}, std {list(self.std)}, of values 0..255"
-
+from .stated import IMAGENET_PIXELS, Pixels, difference
+from .strict import peeled_backbone, peeled_for, refuse_backbone, rename_backbone
 
 # Start of a key that says what it belongs to.
 GROUP = re.compile(r"^((?:(?:features|backbone|distiller)\.)?[^.]+)\..*")
 # Modules whose objects training checkpoints do hold.
 USUAL = ("mmengine.", "mmcv.", "mmseg.", "mmdet.", "numpy", "collections.", "torch.", "builtins.set", "builtins.froz")
-# torchvision and timm state the same numbers over 255.
-IMAGENET_PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RGB")
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class Conversion:
         return None if classifier is None else len(classifier)
 
 
-def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "auto") -> Conversion:
+def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "auto", take: str = "") -> Conversion:
     """Reads a file, renames its weights and checks that they are exactly those of one network.
 
     Args:
@@ -71,6 +57,7 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
         network: Network that the weights are for. None: a ResNet's or MobileNetV2's backbone is checked against the
             keys of its architecture.
         source: one of `bpkd.convert.rules.SOURCES`.
+        take: Name of the entry, or first part of the keys, to take where the file holds several networks.
 
     Returns:
         The weights in the file's order, with what is to say about them.
@@ -80,8 +67,8 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
         CheckpointError: keys or shapes do not fit, or there is no network to check a whole one against.
         ValueError: the file cannot be read.
     """
-    checkpoint = read_checkpoint(path, source="SRC")
     where = f"SRC {path}"
+    checkpoint = _peeled(read_checkpoint(path, source="SRC", take=take), network, where)
     own = source == "bpkd" or (source == "auto" and checkpoint.layout == "bpkd")
     if own:
         rules = OWN["backbone" if checkpoint.meta.get("part") == "backbone" else "network"]
@@ -102,6 +89,12 @@ def convert_checkpoint(path: str, network: nn.Module | None, *, source: str = "a
     return Conversion(state, rules, checkpoint, sha256_of(path), dropped, counters, _pixels(checkpoint, rules))
 
 
+def _peeled(checkpoint: Checkpoint, network: nn.Module | None, where: str) -> Checkpoint:
+    expected = network.state_dict() if network is not None else {}
+    found = peeled_backbone(checkpoint, where, expected)
+    return peeled_for(found, expected, where) if network is not None else found
+
+
 def describe(done: Conversion) -> list[str]:
     """Returns the lines that the tool prints about a file."""
     names, left, alone = done.checkpoint.classes or (), done.dropped, done.rules.part == "backbone"
@@ -113,7 +106,11 @@ def describe(done: Conversion) -> list[str]:
         f"{done.counters_missing} {COUNTER} missing (not needed)",
         f"classes   {_class_line(done, names)}",
         f"pixels    {done.pixels or 'the file does not say'}",
+        *(f"note      {text}" for text in done.checkpoint.notes),
     ]
+    types = sorted({str(v.dtype).removeprefix("torch.") for v in done.state.values() if v.is_floating_point()})
+    if types != ["float32"]:
+        lines.append(f"types     {', '.join(types)}; they become float32 where the file is loaded")
     if done.rules.source == "timm":
         lines.append("          timm states them in 0..1; a few of its files use 0.5 for all: see the file's own page")
     if done.checkpoint.replaced:
@@ -134,25 +131,23 @@ def _class_line(done: Conversion, names: Sequence[str]) -> str:
 
 def pixel_warning(pixels: Pixels | None, mean: Sequence[float], std: Sequence[float], order: str) -> str | None:
     """Compares what weights expect with a config's MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and INPUT.FORMAT."""
-    if pixels is None or pixels == Pixels(tuple(mean), tuple(std), order):
-        return None
-    return (
-        f"the weights expect {pixels}; the config has INPUT.FORMAT {order}, MODEL.PIXEL_MEAN {list(mean)}, "
-        f"MODEL.PIXEL_STD {list(std)}. They would load and score badly: set these keys to what the weights expect."
-    )
+    text = difference(pixels, mean, std, order)
+    return f"{text}. They would load and score badly: set these keys to what the weights expect." if text else None
 
 
 def as_bpkd(done: Conversion) -> dict[str, Any]:
     """Returns the content of a file of ours; plain values only."""
     pixels = done.pixels
     meta: dict[str, Any] = {
+        **done.checkpoint.meta,
         "part": done.rules.part,
         "classes": list(done.checkpoint.classes or []),
         "source": done.rules.label,
         "source_sha256": done.sha256,
     }
     if pixels:
-        meta.update(pixel_mean=list(pixels.mean), pixel_std=list(pixels.std), input_format=pixels.order)
+        meta.update(pixel_mean=list(pixels.mean), pixel_std=list(pixels.std))
+        meta.update({"input_format": pixels.order} if pixels.order else {})
     if done.checkpoint.palette:
         meta["palette"] = [list(color) for color in done.checkpoint.palette]
     return {"model": done.state, "bpkd": meta}
@@ -208,10 +203,8 @@ def _check(
 
 
 def _pixels(checkpoint: Checkpoint, rules: RuleSet) -> Pixels | None:
-    if rules.source != "bpkd":
-        stated = rules.part == "backbone" or checkpoint.layout != "Detectron2"
-        return IMAGENET_PIXELS if stated else None
-    mean, std, order = (checkpoint.meta.get(k) for k in ("pixel_mean", "pixel_std", "input_format"))
-    if not isinstance(mean, list) or not isinstance(std, list) or not isinstance(order, str):
-        return None
-    return Pixels(tuple(float(v) for v in mean), tuple(float(v) for v in std), order)
+    """What the file states, else what its project's files are known to expect."""
+    if checkpoint.pixels or rules.source in ("bpkd", "detectron2"):
+        return checkpoint.pixels
+    usual = rules.part == "backbone" or checkpoint.layout in ("OpenMMLab", "state dict")
+    return IMAGENET_PIXELS if usual else None

@@ -76,3 +76,24 @@ MMDET_SOLOV2 = _solov2(
 AUTHORS_SOLOV2 = _solov2("bbox_head", ("cate_convs", "solo_cate", "solo_kernel"), "mask_feat_head", r"conv_pred\.0")
 # From the names of torchvision's ResNet, which our own ResNet shares, to Detectron2's.
 DETECTRON2_RESNET = (COUNTERS, *_resnet("", ""))
+
+
+def _from_detectron2() -> tuple[Rule, ...]:
+    rules: list[Rule] = [
+        (r"stem\.conv1\.norm\.", "bn1."),
+        (r"stem\.conv1\.", "conv1."),
+        (r"(stem\.)?(fc|linear)\.", None),
+    ]
+    for layer in range(1, 5):
+        block, stage = rf"res{layer + 1}\.(\d+)\.", rf"layer{layer}.\1."
+        rules += [
+            (rf"{block}conv(\d)\.norm\.", rf"{stage}bn\2."),
+            (rf"{block}conv(\d)\.", rf"{stage}conv\2."),
+            (rf"{block}shortcut\.norm\.", f"{stage}downsample.1."),
+            (rf"{block}shortcut\.", f"{stage}downsample.0."),
+        ]
+    return tuple(rules)
+
+
+# From Detectron2's names of a ResNet to torchvision's.
+FROM_DETECTRON2 = _from_detectron2()

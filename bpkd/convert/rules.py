@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .architectures import MOBILENET_V2_BLOCKS
-from .instances import AUTHORS_SOLOV2, DETECTRON2_RESNET, MMDET_SOLOV2
+from .instances import AUTHORS_SOLOV2, DETECTRON2_RESNET, FROM_DETECTRON2, MMDET_SOLOV2
 
 KEEP = r"\g<0>"
 RESNET_KEYS = (r"(conv1|bn1|layer[1-4])\.", KEEP)
@@ -22,6 +22,12 @@ POOLED_SHORTCUT = (
     r"(backbone\.)?layer\d\.\d+\.downsample\.2\.",
     "its shortcuts pool before the 1x1 convolution (ResNet-D), which our ResNet does not: its weights would load and "
     "compute something else. Use the plain or the 'c' variant",
+)
+CAFFE_RESNET = (
+    r"conv1_w$",
+    "it has its strides in the 1x1 convolutions and no statistics of its normalisation, and expects BGR without a "
+    "deviation: here it would compute something else. Use Detectron2's ImageNetPretrained/torchvision/R-50.pkl or "
+    "R-101.pkl, or torchvision's own file",
 )
 Rule = tuple[str, str | None]
 
@@ -188,6 +194,9 @@ RULE_SETS = (
             (*_unprefixed(HRNET_RULES), _HEADS)),
     RuleSet("timm", "timm's ResNet with a deep stem ('c')", (r"conv1\.0\.", r"layer4\."),
             (*_v1c_stem(_TIMM_STEM), (r"layer[1-4]\.", KEEP), (r"fc\.", None)), refuse=POOLED_SHORTCUT),
+    RuleSet("detectron2", "Detectron2's ResNet", (r"stem\.conv1\.weight", r"res5\."), FROM_DETECTRON2),
+    RuleSet("detectron2", "Caffe2's ResNet (MSRA, Detectron1)", (r"conv1_w$", r"res5_0_branch2a_w$"), (),
+            refuse=CAFFE_RESNET),
     RuleSet("mmcls", "OpenMMLab's ResNetV1c, named as in mmpose", (r"(backbone\.)?stem\.0\.conv\.",),
             (*_v1c_stem(_MMPOSE_STEM), *_unprefixed(((r"layer[1-4]\.", KEEP),)), _HEADS), refuse=POOLED_SHORTCUT),
     RuleSet("mmcls", "OpenMMLab's ResNetV1c", (r"(backbone\.)?stem\.0\.weight", r"(backbone\.)?layer4\."),
@@ -203,4 +212,4 @@ RULE_SETS = (
 OWN = {part: RuleSet("bpkd", f"a {part} of ours", (), ((r"", KEEP),), part) for part in ("network", "backbone")}
 # From our names of a ResNet to those of Detectron2's.
 DETECTRON2 = RuleSet("detectron2", "Detectron2's ResNet", (), DETECTRON2_RESNET)
-SOURCES = ("auto", "mmseg", "mmdet", "solo", "torchvision", "timm", "mmcls", "hrnet", "bpkd")
+SOURCES = ("auto", "mmseg", "mmdet", "solo", "torchvision", "timm", "mmcls", "hrnet", "detectron2", "bpkd")

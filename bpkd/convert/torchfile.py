@@ -1,4 +1,4 @@
-"""Restricted reader of torch's two file formats, on the pickle interpreter of `unpickle`."""
+"""Restricted reader of torch's two file formats and of plain pickles, on the pickle interpreter of `unpickle`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_restricted(path: str) -> tuple[Any, tuple[str, ...]]:
     """Reads a file of torch.save without executing anything in it.
 
     Args:
-        path: file, in the zip format or that of torch before 1.6.
+        path: file, in the zip format, that of torch before 1.6, or a plain pickle as Detectron2 writes it.
 
     Returns:
         Its content with tensors and plain values rebuilt, and the names of what was replaced by placeholders.
@@ -54,7 +54,7 @@ def read_restricted(path: str) -> tuple[Any, tuple[str, ...]]:
         with open(path, "rb") as f:
             is_zip = f.read(4) == ZIP_MAGIC
             f.seek(0)
-            return _read_zip(path) if is_zip else _read_legacy(f)
+            return _read_zip(path) if is_zip else _read_legacy(f, os.path.getsize(path))
     except Exception as error:  # a damaged or hostile pickle can raise errors of many types
         raise ValueError(f"the file is damaged or no file of torch.save ({error})") from error
 
@@ -79,13 +79,12 @@ def _read_zip(path: str) -> tuple[Any, tuple[str, ...]]:
 
         if archive.getinfo(pickles[0]).file_size > os.path.getsize(path):
             raise ValueError("its pickle is compressed, which torch.save does not do")
-        machine = Machine(load)
+        machine = Machine(load, os.path.getsize(path))
         content = machine.run(io.BytesIO(archive.read(pickles[0])))
         return content, tuple(machine.replaced)
 
 
-def _read_legacy(f: IO[bytes]) -> tuple[Any, tuple[str, ...]]:
-    limit = os.fstat(f.fileno()).st_size
+def _read_legacy(f: IO[bytes], limit: int, nested: bool = False) -> tuple[Any, tuple[str, ...]]:
     loaded: dict[str, Tensor] = {}
 
     def load(persistent_id: Any) -> Tensor:
@@ -95,9 +94,13 @@ def _read_legacy(f: IO[bytes]) -> tuple[Any, tuple[str, ...]]:
             loaded[key] = torch.zeros(count, dtype=dtype)  # the data comes after the pickle
         return loaded[key] if view is None else loaded[key][view[1] : view[1] + view[2]]
 
-    machine = Machine(load)
-    if machine.run(f) != LEGACY_MAGIC:
-        raise ValueError("it does not begin like a file of torch.save")
+    # A plain pickle of tensors holds a file of torch.save for the data of each.
+    machine = Machine(load, limit, None if nested else lambda data: _read_legacy(io.BytesIO(data), len(data), True)[0])
+    first = machine.run(f)
+    if type(first) is not int or first != LEGACY_MAGIC:
+        if nested or loaded:
+            raise ValueError("it does not begin like a file of torch.save")
+        return first, tuple(machine.replaced)
     machine.run(f)
     if machine.run(f)["little_endian"] != (sys.byteorder == "little"):
         raise ValueError("it was written on a machine of another byte order")

@@ -1,8 +1,8 @@
 """A pickle interpreter that never calls functions or classes that a file names.
 
 A pickle is a program for a stack machine whose dangerous instructions look up any importable object and call it. Here
-a looked-up name stays a name. Seven names, those of which state dicts are made, have an own function in `REBUILD`;
-every other object becomes a `Placeholder` that takes and forgets whatever the file does to it.
+a looked-up name stays a name. The names of which state dicts are made, torch's here and numpy's in `arrays`, have an
+own function in `REBUILD`; every other object becomes a `Placeholder` that takes and forgets what the file does to it.
 
 `torch.load(pickle_module=...)` with inert classes is shorter and was tried: it runs the code of TorchScript archives,
 allocates what a file of a few bytes claims (4 GB for an index of the memo) and crashes on deeply nested tuples as keys.
@@ -16,6 +16,8 @@ from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
+
+from . import arrays
 
 PUSHED = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
@@ -31,6 +33,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_SET": lambda: Placeholder("builtins.set"),
 }
+STORAGE = "torch.storage._load_from_bytes"
 PLAIN_KEYS = (str, int, float, bytes, type(None))
 
 
@@ -53,10 +56,19 @@ class _Name(Placeholder):
 
 
 class Machine:
-    """Runs one pickle. ``load_storage`` receives the persistent ids, which torch uses for tensor data."""
+    """Runs one pickle. ``load_storage`` receives the persistent ids, which torch uses for tensor data.
 
-    def __init__(self, load_storage: Callable[[Any], Any]) -> None:
-        self.load_storage = load_storage
+    ``load_bytes`` receives what a pickle of torch's tensors holds in place of them: a file of torch.save for each.
+    ``limit``: bytes that arrays may take together; a pickle can state one block of data for many arrays.
+    """
+
+    def __init__(
+        self,
+        load_storage: Callable[[Any], Any],
+        limit: int = 1 << 62,
+        load_bytes: Callable[[bytes], Any] | None = None,
+    ) -> None:
+        self.load_storage, self.left, self.load_bytes = load_storage, limit, load_bytes
         self.replaced: dict[str, None] = {}
 
     def run(self, stream: IO[bytes]) -> Any:
@@ -175,14 +187,27 @@ class Machine:
         self.stack.append(self._call(called, tuple(arguments)))
 
     def _build(self) -> None:
-        self.stack.pop()  # the state is dropped: nothing we rebuild has one
+        state, built = self.stack.pop(), self.stack[-1]
+        if type(built) in (arrays.Rebuilt, arrays.DType):  # nothing else that is rebuilt has a state
+            self._spend(built.set_state(state))
+
+    def _spend(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ValueError("its arrays are larger than the file")
 
     def _persistent(self) -> None:
         self.stack.append(self.load_storage(self.stack.pop()))
 
     def _call(self, called: Any, arguments: Any) -> Any:
+        if type(called) is _Name and called.name == STORAGE and self.load_bytes is not None:
+            (data,) = arguments
+            self._spend(len(data))
+            return self.load_bytes(data)
         if type(called) is _Name and called.name in REBUILD:
-            return REBUILD[called.name](*arguments)
+            made = REBUILD[called.name](*arguments)
+            if made is not NotImplemented:
+                return made
         name = called.name if isinstance(called, Placeholder) else type(called).__name__
         self.replaced[name] = None
         return Placeholder(name)
@@ -252,4 +277,6 @@ REBUILD: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.Size": tuple,
     "_codecs.encode": _encoded,
+    "__builtin__.bytes": lambda *given: NotImplemented if given else b"",
+    **arrays.REBUILD,
 }

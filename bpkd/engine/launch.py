@@ -28,6 +28,7 @@ from bpkd.data import check_dataset
 from bpkd.errors import for_parent, from_child
 from bpkd.files import write_text
 from bpkd.modeling import build_student, build_teacher_model
+from bpkd.modeling.teachers.classes import class_names
 
 from .configure import load_config
 from .evaluate import evaluate
@@ -132,7 +133,7 @@ def evaluate_only(cfg: CfgNode, which: str) -> dict[str, Any]:
     else:
         weights = student_weights(cfg)
         model = build_student(cfg)
-        load_strict(model, weights)
+        load_strict(model, weights, classes=class_names(cfg, "TEST"), statements=cfg.MODEL.FILE_STATEMENTS)
         model.accelerate(channels_last=cfg.MODEL.CHANNELS_LAST, compiled=cfg.MODEL.COMPILE)
     folder = f"inference_{which}"
     results = evaluate(cfg, model, folder=folder)

@@ -47,7 +47,7 @@ def predictor(weights: str, config_file: str = "", opts: Sequence[str] = ()) -> 
 
 def _config(weights: str, config_file: str, opts: Sequence[str]) -> CfgNode:
     path = Path(weights)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"--weights: {weights}: no such file.")
     config = Path(config_file) if config_file else path.with_name("config.yaml")
     if not config.is_file():
@@ -82,7 +82,8 @@ class Predictor:
         self.class_names = list(meta.stuff_classes)
         self.colors = list(meta.get("stuff_colors") or spread_colors(len(self.class_names)))
         self.label_table: list[int] = meta.label_table
-        load_strict(self.model, weights)
+        statements = self.cfg.MODEL.FILE_STATEMENTS
+        load_strict(self.model, weights, source="--weights", classes=self.class_names, statements=statements)
         self.model.eval()
 
     def __call__(self, image: str | Path) -> NDArray[np.int64]:
@@ -123,7 +124,7 @@ class InstancePredictor:
         self.cfg = _config(weights, config_file, opts)
         self.name = Path(weights).resolve().parent.name
         self.model = build_solov2(self.cfg)
-        load_strict(self.model, weights)
+        load_strict(self.model, weights, source="--weights", statements=self.cfg.MODEL.FILE_STATEMENTS)
         self.model.eval()
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:

@@ -23,7 +23,6 @@ from torch import nn
 from bpkd import __version__
 from bpkd.analysis.records import environment
 from bpkd.config import WRAPPERS
-from bpkd.convert import load_backbone, load_strict
 from bpkd.data import build_train_loader
 from bpkd.distillers import DistillationModule, Distiller
 from bpkd.modeling import DistillationWrapper, task_of
@@ -40,6 +39,7 @@ from .monitors import GradientMonitor, ShareMonitor, TermPrinter
 from .optim import JointOptimizer, build_optimizer, own_optimizer, parameter_groups, poly_schedule
 from .process_setup import report_resources, warn_of_joint_losses
 from .run_record import peak_memory, run_record, write_record
+from .start import load_start
 from .step import StepTrainer
 
 logger = logging.getLogger(__name__)
@@ -242,17 +242,8 @@ class DistillationTrainer(DefaultTrainer):
             self._trainer.reset_data_loader(
                 lambda: self.build_train_loader(self.cfg, start_iter=self.start_iter, edges=self._edges)
             )
-        elif self.cfg.MODEL.WEIGHTS:
-            load_strict(self.student, self.cfg.MODEL.WEIGHTS)
-        elif self.cfg.MODEL.BACKBONE.WEIGHTS:
-            backbone = getattr(self.student, "backbone", None)
-            if backbone is None:
-                raise ValueError(
-                    f"MODEL.BACKBONE.WEIGHTS: expected a network with a backbone, got {type(self.student).__name__}. "
-                    "Give MODEL.WEIGHTS, or let MODEL.MODULE.KWARGS load the weights."
-                )
-            # Below a feature pyramid, which no ImageNet file has.
-            load_backbone(getattr(backbone, "bottom_up", backbone), self.cfg.MODEL.BACKBONE.WEIGHTS)
+        else:
+            load_start(self.cfg, self.student)
 
     def train(self) -> dict[str, Any]:
         """Trains to the end, evaluates, and writes ``run.json``, the record that tables are made from.

@@ -88,7 +88,14 @@ def teacher_job(config_file: str, cfg: CfgNode, output: Path, *, opts: Sequence[
         cfg: The config in it.
         output: Folder of the runs.
         opts: KEY VALUE pairs for every run.
+
+    Raises:
+        ValueError: TEACHER.WEIGHTS is a folder.
     """
+    if cfg.TEACHER.WEIGHTS and Path(cfg.TEACHER.WEIGHTS).is_dir():
+        raise ValueError(
+            f"TEACHER.WEIGHTS: expected a file, got the folder {cfg.TEACHER.WEIGHTS}. Give the file in it."
+        )
     own = Path(cfg.TEACHER.WEIGHTS).resolve() == (output / TEACHER / "model_final.pth").resolve()
     if Path(cfg.TEACHER.WEIGHTS).is_file() and not own:
         return Job(TEACHER, config_file, output / TEACHER, tuple(opts), evaluates=cfg.TEACHER.WEIGHTS)

@@ -40,7 +40,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
         model = build_teacher_model(cfg)
     else:
         model = build_student(cfg)
-        load_strict(model, str(job.weights))
+        load_strict(model, str(job.weights), statements=cfg.MODEL.FILE_STATEMENTS)
     model.eval()
     return PREDICTIONS[task_of(cfg)](cfg, model, set(indices))
 

@@ -138,7 +138,7 @@ def no_files() -> Iterator[None]:
         loaded = SimpleNamespace(classes=None)
         patch.setattr("bpkd.modeling.teachers.build.load_strict", lambda *args, **kwargs: loaded)
         patch.setattr("bpkd.modeling.teachers.build.build_student", teacher_built)
-        patch.setattr("bpkd.engine.trainer.load_backbone", lambda *args: None)
+        patch.setattr("bpkd.engine.start.load_backbone", lambda *args, **options: None)
         patch.setattr("bpkd.engine.trainer.environment", dict)
         evaluation = importlib.import_module("bpkd.engine.evaluate")  # the package exports a function of that name
         patch.setattr(evaluation, "inference_on_dataset", lambda *args, **kwargs: {})

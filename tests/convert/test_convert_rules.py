@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bpkd.convert import CheckpointError, RuleError, load_backbone
 from bpkd.convert.architectures import architecture_keys
-from bpkd.convert.rules import RULE_SETS, RuleSet, recognise, rename
+from bpkd.convert.rules import DETECTRON2, RULE_SETS, RuleSet, recognise, rename
 from bpkd.modeling import MobileNetV2, ResNetV1c
 from tests.helpers.checkpoints import COUNTER, GOLDEN, Shapes, network_keys
 
@@ -54,6 +54,11 @@ def prefixed(keys: Shapes, **heads: list[int]) -> Shapes:
     return {**{f"backbone.{k}": v for k, v in keys.items()}, **{k.replace("__", "."): v for k, v in heads.items()}}
 
 
+def detectron2_keys(name: str) -> Shapes:
+    state = {k: v for k, v in weights(torchvision_keys(name)).items() if not k.startswith("fc.")}
+    return {k: list(v.shape) for k, v in rename(state, DETECTRON2).state.items()}
+
+
 HRNET_SURPLUS = OTHERS["hrnet_w18_small_v2_surplus"]
 FC = {"head__fc__weight": [1000, 512], "head__fc__bias": [1000]}
 # Name -> (keys of their file, our network whose backbone it fits, --source, what is dropped).
@@ -87,6 +92,10 @@ FILES: dict[str, tuple[Shapes, str, str, set[str]]] = {
     "mmcls mobilenet_v2": (
         prefixed({**backbone_keys("deeplabv3plus_mv2"), "conv2.conv.weight": [1280, 320, 1, 1]}, **FC),
         "deeplabv3plus_mv2", "mmcls", {"backbone.conv2", "head.fc"},
+    ),
+    "detectron2 R-18.pkl": (
+        {**detectron2_keys("resnet18"), "stem.fc.weight": [1000, 512], "stem.fc.bias": [1000]}, "variant_pspnet_r18b",
+        "detectron2", {"stem.fc"},
     ),
 }  # fmt: skip
 
@@ -191,6 +200,7 @@ def test_two_keys_for_one_weight_are_refused() -> None:
 def test_each_rule_set_is_covered_by_a_file() -> None:
     used = {recognise(keys, source).label for keys, _, source, _ in FILES.values()}
     used |= {"a segmentation network of OpenMMLab"}
+    used |= {"Caffe2's ResNet (MSRA, Detectron1)"}  # refused: tests/inputs/test_weights.py
     used |= {"mmdetection's SOLOv2", "the SOLOv2 of its authors"}  # tests/convert/test_solov2_convert.py
     assert used == {rules.label for rules in RULE_SETS}
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torchvision
 
 from bpkd.convert import load_backbone, load_strict, read_checkpoint
 from bpkd.modeling import MobileNetV2, build_student
+from tests.helpers.checkpoints import Buffer
 from tests.helpers.tiny_networks import CLASSES, TINY, tiny_cfg
 from tests.helpers.tools import load_tool
 
@@ -259,11 +259,11 @@ def test_training_and_distillation_checkpoints_are_converted(
     state, src = tiny_state(), tmp_path / "iter.pth"
     both = {f"architecture.{k}": v for k, v in state.items()} | {f"teacher.{k}": v for k, v in state.items()}
     meta = {"dataset_meta": {"classes": CLASSES, "palette": PALETTE}, "epoch": np.float64(1.5)}
-    torch.save({"meta": meta, "state_dict": both, "message_hub": {"x": np.arange(3)}}, src)
+    torch.save({"meta": meta, "state_dict": both, "message_hub": {"x": np.arange(3), "y": Buffer()}}, src)
     assert TOOL.main([str(src), str(tmp_path / "out.pth"), "--config-file", config]) == 0
     out = capsys.readouterr().out
     assert f"{len(state)} mapped, {len(state)} dropped (teacher.*)" in out
-    assert re.search(r"numpy\._?core\.multiarray\._reconstruct", out)  # numpy 2 writes _core
+    assert "not read  Python objects: tests.helpers.checkpoints.Buffer" in out
     content = torch.load(tmp_path / "out.pth", weights_only=True)  # nothing of the placeholders is in it
     assert same(content["model"], state)
     assert content["bpkd"]["palette"] == PALETTE

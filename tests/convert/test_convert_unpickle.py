@@ -81,6 +81,7 @@ def hostile(sentinel: Path) -> dict[str, Any]:
     }
 
 
+PLAIN = ("numpy", "numpy array")  # rebuilt without calling anything of numpy's that the file names
 NAMES = (
     "os.system", "eval", "exec", "import", "import_module", "popen", "nested torch.load", "pickle.loads", "setstate",
     "getattr chain", "open", "numpy", "numpy array", "buffer", "set of tuples",
@@ -111,6 +112,9 @@ def test_nothing_in_a_file_is_executed(
         assert torch.equal(checkpoint.state[key], value), key
         assert checkpoint.state[key].dtype == value.dtype, key
     restricted, replaced = read_restricted(str(path))
+    if name in PLAIN:
+        assert np.array_equal(restricted["meta"]["thing"], thing)
+        return
     assert isinstance(restricted["meta"]["thing"], Placeholder)
     assert replaced or name == "set of tuples"
 
@@ -274,3 +278,82 @@ def test_the_oldest_format_is_refused_before_torch_sees_it(tmp_path: Path, monke
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("torch.load was called"))
     with pytest.raises(ValueError, match="tar format of PyTorch before"):
         read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_of_plain_types_are_rebuilt_in_every_protocol(protocol: int, tmp_path: Path) -> None:
+    arrays = {
+        "matrix": np.arange(6.0).reshape(2, 3),
+        "transposed": np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)),
+        "swapped": np.arange(3, dtype=">i4"),
+        "empty": np.zeros((0, 3), np.float16),
+        "scalar": np.array(5),
+        "number": np.float32(3),
+        "flags": np.array([True, False]),
+        "names": np.array(["road", "car"]),
+    }
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(arrays, protocol))
+    got, replaced = read_restricted(str(tmp_path / "w.pkl"))
+    assert not {name for name in replaced if "numpy" in name}
+    for key, value in arrays.items():
+        assert np.array_equal(got[key], value), key
+        assert np.asarray(got[key]).dtype.kind == value.dtype.kind, key
+
+
+def test_arrays_of_objects_are_not_read(tmp_path: Path, sentinel: Path) -> None:
+    hidden = np.array([Call(os.system, f"touch {sentinel}"), None], dtype=object)
+    for where in ({"model": {"w": hidden}}, {"w": hidden}):
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(where, 2))
+        with pytest.raises(ValueError, match=r"holds the Python object numpy\.ndarray of numpy\.dtype, which is not"):
+            read_checkpoint(str(tmp_path / "w.pkl"))
+    assert not sentinel.exists()
+    content = {"model": {"w": np.ones(2)}, "log": hidden}  # beside the weights it is left alone
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, 2))
+    assert read_checkpoint(str(tmp_path / "w.pkl")).state["w"].tolist() == [1, 1]
+    assert not sentinel.exists()
+
+
+class Evil(np.ndarray):  # type: ignore[type-arg]
+    """A subclass that a file names in place of numpy's own class."""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"cnumpy.core.multiarray\nfromfile\n(S'/etc/passwd'\ntR.",
+        b"cnumpy.core.multiarray\n_reconstruct.os\n(tR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        b"cnumpy.core.multiarray\n_reconstruct\n(cos\nsystem\n(I0\ntS'b'\ntR.",
+        b"cnumpy\ndtype\n(S'O8'\nI00\nI01\ntR.",
+        b"cnumpy\ndtype\n(S'f8,O'\nI00\nI01\ntR.",
+        pickle.dumps(np.arange(3).view(Evil), 2),
+    ],
+)
+def test_of_numpy_nothing_else_is_built(program: bytes) -> None:
+    result, names = run(program)
+    assert isinstance(result, Placeholder)
+    assert names
+
+
+def test_one_block_of_data_does_not_become_many_arrays(tmp_path: Path) -> None:
+    data = np.zeros(1 << 17)
+    head = pickle.dumps(data, 2)
+    build = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    start = b"\x80\x02(cnumpy\ndtype\n(S'f8'\nI00\nI01\ntRq\x00B" + struct.pack("<I", data.nbytes) + bytes(data.nbytes)
+    many = build + b"(I1\n(I%d\ntg0\nI00\ng1\ntb" % data.size
+    program = start.replace(b"q\x00", b"p0\n") + b"p1\n" + many * 50 + b"l."
+    (tmp_path / "w.pkl").write_bytes(program)
+    assert len(head) > data.nbytes
+    with pytest.raises(ValueError, match="arrays are larger than the file"):
+        read_restricted(str(tmp_path / "w.pkl"))
+
+
+def test_a_pickle_of_tensors_is_read_and_its_data_counted(tmp_path: Path) -> None:
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(dict(STATE), 4))
+    got, _ = read_restricted(str(tmp_path / "w.pkl"))
+    assert all(torch.equal(got[key], value) for key, value in STATE.items())
+    inner = pickle.dumps(pickle.dumps({"a": 1}, 2), 2)[2:-1]  # bytes that are no file of torch.save
+    program = b"\x80\x02ctorch.storage\n_load_from_bytes\n" + inner + b"\x85R."
+    (tmp_path / "w.pkl").write_bytes(program)
+    with pytest.raises(ValueError, match="does not begin like a file of torch.save"):
+        read_restricted(str(tmp_path / "w.pkl"))

@@ -149,7 +149,7 @@ def test_wheel_holds_the_package_and_one_library_per_instruction_set(wheel: Path
         f"bpkd/functional/backends/native/_{level}.so" for level in levels
     }
     base = {line for line in text.splitlines() if line.startswith("Requires-Dist") and "extra" not in line}
-    assert {re.match(r"Requires-Dist: ([\w-]+)", line)[1] for line in base} == {"torch", "numpy"}
+    assert {re.match(r"Requires-Dist: ([\w-]+)", line)[1] for line in base} == {"torch", "numpy", "safetensors"}
     assert "Requires-Python: >=3.10,<3.15" in text
 
 

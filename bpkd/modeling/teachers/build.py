@@ -128,7 +128,14 @@ def build_and_load(cfg: CfgNode, node: CfgNode, key: str) -> tuple[Network, Name
     with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
         model = build_student(teacher_cfg)
     model.drop_auxiliary()
-    info = load_strict(model, node.WEIGHTS, source=f"{key}.WEIGHTS", drop=("auxiliary_head.",))
+    info = load_strict(
+        model,
+        node.WEIGHTS,
+        source=f"{key}.WEIGHTS",
+        drop=("auxiliary_head.",),
+        role="teacher",
+        statements=teacher_cfg.MODEL.FILE_STATEMENTS,
+    )
     model.accelerate(channels_last=teacher_cfg.MODEL.CHANNELS_LAST, compiled=teacher_cfg.MODEL.COMPILE)
     return model, info.classes or class_names(teacher_cfg)
 

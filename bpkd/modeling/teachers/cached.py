@@ -228,7 +228,7 @@ def recorded_for(cfg: CfgNode) -> dict[str, Any]:
 
 def _network(cfg: CfgNode) -> str:
     model = yaml.safe_load(cfg.MODEL.dump())
-    for place in ("DEVICE", "WEIGHTS"):
+    for place in ("DEVICE", "WEIGHTS", "FILE_STATEMENTS"):
         model.pop(place)
     return hashlib.sha256(json.dumps([model, cfg.INPUT.FORMAT], sort_keys=True).encode()).hexdigest()[:16]
 

@@ -54,11 +54,16 @@ def match_classes(model: Network, cfg: CfgNode, names: Names, *, class_map: list
     check_class_names(names, class_names(cfg), advice=advice)
 
 
-def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
-    """Returns the class names of a config's training set; None if it is not registered or has no class names."""
-    if not cfg.DATASETS.TRAIN:
+def class_names(cfg: CfgNode, split: str = "TRAIN") -> tuple[str, ...] | None:
+    """Returns the class names of a config's data set; None if it is not registered or has no class names.
+
+    Args:
+        cfg: config.
+        split: "TRAIN" or "TEST".
+    """
+    if not cfg.DATASETS[split]:
         return None
-    meta = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    meta = MetadataCatalog.get(cfg.DATASETS[split][0])
     return tuple(task_of(cfg).class_names(meta) or _categories(meta.get("json_file", ""))) or None
 
 
