@@ -91,7 +91,9 @@ def _unwritten(error: OSError, target: Path, part: Path) -> OSError:
     if not full and str(error.filename) not in places:
         return error
     reason = error.strerror or str(error)
-    return OSError(error.errno or errno.EIO, f"cannot be written ({reason[:1].lower()}{reason[1:]}). {ADVICE}", str(target))
+    return OSError(
+        error.errno or errno.EIO, f"cannot be written ({reason[:1].lower()}{reason[1:]}). {ADVICE}", str(target)
+    )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

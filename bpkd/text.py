@@ -1,4 +1,4 @@
-"""Names of any kind as cells of Markdown and CSV tables, as figure labels and as TensorBoard tags. Standard library only.
+"""Names of any kind in Markdown and CSV tables, figure labels and TensorBoard tags. Standard library only.
 
 Class names, runs and files have the names that people gave them. Each format has one function here that every writer
 uses; HTML has ``html.escape`` of the standard library, on `one_line_text`.
@@ -30,12 +30,12 @@ class Markup(str):
 
 
 def one_line_text(text: object) -> str:
-    """Returns a text in one line without characters that cannot be seen, or that turn the direction of what follows.
+    r"""Returns a text in one line without characters that cannot be seen, or that turn the direction of what follows.
 
     Args:
-        text: any name; line breaks become blanks, other such characters their escape (``\\x00``, ``\\u202e``).
+        text: any name; line breaks become blanks, other such characters their escape (``\x00``, ``\u202e``).
 
-    >>> one_line_text("road\\nleft")
+    >>> one_line_text("road\nleft")
     'road left'
     """
     line = " ".join(str(text).split("\n")) if "\n" in str(text) else str(text)
@@ -52,13 +52,13 @@ def _escaped(character: str) -> str:
 
 
 def markdown_cell(text: object) -> str:
-    """Returns a text as a cell of a Markdown table shows it.
+    r"""Returns a text as a cell of a Markdown table shows it.
 
     Args:
         text: plain text, or ``Markup``, which is returned as it is.
 
     >>> markdown_cell("a|b $x$ <b>")
-    'a\\\\|b \\\\$x\\\\$ &lt;b>'
+    'a\\|b \\$x\\$ &lt;b>'
     """
     if isinstance(text, Markup):
         return str(text)
@@ -102,14 +102,14 @@ def csv_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str
 
 
 def label(text: object, *, longest: int = LABEL) -> str:
-    """Returns a text as matplotlib draws it: no mathematics between $, nothing hidden for a leading _, not too long.
+    r"""Returns a text as matplotlib draws it: no mathematics between $, nothing hidden for a leading _, not too long.
 
     Args:
         text: plain text.
         longest: number of characters beyond which it is cut.
 
     >>> label("cost in $, price in $")
-    'cost in \\\\$, price in \\\\$'
+    'cost in \\$, price in \\$'
     """
     line = one_line_text(text)
     if len(line) > longest:
