@@ -119,12 +119,13 @@ def label(text: object, *, longest: int = LABEL) -> str:
 
 
 def tag(name: str) -> str:
-    """Returns a name as a TensorBoard tag, different for different names.
+    """Returns a name as a TensorBoard tag, which keeps names apart that TensorBoard itself would make the same.
 
     Args:
-        name: key of a figure, such as ``sem_seg/IoU-<class>``; characters that a tag may not have become ``_x<code>_``.
+        name: key of a figure, such as ``sem_seg/IoU-<class>``; characters that a tag may not have become ``_x<code>_``,
+            blanks ``_``.
 
-    >>> tag("sem_seg/IoU-a b"), tag("sem_seg/IoU-road")
-    ('sem_seg/IoU-a_x20_b', 'sem_seg/IoU-road')
+    >>> tag("sem_seg/IoU-traffic light"), tag("sem_seg/IoU-a|b")
+    ('sem_seg/IoU-traffic_light', 'sem_seg/IoU-a_x7C_b')
     """
-    return re.sub(r"[^-/\w.]", lambda found: f"_x{ord(found[0]):X}_", name)
+    return re.sub(r"[^-/\w.]", lambda found: f"_x{ord(found[0]):X}_", name.replace(" ", "_"))
