@@ -235,11 +235,11 @@ def provenance(records: Sequence[Record]) -> str:
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
         f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step"
         + f"{batches([r for r in records if r['method'] == TEACHER], students)}."
+        + "".join(f" {line}" for line in (*absent_notes(records), *unknown_data(records), *_nothing(records)))
         + _speed(records)
         + _longer(records)
         + _precision(records)
         + _memory(records)
-        + "".join(f" {line}" for line in (*absent_notes(records), *unknown_data(records), *_nothing(records)))
     )
 
 

@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 
 from bpkd.data import dataset_task
+from bpkd.tasks import INSTANCE
 
 BITS = 64
 
@@ -77,4 +78,6 @@ def data_identity(name: str) -> dict[str, Any]:
         boxes = [(a.get("category_id"), [round(float(v), 2) for v in a.get("bbox") or ()])
                  for a in item.get("annotations") or ()]  # fmt: skip
         digest.add(str(item.get("file_name", item.get("image_id"))), repr(sorted(map(repr, boxes))).encode())
-    return digest.record(name, dataset_task(name).class_names(MetadataCatalog.get(name)))
+    task = dataset_task(name)
+    found = digest.record(name, task.class_names(MetadataCatalog.get(name)))
+    return {k: v for k, v in found.items() if k != "labels" or task is INSTANCE}
