@@ -141,7 +141,7 @@ def absent_notes(records: Sequence[Record]) -> list[str]:
         return []
     lines = [f"Classes that occur in no label {RULES.get(rule, rule)} (TEST.ABSENT_CLASS {rule})."]
     facts = [r["absent"] for r in records if r.get("absent", {}).get("in_no_label")]
-    names = next((data_of(r).get("classes", []) for r in records if "classes" in data_of(r)), [])
+    names: Sequence[str] = next((data_of(r).get("classes", []) for r in records if "classes" in data_of(r)), [])
     if facts:
         missing = [str(names[i]) if i < len(names) else str(i) for i in facts[0]["in_no_label"]]
         more = ", ..." if len(missing) > 20 else ""

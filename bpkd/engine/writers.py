@@ -8,8 +8,8 @@ from typing import Any
 
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 
+from bpkd import text
 from bpkd.files import json_text
-from bpkd.text import tag
 
 
 class StrictJSONWriter(JSONWriter):
@@ -18,7 +18,8 @@ class StrictJSONWriter(JSONWriter):
     def __init__(self, json_file: str, window_size: int = 20) -> None:
         """Opens the file to append to it."""
         super().__init__(json_file, window_size)
-        self._file_handle = _StrictLines(self._file_handle)
+        file: Any = self.__dict__["_file_handle"]
+        self._file_handle = _StrictLines(file)
 
 
 class _StrictLines:
@@ -42,7 +43,7 @@ class TaggedWriter(TensorboardXWriter):
         from torch.utils.tensorboard import SummaryWriter
 
         class Tagged(SummaryWriter):
-            def add_scalar(self, name: str, *values: Any, **options: Any) -> None:
-                super().add_scalar(tag(name), *values, **options)
+            def add_scalar(self, tag: str, *values: Any, **options: Any) -> None:
+                super().add_scalar(text.tag(tag), *values, **options)
 
         return Tagged(**self._writer_args)

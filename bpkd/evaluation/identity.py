@@ -64,7 +64,7 @@ def _number(content: bytes) -> int:
 def label_bytes(label: Tensor) -> bytes:
     """Returns what identifies a label map: its size and a checksum of its ids."""
     ids = np.ascontiguousarray(label.numpy().astype(np.int32 if int(label.max()) > 255 else np.uint8))
-    return f"{ids.shape} {zlib.crc32(ids)}".encode()
+    return f"{ids.shape} {zlib.crc32(ids.data)}".encode()
 
 
 def data_identity(name: str) -> dict[str, Any]:

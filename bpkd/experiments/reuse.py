@@ -95,8 +95,8 @@ def _check_data(job: Job, test_sets: Sequence[str]) -> None:
     changed = difference(recorded, now)
     if changed:
         raise ConfigDifferenceError(
-            f"{job.output} was measured on other data under the name {test_sets[0]}: they differ in the {changed}, there "
-            "and here. Point DATASETS.ROOT to the same data, remove this folder, or choose another --output."
+            f"{job.output} was measured on other data under the name {test_sets[0]}: they differ in the {changed}, "
+            "there and here. Point DATASETS.ROOT to the same data, remove this folder, or choose another --output."
         )
 
 

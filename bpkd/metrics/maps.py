@@ -81,7 +81,8 @@ class MapReader:
         if values.dtype.kind == "f" and np.isnan(values).any():
             raise ValueError(f"{path}: expected scores, {not_whole(values)}")
         self.notes["scores, of which the largest is taken (--argmax)"] += 1
-        return values.argmax(0)
+        ids: Ids = values.argmax(0)
+        return ids
 
     def _whole(self, path: Path, values: NDArray[Any]) -> Ids:
         if values.dtype.kind not in "buif":

@@ -15,6 +15,9 @@ from .base import Metric
 from .boundary import boundary_counts, boundary_f, boundary_iou, boundary_width, contour_counts
 from .confusion import class_accuracy, class_iou, nested_counts
 
+# Pixels that are counted at once: larger images are counted in strips, which keeps the memory small.
+STRIP = 1 << 24
+
 
 class SegmentationMetrics(Metric):
     """mIoU, mAcc, aAcc, per-class IoU; trimap and body IoU over band widths; Boundary IoU; boundary F.
@@ -98,20 +101,32 @@ class SegmentationMetrics(Metric):
 
     def count(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """Adds images to the counts."""
+        images, height, width = target.shape
+        distance = boundary_width(height, width, self.boundary_ratio)
+        halo = max([distance, *self.widths, *(t + 1 for t in self.tolerances)])
+        step = max(halo, STRIP // max(images * width, 1))
+        for start in range(0, height, step):
+            low, end = max(0, start - halo), min(start + step, height)
+            strip = slice(low, min(end + halo, height))
+            parts = (x[:, strip] for x in (prediction, target, valid))
+            self._count_rows(*parts, rows=slice(start - low, end - low), distance=distance)
+        self.ignored += torch.bincount(prediction[~valid], minlength=self.num_classes).to(self.device)
+        self.images += len(target)
+        self.unlabelled += (~valid.flatten(1).any(1)).sum().to(self.device)
+
+    def _count_rows(self, prediction: Tensor, target: Tensor, valid: Tensor, *, rows: slice, distance: int) -> None:
+        """Counts some rows of images; the others are as much of their surroundings as the windows see."""
         k = self.num_classes
         order = sorted(range(len(self.widths)), key=lambda i: -self.widths[i])  # a wider band holds the narrower ones
-        bands = [mixed_windows(target, valid, 2 * self.widths[i] + 1) for i in order]
-        whole, *inside = nested_counts(prediction, target, [valid, *bands], k).to(self.device)
+        bands = [mixed_windows(target, valid, 2 * self.widths[i] + 1)[:, rows] for i in order]
+        regions = [valid[:, rows], *bands]
+        whole, *inside = nested_counts(prediction[:, rows], target[:, rows], regions, k).to(self.device)
         self.counts += whole
         for i, counts in zip(order, inside, strict=True):
             self.bands[i] += counts
-        distance = boundary_width(target.shape[1], target.shape[2], self.boundary_ratio)
-        self.boundary += boundary_counts(prediction, target, valid, k, distance).to(self.device)
+        self.boundary += boundary_counts(prediction, target, valid, k, distance, rows).to(self.device)
         for i, tolerance in enumerate(self.tolerances):
-            self.contours[i] += contour_counts(prediction, target, valid, k, tolerance).to(self.device)
-        self.ignored += torch.bincount(prediction[~valid], minlength=k).to(self.device)
-        self.images += len(target)
-        self.unlabelled += (~valid.flatten(1).any(1)).sum().to(self.device)
+            self.contours[i] += contour_counts(prediction, target, valid, k, tolerance, rows).to(self.device)
 
     def protocol(self, *, images: bool = True) -> dict[str, Any]:
         """Returns what the figures depend on beside predictions and labels.
