@@ -78,5 +78,10 @@ def wrong_id_hint(wrong: NDArray[Any], num_classes: int, ignore_index: int, what
 
 
 def _counted(ids: NDArray[Any]) -> NDArray[Any]:
-    """Returns ids in a type that torch can count with: it has few functions for unsigned ones of more than 8 bits."""
+    """Returns ids in a type that torch can count with: it has few functions for unsigned ones of more than 8 bits.
+
+    Booleans are made anew: those of Pillow are bytes of 255, which torch takes for ids.
+    """
+    if ids.dtype == np.bool_:
+        return np.not_equal(ids, 0)
     return ids.astype(np.int64) if ids.dtype.kind == "u" and ids.dtype.itemsize > 1 else ids

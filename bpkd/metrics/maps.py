@@ -95,8 +95,8 @@ class MapReader:
                 )
             self.notes[f"whole numbers stored as {values.dtype}"] += 1
             return values.astype(np.int64)
-        # 8 bits stay 8 bits: a map may have hundreds of megapixels.
-        return values.view(np.uint8) if values.dtype == np.bool_ else values
+        # 8 bits stay 8 bits: a map may have hundreds of megapixels. Pillow's true is a byte of 255.
+        return np.not_equal(values, 0).view(np.uint8) if values.dtype == np.bool_ else values
 
     def _translated(self, values: Ids) -> Ids:
         if not self.id_map:
