@@ -47,7 +47,7 @@ def not_whole(values: NDArray[Any]) -> str:
 
 def shape_hint(p: Tensor, t: Tensor) -> str:
     """Returns what to change where a prediction is a stack of scores, or a map of another size."""
-    if p.ndim == t.ndim + 1 and p.ndim > 2:
+    if p.ndim > max(t.ndim, 2):
         axis = p.ndim - 3
         if p.shape[axis + 1 :] == t.shape[axis:] and p.shape[:axis] == t.shape[:axis]:
             return f" Scores of classes are no ids: take argmax({axis})."
