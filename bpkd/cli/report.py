@@ -46,7 +46,7 @@ def run(args: Any) -> int:
 
 
 def print_tables(args: Any) -> int:
-    """Prints one report per file.
+    """Prints one report per file, and in it one table per data set.
 
     Args:
         args: parsed arguments.
@@ -58,8 +58,8 @@ def print_tables(args: Any) -> int:
     if args.opts:
         raise ValueError("KEY VALUE: expected a comparison's folder, whose runs they change, got result files.")
     for path in args.paths:
-        print(f"### {markdown_cell(path.stem)}\n")
         parts = one_set_each(read_records([path]))
+        print(f"### {markdown_cell(path.stem)}\n")
         for i, records in enumerate(parts):
             if len(parts) > 1:
                 print(f"#### {markdown_cell(set_title(records, parts[0] if i else []))}\n")
