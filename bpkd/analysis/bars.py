@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bpkd.analysis.classes import Spread
 from bpkd.analysis.plots import COLORS, finish, pyplot
 from bpkd.analysis.report import display_name
+from bpkd.text import label as drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,13 +46,13 @@ def _draw(axes: Axes, scores: Mapping[str, Mapping[str, Spread]], names: Sequenc
         spreads = [of.get(name, (math.nan, math.nan)) for name in names]
         x = [g - 0.42 + (i + 0.5) * width for g in range(len(names))]
         values, deviations = [v for v, _ in spreads], [0.0 if d != d else d for _, d in spreads]
-        label, color = display_name(method), COLORS.get(method)
+        label, color = drawn(display_name(method)), COLORS.get(method)
         axes.bar(x, values, width, label=label, color=color)
         where = [k for k, d in enumerate(deviations) if d]
         lines: dict[str, Any] = {"fmt": "none", "ecolor": "#222222", "elinewidth": 0.9, "capsize": 1.2}
         axes.errorbar([x[k] for k in where], [values[k] for k in where], [deviations[k] for k in where], **lines)
     slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(names) > 4 else {}
-    axes.set_xticks(range(len(names)), names, **slanted)
+    axes.set_xticks(range(len(names)), [drawn(name) for name in names], **slanted)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.set_ylim(bottom=0)

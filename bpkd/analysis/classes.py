@@ -54,8 +54,7 @@ def class_rows(scores: ClassScores) -> tuple[list[str], list[list[str]]]:
     """
     header = ["class", *(display_name(m) for m in scores)]
     names = list(dict.fromkeys(name for of in scores.values() for name in of))
-    nothing = (float("nan"), float("nan"))
-    rows = [[name, *(_cell(of.get(name, nothing)) for of in scores.values())] for name in names]
+    rows = [[name, *(_cell(of[name]) or "-" if name in of else "" for of in scores.values())] for name in names]
     rows.append(["mean", *(_cell(_spread([value for value, _ in of.values()])[:1]) for of in scores.values())])
     return header, rows
 

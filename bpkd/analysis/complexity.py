@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bpkd.extras import need
+from bpkd.text import markdown_table
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,8 @@ def cost_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """
     rows = [dict(row) for row in rows]
     names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
-    for row in rows:
-        cells = [f"{v:.2f}" if isinstance(v, float) else str(v) for v in (row[name] for name in names)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    cells = [[f"{v:.2f}" if isinstance(v, float) else v for v in (row[name] for name in names)] for row in rows]
+    return markdown_table(names, cells)
 
 
 def _deformable(inputs: list[Any], outputs: list[Any]) -> Any:

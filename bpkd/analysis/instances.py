@@ -15,6 +15,7 @@ from bpkd.analysis.overlays import BODY, picture_grid, tinted
 from bpkd.analysis.plots import WRONG_EDGE, Image, finish, fitted
 from bpkd.analysis.report import display_name
 from bpkd.functional import edge_band, instance_edges
+from bpkd.text import label as drawn
 
 Masks = NDArray[np.bool_]
 Size = tuple[int, int]
@@ -112,7 +113,7 @@ def instance_panels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         titles = ["image", *(f"{n}: {count} objects" for n, count in zip(list(found)[1:], counts, strict=True))]
         for one, picture, title in zip(axes, found.values(), titles, strict=True):
             one.imshow(picture)
-            one.set_title(title, fontsize=9)
+            one.set_title(drawn(title), fontsize=9)
     finish(figure, path)
 
 
@@ -144,6 +145,6 @@ def instance_edge_levels(
         weight: NDArray[np.float32] = edges.amax(0).numpy() if len(masks) else np.zeros(size, np.float32)
         for axes, share, color in ((above, weight, WRONG_EDGE), (below, 1 - weight, BODY)):
             axes.imshow(tinted(ground, share, color)[:height, :width])
-        above.set_title(title, fontsize=9)
+        above.set_title(drawn(title), fontsize=9)
         below.set_title("body", fontsize=9)
     finish(figure, path)

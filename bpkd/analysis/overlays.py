@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bpkd.analysis.plots import WRONG_EDGE, Image, colored, dimmed, finish, pyplot, swatch
 from bpkd.functional import class_edge_mask, edge_band
+from bpkd.text import label as drawn
 
 BODY = (40, 110, 200)
 
@@ -112,7 +113,7 @@ def side_by_side(
     shown = {"image": image, **{name: colored(ids, colors) for name, ids in predictions.items()}}
     for axes, (name, picture) in zip(grid[0], shown.items(), strict=True):
         axes.imshow(picture)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(drawn(name), fontsize=9)
     seen = sorted({int(c) for ids in predictions.values() for c in np.unique(ids)})
     handles = [swatch(colors[c], class_names[c]) for c in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)

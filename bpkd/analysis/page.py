@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from html import escape
+from html import escape as escape_markup
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -14,12 +14,19 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from bpkd.analysis.slider import Color, Picture, data_uri, legend_html, picture_data, slider_html
+from bpkd.files import replacing
+from bpkd.text import one_line_text
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SPREAD = " ±\N{NO-BREAK SPACE}"
 """A narrow column breaks "57.88 ± 1.20" in front of its deviation."""
 WIDE = 900
 """Pixels from which a figure scrolls on a phone instead of shrinking until nobody can read it."""
+
+
+def escape(text: str) -> str:
+    """Returns a name of any kind as it stands in HTML."""
+    return escape_markup(one_line_text(text))
 
 
 class Link(NamedTuple):
@@ -103,8 +110,10 @@ def write_page(
     """
     parts = {"Pictures": slider_html(pictures[0], start) + legend_html(legend)} if pictures else {}
     parts |= {s.heading: body for s in sections if (body := _body(s))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.write_bytes(_document(title, lead, parts, pictures).encode())
+    # Names of files may hold bytes that are no UTF-8.
+    document = _document(title, lead, parts, pictures).encode(errors="backslashreplace")
+    with replacing(path) as part:
+        return part.write_bytes(document)
 
 
 def _body(section: Section) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER, display_name
 from bpkd.extras import need
+from bpkd.files import replacing
 from bpkd.functional import edge_band
 from bpkd.structures import DISTILLATION_PREFIX
+from bpkd.text import label as drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +54,9 @@ def pyplot() -> Any:
 
 def finish(figure: Any, path: Path) -> None:
     """Writes a figure to a file and closes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    with warnings.catch_warnings(), replacing(path) as part:
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
+        figure.savefig(part, dpi=110, bbox_inches="tight")
     pyplot().close(figure)
 
 
@@ -71,7 +76,7 @@ def _rows(folder: Path, *keys: str) -> list[dict[str, float]]:
     # A run that was cut off may have left half a line.
     whole = (json.loads(line) for line in lines if line.startswith("{") and line.endswith("}"))
     rows = {row["iteration"]: row for row in whole if not row.keys().isdisjoint(keys)}
-    return [rows[i] for i in sorted(rows)]
+    return [{k: math.nan if v is None else v for k, v in rows[i].items()} for i in sorted(rows)]
 
 
 def curves(folders: Mapping[str, Path], path: Path) -> None:
@@ -92,17 +97,17 @@ def curves(folders: Mapping[str, Path], path: Path) -> None:
         named = next((found for found in TASK_LOSSES if rows and found[0][0] in rows[0]), named)
         point = "o" if len(rows) == 1 else ""  # a run that logged once has no line
         losses = [sum(r[k] for k in named[0]) for r in rows]
-        axes[0].plot(x, losses, marker=point, label=display_name(method), color=color)
+        axes[0].plot(x, losses, marker=point, label=drawn(display_name(method)), color=color)
         for style, name in zip(("-", "--", ":", "-."), _terms(rows), strict=False):
             term = name.removeprefix(DISTILLATION_PREFIX)
             words = display_name(method)
             label = words if term == method.removesuffix(EQUAL_TIME).lower() else f"{words} {term}"
             y = [r.get(name, float("nan")) for r in rows]
-            axes[1].plot(x, y, style, marker=point, color=color, label=label)
+            axes[1].plot(x, y, style, marker=point, color=color, label=drawn(label))
         if measured:
             x = [r["iteration"] for r in scores[method]]
             y = [r[VAL_MIOU] if VAL_MIOU in r else r[VAL_AP] for r in scores[method]]
-            axes[2].plot(x, y, "o-", ms=4, color=color, label=display_name(method))
+            axes[2].plot(x, y, "o-", ms=4, color=color, label=drawn(display_name(method)))
     _style(axes[0], named[1], "iteration", "loss")
     _style(axes[1], "distillation terms (weighted)", "iteration", "loss")
     if axes[1].lines:
@@ -135,7 +140,7 @@ def trimap_curves(scores: Mapping[str, Mapping[int, float]], path: Path) -> None
     figure, axes = pyplot().subplots(figsize=(5.5, 4), layout="constrained")
     for method, curve in scores.items():
         widths = sorted(curve)
-        axes.plot(widths, [curve[w] for w in widths], "o-", color=COLORS.get(method), label=display_name(method))
+        axes.plot(widths, [curve[w] for w in widths], "o-", color=COLORS.get(method), label=drawn(display_name(method)))
     _style(axes, "mIoU inside the trimap band", "half-width of the band in pixels", "mIoU in %")
     finish(figure, path)
 
@@ -210,7 +215,7 @@ def panels(
         _draw_row(row, methods, top, below, colors, width, ignore_index)
     titles = ["image", "ground truth", *(display_name(m) for m in methods)]
     for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=11)
+        axes.set_title(drawn(title), fontsize=11)
     maps = [m for row in rows for m in (row["label"], *row["predictions"].values())]
     seen = sorted({int(c) for m in maps for c in np.unique(m)} - {ignore_index})
     handles = [swatch(colors[c], class_names[c]) for c in seen]
@@ -258,4 +263,4 @@ def swatch(color: Sequence[int], label: str) -> Any:
     from matplotlib.patches import Patch
 
     red, green, blue = (v / 255 for v in color)
-    return Patch(color=(red, green, blue), label=label)
+    return Patch(color=(red, green, blue), label=drawn(label))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bpkd.files import write_text
+from bpkd.files import write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "detectron2", "sal-detectron2", "opencv-python-headless", "fvcore")
 # What every record of a run holds; ``metrics`` is a flat dict of percentages, ``config`` the whole config as YAML.
@@ -51,7 +51,7 @@ def write_records(path: str | Path, records: Sequence[Mapping[str, Any]]) -> Non
     """Writes a list of runs, whole or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, json.dumps([dict(r) for r in records], indent=1) + "\n")
+    write_json(target, [dict(r) for r in records])
 
 
 def environment() -> dict[str, Any]:

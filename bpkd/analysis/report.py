@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from bpkd.analysis.costs import batches, peak_memory
+from bpkd.analysis.identity import absent_notes, check_one_set, unknown_data
 from bpkd.analysis.task import Column, figures_of
+from bpkd.text import csv_table, markdown_table
 
 Record = Mapping[str, Any]
 
@@ -77,15 +77,29 @@ def table_rows(records: Sequence[Record], *, trimap_width: int) -> tuple[list[st
     Returns:
         (header, rows). Scores are mean ± standard deviation over seeds where there are several.
     """
+    check_one_set(records)
     columns, rows, score = _contents(records, trimap_width)
+    empty = nothing_to_measure(records)
     teacher = next((r.values[score][0] for r in rows if r.method == TEACHER), float("nan"))
     header = ["method", "seeds", *(title for title, _, _ in columns), f"share of teacher's {score}"]
     lines = []
     for row in rows:
         cells = [_cell(*_shown(metric, *row.values[metric]), digits) for _, metric, digits in columns]
+        cells = [
+            "-" if not cell and (row.method, c[1]) in empty else cell for cell, c in zip(cells, columns, strict=True)
+        ]
         share = 100 * row.values[score][0] / teacher if teacher else float("nan")
         lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
     return header, lines
+
+
+def nothing_to_measure(records: Iterable[Record]) -> set[tuple[str, str]]:
+    """Returns (method, figure) of what was measured and has no value: no such label or object is in the data."""
+    return {(r["method"], name) for r in records for name, value in r["metrics"].items() if _is_nothing(value)}
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value != value
 
 
 def _contents(records: Sequence[Record], trimap_width: int) -> tuple[list[Column], list[Summary], str]:
@@ -133,16 +147,13 @@ def table(records: Sequence[Record], *, trimap_width: int) -> tuple[str, str]:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns a Markdown table."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+    """Returns a Markdown table of plain texts, or of ``bpkd.text.Markup``."""
+    return markdown_table(header, rows)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns a table as CSV text."""
-    text = io.StringIO()
-    csv.writer(text).writerows([header, *rows])
-    return text.getvalue()
+    return csv_table(header, rows)
 
 
 def _shown(metric: str, average: float, deviation: float) -> tuple[float, float]:
@@ -224,11 +235,19 @@ def provenance(records: Sequence[Record]) -> str:
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
         f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step"
         + f"{batches([r for r in records if r['method'] == TEACHER], students)}."
+        + "".join(f" {line}" for line in (*absent_notes(records), *unknown_data(records), *_nothing(records)))
         + _speed(records)
         + _longer(records)
         + _precision(records)
         + _memory(records)
     )
+
+
+def _nothing(records: Sequence[Record]) -> list[str]:
+    """Returns a sentence on the figures that tables show as -."""
+    titles = {key: title for title, key, _ in figures_of(records).columns}
+    names = dict.fromkeys(titles[name] for _, name in sorted(nothing_to_measure(records)) if name in titles)
+    return [f"-: {', '.join(names)}: no label or object that counts in the data set."] if names else []
 
 
 def _speed(records: Sequence[Record]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bpkd.errors import FAILURE, one_line
+from bpkd.files import replacing
 
 from .parser import Parser, whole
 
@@ -70,10 +71,12 @@ def run(args: Any) -> int:
             continue
         if args.draw:
             path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}")
-            path.parent.mkdir(parents=True, exist_ok=True)
             sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw)
-            if not cv2.imwrite(str(path), sheet):
-                raise ValueError(f"--output: {path} cannot be written (read-only, or no space). Choose another place.")
+            with replacing(path) as part:
+                if not cv2.imwrite(str(part), sheet):
+                    raise ValueError(
+                        f"--output: {path} cannot be written (read-only, or no space). Choose another place."
+                    )
             print(f"  wrote {path}")
     return FAILURE if failed else 0
 

@@ -17,6 +17,7 @@ from bpkd.analysis.plots import panels
 from bpkd.data.files import read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
 from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
+from bpkd.files import replacing
 from bpkd.functional.edges import window_side
 from bpkd.metrics.folders import pair_files
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
@@ -183,8 +184,8 @@ def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, 
     found = {key: network(files["file_name"]) for key, network in networks.items()}
     for key, ids in found.items():
         path = args.output / f"{name}_{key}_ids.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(ids.astype(np.uint8)).save(path)
+        with replacing(path) as part:
+            Image.fromarray(ids.astype(np.uint8)).save(part)
     path = args.output / f"{name}_predictions.png"
     if label is None:
         side_by_side(image, found, path, colors=first.colors, class_names=first.class_names)

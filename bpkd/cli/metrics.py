@@ -5,19 +5,22 @@ Examples:
   bpkd metrics PRED_DIR GT_DIR --num-classes 19 --json figures.json
   bpkd metrics PRED_DIR gtFine/val --num-classes 19 --label-suffix _gtFine_labelTrainIds.png
 
-Files are single-channel images of class ids with the same path in both folders; the extension may differ. What the
-figures mean: docs/reference/metrics.md.
+Files are single-channel images of class ids, or .npy arrays, with the same path in both folders; the extension may
+differ. Masks of 0 and 255: --id-map 255:1 (labels) and --prediction-id-map 255:1. What the figures mean:
+docs/reference/metrics.md.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
 from .parser import Parser, whole, write_json
 
+# Label that takes no part where none is given.
+IGNORE = 255
 RENAMED = {"--ignore": "--ignore-index", "--pred-suffix": "--prediction-suffix", "--gt-suffix": "--label-suffix"}
 
 
@@ -32,7 +35,10 @@ def parser(prog: str = "bpkd metrics") -> Parser:
     out.add_argument("labels", type=Path, metavar="GT_DIR", help="folder of ground truth")
     out.add_argument("--num-classes", type=whole(1), required=True, metavar="K", help="number of classes; ids 0..K-1")
     out.add_argument(
-        "--ignore-index", type=int, default=255, metavar="ID", help="label that does not count (default 255)"
+        "--ignore-index",
+        type=int,
+        metavar="ID",
+        help="label that does not count (default 255; given, it is not doubted)",
     )
     out.add_argument(
         "--widths",
@@ -57,13 +63,39 @@ def parser(prog: str = "bpkd metrics") -> Parser:
         metavar="R",
         help="Boundary IoU's width as a share of the image's diagonal (default 0.02)",
     )
-    out.add_argument("--absent", choices=("zero", "skip"), default="zero", help="predicted class without a label")
+    out.add_argument(
+        "--absent",
+        choices=("zero", "skip"),
+        default="zero",
+        help="a class that is predicted but occurs in no label: IoU 0, or left out of the means (default zero)",
+    )
+    out.add_argument(
+        "--id-map", type=pair, nargs="+", default=[], metavar="FROM:TO", help="values of the labels that mean other ids"
+    )
+    out.add_argument(
+        "--prediction-id-map", type=pair, nargs="+", default=[], metavar="FROM:TO", help="the same of the predictions"
+    )
+    out.add_argument(
+        "--argmax", action="store_true", help="predictions are .npy of scores [K, H, W]; the largest one is the id"
+    )
     out.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="names of the classes, for the table")
     out.add_argument("--prediction-suffix", default="", metavar="END", help="end of the predictions' file names")
     out.add_argument("--label-suffix", default="", metavar="END", help="end of the labels' file names")
     out.add_argument("--per-image", action="store_true", help="also a row of figures per image, worst mIoU first")
     out.add_json("write the figures as JSON instead of printing tables")
     return out
+
+
+class pair:  # noqa: N801 - a type of argparse, which prints the name
+    """Parses FROM:TO, two whole numbers."""
+
+    def __new__(cls, text: str) -> Any:
+        """Returns (from, to); raises argparse.ArgumentTypeError for anything else."""
+        first, _, second = text.partition(":")
+        try:
+            return int(first), int(second)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected FROM:TO, two whole numbers, got {text!r}") from None
 
 
 def mistake(args: Any) -> str:
@@ -74,6 +106,8 @@ def mistake(args: Any) -> str:
     """
     if args.classes and len(args.classes) != args.num_classes:
         return f"--classes: expected {args.num_classes} names, got {len(args.classes)}."
+    if args.ignore_index is None and args.num_classes > IGNORE:
+        return f"--ignore-index: expected one outside of 0..{args.num_classes - 1}, got none: {IGNORE} is a class here."
     return ""
 
 
@@ -83,53 +117,76 @@ def run(args: Any) -> int:
     Args:
         args: parsed arguments.
     """
-    from bpkd.metrics.folders import describe
+    from bpkd.metrics.tables import describe, image_rows
 
-    result, images = measure(args)
+    result, images, notes = measure(args)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if args.json:
-        both = {**result, "images": images} if args.per_image else result
-        # JSON does not know nan.
-        write_json(json.loads(json.dumps(both), parse_constant=lambda _: None), args.json)
+        more = {"classes": args.classes} if args.classes else {}
+        more |= {"images": images} if args.per_image else {}
+        write_json({**result, **more}, args.json)
         return 0
     print(describe(result, args.classes))
     if images:
-        band = args.widths[0]
-        print(f"\n| image | mIoU | mIoU w={band} | Boundary IoU |\n| --- | ---: | ---: | ---: |")
-        for name, own in sorted(images.items(), key=lambda item: item[1]["mIoU"]):
-            figures = own["mIoU"], own["trimap"][band]["mIoU"], own["boundary_IoU"]
-            print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in figures) + " |")
+        print(f"\n{image_rows(images, width=args.widths[0], rule=args.absent)}")
     return 0
 
 
-def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Returns the figures of all images together, and of each image by name.
+def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[str]]:
+    """Returns the figures of all images together, those of each image by name, and notes on the files.
 
     Args:
         args: parsed arguments.
 
     Raises:
-        ValueError: files do not pair, cannot be read, or hold no pixel that counts.
+        ValueError: files do not pair, hold no ids or no pixel that counts, or an ignored label looks like a class.
     """
     from tqdm import tqdm
 
     from bpkd.metrics import SegmentationMetrics
-    from bpkd.metrics.folders import pair_files, read_ids
+    from bpkd.metrics.folders import ARRAYS, EXTENSIONS, pair_files
+    from bpkd.metrics.maps import MapReader
+    from bpkd.metrics.swallowed import swallowed_class
 
-    rules = {"ignore_index": args.ignore_index, "widths": args.widths, "absent": args.absent}
+    ignored = IGNORE if args.ignore_index is None else args.ignore_index
+    rules = {"ignore_index": ignored, "widths": args.widths, "absent": args.absent}
     rules |= {"boundary_ratio": args.boundary_ratio, "tolerances": args.tolerances}
     whole_set, single = (SegmentationMetrics(args.num_classes, **rules) for _ in range(2))
-    suffixes = {"prediction_suffix": args.prediction_suffix, "label_suffix": args.label_suffix}
-    images = {}
-    pairs = pair_files(args.predictions, args.labels, **suffixes)
-    for name, predicted, label in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
+    files: dict[str, Any] = {"extensions": EXTENSIONS + ARRAYS, "label_extensions": EXTENSIONS + ARRAYS}
+    files |= {"prediction_suffix": args.prediction_suffix, "label_suffix": args.label_suffix}
+    predictions = MapReader(argmax=args.num_classes * args.argmax, id_map=dict(args.prediction_id_map))
+    labels = MapReader(id_map=dict(args.id_map))
+    images, without = {}, []
+    pairs = pair_files(args.predictions, args.labels, **files)
+    for name, predicted, labelled in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
         single.reset()
         try:
-            single.update(read_ids(predicted), read_ids(label))
+            label = labels.read(labelled)
+            single.update(predictions.read(predicted, label.shape), label)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         whole_set.merge_state([single])
+        if single.unlabelled:
+            without.append(name)
         if args.per_image:
             images[name] = single.compute()
     if not whole_set.counts.any():
-        raise ValueError(f"no pixel counts: every label in {args.labels} is --ignore-index {args.ignore_index}.")
-    return whole_set.compute(), images
+        raise ValueError(f"no pixel counts: every label in {args.labels} is --ignore-index {ignored}.")
+    doubt, refused = swallowed_class(whole_set, explicit=args.ignore_index is not None)
+    if refused:
+        raise ValueError(f"{args.labels}: {doubt}")
+    notes = [*_notes(predictions, labels, without), *([doubt] if doubt else [])]
+    return whole_set.compute(), images, notes
+
+
+def _notes(predictions: Any, labels: Any, without: list[str]) -> list[str]:
+    """Returns sentences on what was unusual about the files."""
+    found = []
+    for reader, what, option in ((predictions, "prediction", "--prediction-id-map"), (labels, "label", "--id-map")):
+        found += [f"{count} {what}s: {note}." for note, count in reader.notes.items()]
+        found += [f"{option}: {value} occurs in no {what}." for value in reader.unused()]
+    if without:
+        names = ", ".join(without[:5]) + (", ..." if without[5:] else "")
+        found.append(f"{len(without)} images hold no labelled pixel and count nowhere: {names}.")
+    return found

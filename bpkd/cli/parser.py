@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
+from bpkd import files
 from bpkd.errors import MISTAKE, did_you_mean
+from bpkd.files import json_text
 
 NODES = (
     "DATALOADER", "DATASETS", "DISTILL", "GLOBAL", "INPUT", "MODEL", "SOLVER", "TEACHER", "TEST",
@@ -214,9 +214,8 @@ def write_json(content: Any, path: str) -> None:
         content: plain values.
         path: argument of ``--json``.
     """
-    text = json.dumps(content, indent=1)
     if path == "-":
-        print(text)
+        print(json_text(content))
         return
-    Path(path).write_text(text + "\n")
+    files.write_json(path, content)
     print(f"wrote {path}")

@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bpkd.text import markdown_cell
+
 from . import compare
 from .parser import Parser, say
 
@@ -44,19 +46,24 @@ def run(args: Any) -> int:
 
 
 def print_tables(args: Any) -> int:
-    """Prints one report per file.
+    """Prints one report per file, and in it one table per data set.
 
     Args:
         args: parsed arguments.
     """
+    from bpkd.analysis.identity import one_set_each, set_title
     from bpkd.analysis.records import read_records
     from bpkd.analysis.statement import report_text
 
     if args.opts:
         raise ValueError("KEY VALUE: expected a comparison's folder, whose runs they change, got result files.")
     for path in args.paths:
-        text = report_text(read_records([path]), trimap_width=args.widths, margin=args.margin)
-        print(f"### {path.stem}\n\n{text}\n")
+        parts = one_set_each(read_records([path]))
+        print(f"### {markdown_cell(path.stem)}\n")
+        for i, records in enumerate(parts):
+            if len(parts) > 1:
+                print(f"#### {markdown_cell(set_title(records, parts[0] if i else []))}\n")
+            print(f"{report_text(records, trimap_width=args.widths, margin=args.margin)}\n")
     return 0
 
 

@@ -11,12 +11,12 @@ table.md.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from bpkd.errors import INTERRUPTED
+from bpkd.files import write_json, write_text
 
 from .parser import Parser, say, stop_on_sigterm, whole
 
@@ -55,8 +55,8 @@ def run(args: Any) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command with --resume goes on from here", file=sys.stderr)
         return INTERRUPTED
-    (args.output / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_json(args.output / "results.json", rows)
     table = "\n\n".join(part for part in (search_table(rows), main_effects(rows)) if part)
-    (args.output / "table.md").write_text(table + "\n")
+    write_text(args.output / "table.md", table + "\n")
     say(table)
     return 0

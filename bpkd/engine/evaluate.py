@@ -23,6 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from bpkd.data import build_test_loader
 from bpkd.evaluation import build_evaluator
+from bpkd.evaluation.identity import data_identity
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ def evaluate(cfg: CfgNode, model: nn.Module, folder: str = "inference") -> dict[
             results[name] = inference_on_dataset(model, images, evaluator, callbacks=clock.callbacks) or {}
         if results[name] and clock.seconds:
             results[name]["speed"] = {"ms_per_image": clock.ms_per_image()}
+        if results[name] and "data" not in results[name]:
+            results[name]["data"] = data_identity(name)
         for task, scores in without_classes(results[name]).items():
-            shown = ", ".join(f"{k} {v:.2f}" for k, v in scores.items() if "-" not in k)
+            shown = ", ".join(f"{k} {'-' if v != v else f'{v:.2f}'}" for k, v in scores.items() if "-" not in k)
             logger.info("%s, %s: %s", name, task, shown)
     if not comm.is_main_process():
         return {}
@@ -108,6 +111,6 @@ def progress(loader: DataLoader[Any], name: str) -> Iterator[Any]:
 
 
 def without_classes(results: dict[str, Any]) -> dict[str, Any]:
-    """Returns results without figures per class and band width, and without times: a row of metrics.json."""
-    left_out = ("per_class", "speed")
+    """Returns results without figures per class and band width, times and words: a row of metrics.json."""
+    left_out = ("per_class", "speed", "absent", "data")
     return {k: without_classes(v) if isinstance(v, dict) else v for k, v in results.items() if k not in left_out}

@@ -16,8 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from bpkd.analysis.complexity import count
-from bpkd.evaluation.semantic import plain
-from bpkd.files import sha256_of, write_text
+from bpkd.files import plain, sha256_of, write_json
 
 INSTANCE_TASKS = ("segm", "boundary", "bbox")
 
@@ -49,14 +48,17 @@ def run_record(cfg: CfgNode, model: nn.Module, results: Mapping[str, Any], **fac
         facts: further entries (method, seed, iterations, seconds, ...), stored unchanged.
     """
     cost = count(model)
+    name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
+    results = results.get(name, results)  # of several sets, the record is of the first
     return {
-        "dataset": cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "",
+        "dataset": name,
         "metrics": plain(results.get("sem_seg") or _instance_metrics(results)),
         "per_class": plain(results.get("per_class", {})),
         **{task: plain(results[task]) for task in ("cityscapes", *INSTANCE_TASKS) if task in results},
         "params_m": cost.params / 1e6,
         "flops_g": cost.flops / 1e9,
         "flops_size": cost.size,
+        **{part: plain(results[part]) for part in ("absent", "data") if part in results},
         **plain(results.get("speed", {})),
         "config": cfg.dump(),
         **facts,
@@ -84,5 +86,4 @@ def origin(weights: str) -> dict[str, Any]:
 
 def write_record(folder: str, record: Mapping[str, Any]) -> None:
     """Writes ``run.json``, whole or not at all."""
-    os.makedirs(folder, exist_ok=True)
-    write_text(os.path.join(folder, "run.json"), json.dumps(record, indent=1, allow_nan=False))
+    write_json(os.path.join(folder, "run.json"), record)

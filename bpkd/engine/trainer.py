@@ -16,7 +16,6 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
@@ -41,6 +40,7 @@ from .process_setup import report_resources, warn_of_joint_losses
 from .run_record import peak_memory, run_record, write_record
 from .start import load_start
 from .step import StepTrainer
+from .writers import StrictJSONWriter, TaggedWriter
 
 logger = logging.getLogger(__name__)
 
@@ -216,8 +216,8 @@ class DistillationTrainer(DefaultTrainer):
         period = self.cfg.SOLVER.LOG_PERIOD
         return [
             TermPrinter(self.max_iter, window_size=period),
-            JSONWriter(os.path.join(out, "metrics.json"), window_size=period),
-            TensorboardXWriter(out, window_size=period),
+            StrictJSONWriter(os.path.join(out, "metrics.json"), window_size=period),
+            TaggedWriter(out, window_size=period),
         ]
 
     def _evaluate(self) -> dict[str, Any]:

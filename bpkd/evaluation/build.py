@@ -62,7 +62,7 @@ def check_metrics(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: a metric is unknown or named twice, cannot be made as the evaluator makes it, or a test set holds
-            objects, which these metrics do not compare.
+            objects, which these metrics do not compare, or one class, of which every pixel is right.
     """
     for metric in find_metrics(cfg.TEST.METRICS):
         try:
@@ -70,6 +70,13 @@ def check_metrics(cfg: CfgNode) -> None:
         except Exception as error:  # whatever a class outside of bpkd does
             call = f"{metric.__name__}(num_classes, ignore_index=255)"
             raise ValueError(f"TEST.METRICS: {call} failed: {type(error).__name__}: {error}") from error
+    for name in cfg.DATASETS.TEST:
+        classes = MetadataCatalog.get(name).get("stuff_classes", ())
+        if dataset_task(name) is SEMANTIC and len(classes) == 1:
+            raise ValueError(
+                f"{name}: expected 2 classes or more, got 1 ({classes[0]}): every labelled pixel would be right, every "
+                "figure 100. Objects on a background are 2 classes: background, then the object."
+            )
     objects = [name for name in cfg.DATASETS.TEST if dataset_task(name) is INSTANCE]
     if cfg.TEST.METRICS and objects:
         raise ValueError(

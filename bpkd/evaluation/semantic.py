@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,9 +10,18 @@ from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch import Tensor
 
 from bpkd.errors import did_you_mean
+from bpkd.files import write_json
 from bpkd.metrics import METRICS, Metric, SegmentationMetrics
+from bpkd.metrics.absent import absent_lines
+
+from .identity import DataDigest, label_bytes
+
+logger = logging.getLogger(__name__)
+# Names of images that a sentence shows.
+SHOWN = 5
 
 
 class SemanticEvaluator(DatasetEvaluator):
@@ -64,9 +72,12 @@ class SemanticEvaluator(DatasetEvaluator):
         )
         further = [one(len(class_names), ignore_index=ignore_index) for one in find_metrics(metrics)]
         self.metrics: list[Metric] = [standard, *further]
+        self.standard = standard
+        self.reset()
 
     def reset(self) -> None:
         """Resets all counts."""
+        self.data, self.without_label = DataDigest(), list[str]()
         for metric in self.metrics:
             metric.reset()
 
@@ -88,25 +99,40 @@ class SemanticEvaluator(DatasetEvaluator):
                     "bpkd.data.build_test_loader, or return the label from your own mapper."
                 )
             try:
-                prediction, target = output["sem_seg"].argmax(0).cpu(), item["sem_seg"].cpu()
+                prediction, target = (
+                    predicted_ids(output["sem_seg"], len(self.class_names)).cpu(),
+                    item["sem_seg"].cpu(),
+                )
                 for metric in self.metrics:
                     metric.update(prediction, target)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
+            self.data.add(str(name), label_bytes(target))
+            if not (target != self.standard.ignore_index).any():
+                self.without_label.append(str(name))
 
     def evaluate(self) -> dict[str, Any] | None:
         """Adds all processes' counts and computes the figures; None on all but the main process.
 
         Returns:
             ``sem_seg``: the figures of all metrics; one whose name an earlier metric has is called
-            ``<metric>.<figure>``. ``per_class``: IoU per class in each trimap band.
+            ``<metric>.<figure>``. ``per_class``: IoU per class in each trimap band. ``absent``: the convention for
+            classes that occur in no label, which these are, and the means that the other one changes. ``data``: what
+            identifies images and labels.
+
+        Raises:
+            ValueError: no image has a labelled pixel.
         """
         states = comm.gather([metric.state_dict() for metric in self.metrics])
+        facts = comm.gather((self.data.state(), self.without_label))
         if not comm.is_main_process():
             return None
-        for others in states[1:]:  # the first are its own
+        for others, (data, without) in zip(states[1:], facts[1:], strict=True):  # the first are its own
             for metric, state in zip(self.metrics, others, strict=True):
                 metric.add_state(state)
+            self.data.add_state(data)
+            self.without_label += without
+        self._check_labels()
         full: dict[str, Any] = {}
         figures: dict[str, float] = {}
         for metric in self.metrics:
@@ -114,15 +140,50 @@ class SemanticEvaluator(DatasetEvaluator):
             _add(figures, checked(metric, metric.flatten(result, self.class_names)), prefix=type(metric).__name__)
             _add(full, result, prefix=type(metric).__name__)
         full["protocol"].update(self.protocol)
+        data = self.data.record(self.protocol.get("dataset", ""), self.class_names)
+        self._tell(full)
         if self.output_dir:
-            self._write(full)
-        return OrderedDict(sem_seg=figures, per_class=per_class(full, self.class_names))
+            path = os.path.join(self.output_dir, "metrics.json")
+            write_json(path, {"classes": self.class_names, **full, "data": data})
+        absent = {**full["absent"], "images_without_label": full["images_without_label"]}
+        return OrderedDict(sem_seg=figures, per_class=per_class(full, self.class_names), absent=absent, data=data)
 
-    def _write(self, result: dict[str, Any]) -> None:
-        assert self.output_dir is not None
-        os.makedirs(self.output_dir, exist_ok=True)
-        with open(os.path.join(self.output_dir, "metrics.json"), "w") as f:
-            json.dump(plain({"classes": self.class_names, **result}), f, indent=1, allow_nan=False)
+    def _check_labels(self) -> None:
+        images = int(self.standard.images)
+        if images and not self.standard.counts.any():
+            where = self.protocol.get("dataset") or "the set"
+            raise ValueError(
+                f"{where}: expected labelled pixels, got {images} images whose labels are all ignored "
+                f"({self.standard.ignore_index}), {self.without_label[0]} among them: there is nothing to evaluate. "
+                "Check the labels with bpkd check-data; values of masks are mapped by DATASETS.FOLDER.ID_MAP."
+            )
+
+    def _tell(self, result: dict[str, Any]) -> None:
+        """Logs the convention for classes without a label, and what it decided here."""
+        where = self.protocol.get("dataset") or "evaluation"
+        for line in absent_lines(result, self.class_names, option="TEST.ABSENT_CLASS"):
+            logger.info("%s: %s", where, line)
+        if self.without_label:
+            names = ", ".join(self.without_label[:SHOWN]) + (", ..." if self.without_label[SHOWN:] else "")
+            logger.warning("%s: without a labelled pixel: %s.", where, names)
+
+
+def predicted_ids(scores: Tensor, num_classes: int) -> Tensor:
+    """Returns the class of the highest score [H, W].
+
+    Args:
+        scores: [K, H, W].
+        num_classes: number of classes K.
+
+    Raises:
+        ValueError: there is no score for each class, or scores are nan.
+    """
+    if scores.ndim != 3 or len(scores) != num_classes:
+        raise ValueError(f"expected scores [{num_classes}, H, W], one for each class, got {list(scores.shape)}.")
+    ids = scores.argmax(0)
+    if scores.is_floating_point() and scores.gather(0, ids[None]).isnan().any():  # nan counts as the highest
+        raise ValueError("expected scores, got nan: the network's weights or statistics are broken.")
+    return ids
 
 
 def find_metrics(metrics: Sequence[type[Metric] | str]) -> list[type[Metric]]:
@@ -184,15 +245,6 @@ def _listed(value: Any) -> Any:
 
 def _add(figures: dict[str, Any], more: dict[str, Any], *, prefix: str) -> None:
     figures.update({f"{prefix}.{k}" if k in figures else k: v for k, v in more.items()})
-
-
-def plain(value: Any) -> Any:
-    """Returns the same with None for nan and infinity, in dicts and lists too: JSON does not know them."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def per_class(result: dict[str, Any], class_names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -22,6 +22,7 @@ from bpkd.experiments.compare import TEACHER
 from bpkd.experiments.html import comparison_page
 from bpkd.experiments.jobs import Job
 from bpkd.experiments.pictures import collect_pictures
+from bpkd.files import write_text
 from bpkd.tasks import INSTANCE, SEMANTIC
 
 Classes = list[tuple[str, tuple[int, int, int]]]
@@ -101,16 +102,16 @@ def write_tables(records: Sequence[dict[str, Any]], folder: Path, *, trimap_widt
         The Markdown of comparison, tests and provenance.
     """
     body = report_text(records, trimap_width=trimap_width, margin=margin)
-    (folder / "table.csv").write_text(table(records, trimap_width=trimap_width)[1])
+    write_text(folder / "table.csv", table(records, trimap_width=trimap_width)[1])
     parts = [body]
     for name, (title, scores) in class_figures(records, trimap_width).items():
         header, rows = class_rows(scores)
-        (folder / f"{name}.csv").write_text(csv_text(header, rows))
+        write_text(folder / f"{name}.csv", csv_text(header, rows))
         parts.append(f"{title}\n\n{markdown(header, rows)}")
-        (folder / f"{name}.md").write_text(parts[-1] + "\n")
+        write_text(folder / f"{name}.md", parts[-1] + "\n")
     tests = paired_tests(records, figures_of(records, trimap_width).tested, margin=margin)
-    (folder / "tests.csv").write_text(csv_text(HEADER, [t.row() for t in tests]))
-    (folder / "table.md").write_text("\n\n".join([*parts, f"Runs\n\n{markdown(*run_rows(records))}"]) + "\n")
+    write_text(folder / "tests.csv", csv_text(HEADER, [t.row() for t in tests]))
+    write_text(folder / "table.md", "\n\n".join([*parts, f"Runs\n\n{markdown(*run_rows(records))}"]) + "\n")
     return body
 
 

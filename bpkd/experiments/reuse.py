@@ -7,11 +7,13 @@ from typing import Any
 
 import yaml
 
+from bpkd.analysis.identity import difference
 from bpkd.analysis.report import ALONE
 from bpkd.config import get_bpkd_cfg, read_config, rename_tree, settled_record
 from bpkd.distillers import DISTILLERS
 from bpkd.engine.configure import load_config
 from bpkd.engine.process_setup import is_automatic, precision_places
+from bpkd.evaluation.identity import data_identity
 
 from .jobs import Job
 
@@ -80,6 +82,21 @@ def _check_run(job: Job, complete: set[str]) -> None:
         raise ConfigDifferenceError(
             f"{job.output} was made with another config ({shown}{more}). Ask for the same, remove this folder, or "
             "choose another --output."
+        )
+    _check_data(job, wanted["DATASETS"]["TEST"])
+
+
+def _check_data(job: Job, test_sets: Sequence[str]) -> None:
+    """Compares the data that a complete run was measured on with those that are there now, without reading labels."""
+    recorded = (job.record or {}).get("data", {})
+    if not test_sets or recorded.get("name") != test_sets[0]:
+        return
+    now = {k: v for k, v in data_identity(test_sets[0]).items() if k != "labels"}
+    changed = difference(recorded, now)
+    if changed:
+        raise ConfigDifferenceError(
+            f"{job.output} was measured on other data under the name {test_sets[0]}: they differ in the {changed}, "
+            "there and here. Point DATASETS.ROOT to the same data, remove this folder, or choose another --output."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import yaml
 
+from bpkd.analysis.identity import check_one_set
 from bpkd.analysis.report import markdown
 from bpkd.analysis.task import figures_of, figures_of_scores
 from bpkd.engine.configure import load_config
 from bpkd.modeling.build_distiller import check_method
+from bpkd.text import Markup, markdown_cell
 
 from .jobs import Job, run_jobs
 from .resources import divide, visible_gpus
@@ -126,12 +129,14 @@ def run_search(
 def _score(job: Job) -> float:
     record = job.record
     assert record is not None  # run_jobs has raised otherwise
-    return float(record["metrics"][figures_of([record]).score])
+    score = record["metrics"][figures_of([record]).score]
+    return -math.inf if score is None else float(score)  # nothing that counts is in the data
 
 
 def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[dict[str, Any]]:
     """Returns a row per candidate; ``chosen`` marks each method's best mean score among those that ran most often."""
     found = []
+    check_one_set([r for _, jobs in runs.values() for j in jobs if (r := j.record) is not None])
     figures = figures_of(r for _, jobs in runs.values() for r in (j.record for j in jobs) if r is not None)
     for (method, number), (trial, jobs) in runs.items():
         records = [r for r in (j.record for j in jobs) if r is not None]
@@ -150,10 +155,14 @@ def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[di
         )
     for method in {row["method"] for row in found}:
         mine = [row for row in found if row["method"] == method]
-        best = max(mine, key=lambda row: (len(row["seeds"]), mean(row[figures.score])))
+        best = max(mine, key=lambda row: (len(row["seeds"]), _mean(row[figures.score])))
         for row in mine:
             row["chosen"] = row is best
     return found
+
+
+def _mean(scores: Sequence[float | None]) -> float:
+    return mean(-math.inf if score is None else score for score in scores)
 
 
 def _ratios(job: Job) -> dict[str, float]:
@@ -170,8 +179,8 @@ def search_table(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns the candidates as Markdown, the chosen ones in bold."""
     lines, figures = [], figures_of_scores(found)
     for row in found:
-        name = f"**{row['text']}**" if row["chosen"] else row["text"]
-        scores = [" / ".join(f"{v:.2f}" for v in row[k]) for k in figures.tested]
+        name = Markup(f"**{markdown_cell(row['text'])}**") if row["chosen"] else row["text"]
+        scores = [" / ".join("-" if v is None else f"{v:.2f}" for v in row[k]) for k in figures.tested]
         ratios = ", ".join(f"{k} {v:.2g}" for k, v in row["gradient_ratios"].items())
         lines.append([row["method"], name, *scores, ratios])
     titles = [title for title, key, _ in figures.columns if key in figures.tested]
@@ -193,7 +202,7 @@ def main_effects(found: Sequence[Mapping[str, Any]]) -> str:
         for key in keys:
             levels: dict[Any, list[float]] = {}
             for row in mine:
-                levels.setdefault(row["settings"][key], []).append(row[score][0])
+                levels.setdefault(row["settings"][key], []).append(_mean(row[score][:1]))
             cells = [f"{level}: {mean(scores):.2f} ({len(scores)} runs)" for level, scores in levels.items()]
             lines.append([method, key, "; ".join(cells)])
     return markdown(["method", "key", f"mean {score} at each level"], lines) if lines else ""

@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Labels = Tensor | NDArray[np.integer[Any]]
+from .ids import Labels, shape_hint, whole_ids, wrong_id_hint
 
 
 class Metric:
@@ -92,12 +91,11 @@ class Metric:
 
     def _checked(self, prediction: Labels, target: Labels) -> tuple[Tensor, Tensor, Tensor]:
         """Returns prediction, label (0 where ignored) and the valid pixels, [N, H, W]."""
-        arrays = (prediction, target)
-        p, t = (x if isinstance(x, Tensor) else torch.as_tensor(_counted(np.asarray(x))) for x in arrays)
+        p, t = (whole_ids(x, what) for x, what in ((prediction, "prediction"), (target, "label")))
         if p.shape != t.shape or p.ndim not in (2, 3):
             raise ValueError(
                 f"expected prediction and label of one shape [H, W] or [N, H, W], got {tuple(p.shape)} and "
-                f"{tuple(t.shape)}."
+                f"{tuple(t.shape)}.{shape_hint(p, t)}"
             )
         p, t = (x if x.ndim == 3 else x[None] for x in (p, t))
         valid = t != self.ignore_index
@@ -117,6 +115,7 @@ class Metric:
             raise ValueError(
                 f"{what}: expected ids 0..{self.num_classes - 1}, got {', '.join(map(str, wrong[:5]))}"
                 f"{', ...' if len(wrong) > 5 else ''}. Labels may also be ignore_index {self.ignore_index}."
+                + wrong_id_hint(wrong, self.num_classes, self.ignore_index, what)
             )
 
     def flatten(self, result: Mapping[str, Any], class_names: Sequence[str]) -> dict[str, float]:
@@ -231,8 +230,3 @@ def register_metric(metric: type[M]) -> type[M]:
         raise ValueError(f"register_metric: {metric.__name__} is already the metric of {known.__module__}.")
     METRICS[metric.__name__] = metric  # the newer one where a module was loaded again
     return metric
-
-
-def _counted(ids: NDArray[Any]) -> NDArray[Any]:
-    """Returns ids in a type that torch can count with: it has few functions for unsigned ones of more than 8 bits."""
-    return ids.astype(np.int64) if ids.dtype.kind == "u" and ids.dtype.itemsize > 1 else ids

@@ -13,6 +13,7 @@ from .confusion import joint_counts
 
 # Classes per int32 word.
 _GROUP = 31
+EVERYWHERE = slice(None)
 
 
 def boundary_width(height: int, width: int, ratio: float) -> int:
@@ -68,7 +69,9 @@ def inner_boundary(labels: Tensor, valid: Tensor, distance: int) -> Tensor:
     return boundary & valid
 
 
-def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, distance: int) -> Tensor:
+def boundary_counts(
+    pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, distance: int, rows: slice = EVERYWHERE
+) -> Tensor:
     """Intersection, prediction and label pixels of the classes' boundaries.
 
     Args:
@@ -77,6 +80,7 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
         valid: bool [N, H, W].
         num_classes: number of classes K.
         distance: width d of the boundary in pixels.
+        rows: rows that are counted; the others are their surroundings, at least d of them on each side.
 
     Returns:
         int64 [3, K]: both, prediction's, label's.
@@ -86,10 +90,10 @@ def boundary_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: in
     >>> boundary_counts(labels, labels, valid, num_classes=2, distance=1).tolist()
     [[12, 6], [12, 6], [12, 6]]
     """
-    of_pred = inner_boundary(pred, valid, distance)
-    of_target = inner_boundary(target, valid, distance)
+    of_pred = inner_boundary(pred, valid, distance)[:, rows]
+    of_target = inner_boundary(target, valid, distance)[:, rows]
     kind = of_pred.to(torch.uint8) * 2 + of_target
-    counts = joint_counts(kind, pred, target, 4, num_classes)
+    counts = joint_counts(kind, pred[:, rows], target[:, rows], 4, num_classes)
     return torch.stack([counts[3].diag(), counts[2:].sum((0, 1)), counts[1::2].sum((0, 2))])
 
 
@@ -108,7 +112,9 @@ def boundary_iou(counts: Tensor, *, absent: str = "zero") -> Tensor:
     return torch.where(labelled > 0, iou, torch.nan) if absent == "skip" else iou
 
 
-def contour_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, tolerance: int) -> Tensor:
+def contour_counts(
+    pred: Tensor, target: Tensor, valid: Tensor, num_classes: int, tolerance: int, rows: slice = EVERYWHERE
+) -> Tensor:
     """Contour pixels of each class, and those that have the other side's contour of the same class nearby.
 
     A contour pixel is a valid pixel whose 3x3 window holds another valid label; the image's border makes none.
@@ -119,6 +125,7 @@ def contour_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int
         valid: bool [N, H, W].
         num_classes: number of classes K.
         tolerance: distance t in pixels; nearby means inside the (2t+1) square.
+        rows: rows that are counted; the others are their surroundings, at least t + 1 of them on each side.
 
     Returns:
         int64 [4, K]: prediction's matched, prediction's, label's matched, label's.
@@ -141,10 +148,13 @@ def contour_counts(pred: Tensor, target: Tensor, valid: Tensor, num_classes: int
             words.scatter_(0, sides[other][0], bits[other])
             near = window_reduce(words.view(valid.shape), 2 * tolerance + 1, torch.bitwise_or, 0)
             matched[own] |= (near.flatten().index_select(0, sides[own][0]) & bits[own]) != 0
-    rows = []
-    for hit, (_, classes) in zip(matched, sides, strict=True):
-        rows += [torch.bincount(classes[hit], minlength=num_classes), torch.bincount(classes, minlength=num_classes)]
-    return torch.stack(rows)
+    inside = torch.zeros(valid.shape[1], dtype=torch.bool, device=pred.device)
+    inside[rows] = True
+    found = []
+    for hit, (where, classes) in zip(matched, sides, strict=True):
+        counted = inside[where // valid.shape[2] % valid.shape[1]]
+        found += [torch.bincount(c, minlength=num_classes) for c in (classes[hit & counted], classes[counted])]
+    return torch.stack(found)
 
 
 def _bits(index: Tensor) -> Tensor:

@@ -1,18 +1,15 @@
-"""Pairs and reads the label maps of two folders, predictions and labels."""
+"""Pairs the label maps of two folders, predictions and labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-from bpkd.extras import need
 
 # Of files that keep ids exactly.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
+# Arrays of ids or scores, read where there is no picture of the name.
+ARRAYS = (".npy", ".npz")
+JPEG = (".jpg", ".jpeg")
 # Largest number of names in a message.
 SHOWN = 20
 
@@ -25,6 +22,7 @@ def pair_files(
     label_suffix: str = "",
     what: str = "prediction",
     extensions: Sequence[str] = EXTENSIONS,
+    label_extensions: Sequence[str] = EXTENSIONS,
 ) -> list[tuple[str, Path, Path]]:
     """Pairs the files of two folders by their path inside it, without the suffix.
 
@@ -35,7 +33,8 @@ def pair_files(
             extension.
         label_suffix: end of the labels' names that is no part of the pair's name, such as "_gtFine_labelTrainIds.png".
         what: word for the first folder's files in messages.
-        extensions: extensions of the first folder's files; labels have one that keeps ids exactly.
+        extensions: extensions of the first folder's files.
+        label_extensions: extensions of the labels, which keep ids exactly.
 
     Returns:
         (name, prediction, label) by name.
@@ -46,7 +45,7 @@ def pair_files(
     if predictions.is_file() and labels.is_file():
         return [(predictions.stem, predictions, labels)]
     found = _named(predictions, prediction_suffix, extensions)
-    wanted = _named(labels, label_suffix, EXTENSIONS)
+    wanted = _named(labels, label_suffix, label_extensions)
     problems = _without_partner(wanted, found, "label", what) + _without_partner(found, wanted, what, "label")
     if problems:
         raise ValueError(
@@ -68,57 +67,26 @@ def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> dict[str, Pa
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder, which does not exist.")
     files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    # Pictures first: an array beside a picture of its name holds its scores.
+    found = sorted((p for p in folder.rglob("*") if _counts(p, folder)), key=lambda p: (p.suffix.lower() in ARRAYS, p))
+    for path in found:
         end = suffix if suffix and path.name.endswith(suffix) else ""
         if not suffix and path.suffix.lower() in extensions:
             end = path.suffix
-        if end:
-            name = path.relative_to(folder).as_posix().removesuffix(end)
-            if name in files:
-                raise ValueError(f"{folder}: {files[name].name} and {path.name} are both {name}. Give the suffix.")
+        if not end:
+            continue
+        name = path.relative_to(folder).as_posix().removesuffix(end)
+        if name not in files:
             files[name] = path
+        elif suffix or path.suffix.lower() not in ARRAYS:
+            raise ValueError(f"{folder}: {files[name].name} and {path.name} are both {name}. Give the suffix.")
     if not files:
-        raise ValueError(f"{folder}: expected files that end in {suffix or ', '.join(extensions)}, found none.")
+        jpeg = sum(p.suffix.lower() in JPEG for p in found)
+        hint = f" {jpeg} are JPEG files, which smear ids: save PNG." if jpeg and not set(JPEG) & {*extensions} else ""
+        raise ValueError(f"{folder}: expected files that end in {suffix or ', '.join(extensions)}, found none.{hint}")
     return files
 
 
-def read_ids(path: Path) -> NDArray[np.int64]:
-    """Reads a label map [H, W]; palette images give their indices.
-
-    Raises:
-        ValueError: the file cannot be read, or has colour channels.
-    """
-    need("Reading label maps", "PIL")
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            values: NDArray[Any] = np.asarray(picture)
-            mode = picture.mode
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as a label map ({error}).") from error
-    if values.ndim != 2:
-        raise ValueError(f"{path}: expected one channel of class ids, got mode {mode}. Colours are no ids.")
-    return values.astype(np.int64)
-
-
-def describe(result: dict[str, Any], class_names: Sequence[str] = ()) -> str:
-    """Returns the figures of ``SegmentationMetrics.compute`` as two Markdown tables: the whole, and per class."""
-    rules = result["protocol"]
-    names = list(class_names) or [str(i) for i in range(rules["num_classes"])]
-    lines = ["| figure | % |", "| --- | ---: |"]
-    lines += [f"| {k} | {result[k]:.2f} |" for k in ("mIoU", "mAcc", "aAcc")]
-    for w in rules["widths"]:
-        edge, body = result["trimap"][w], result["body"][w]
-        lines.append(f"| mIoU within {w} px of an edge ({edge['share']:.1f} % of the pixels) | {edge['mIoU']:.2f} |")
-        lines.append(f"| mIoU elsewhere (body, w={w}) | {body['mIoU']:.2f} |")
-    lines.append(f"| Boundary IoU | {result['boundary_IoU']:.2f} |")
-    lines += [f"| boundary F, {t} px | {v['mF']:.2f} |" for t, v in result["boundary_F"].items()]
-    columns = [result["IoU"], *(result["trimap"][w]["IoU"] for w in rules["widths"]), result["boundary_IoU_per_class"]]
-    columns += [v["F"] for v in result["boundary_F"].values()]
-    heads = ["class", "IoU", *(f"w={w}" for w in rules["widths"]), "Boundary IoU"]
-    heads += [f"F {t} px" for t in rules["tolerances"]]
-    lines += ["", "| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
-    for name, *values in zip(names, *columns, strict=True):
-        lines.append(f"| {name} | " + " | ".join("-" if v != v else f"{v:.2f}" for v in values) + " |")
-    return "\n".join(lines)
+def _counts(path: Path, folder: Path) -> bool:
+    """Whether a path is a file that people have put there: hidden files and folders are not."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)

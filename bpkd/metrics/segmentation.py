@@ -10,11 +10,13 @@ from torch import Tensor
 
 from bpkd.functional.reference.edges import mixed_windows
 
+from .absent import ABSENT, absent_facts, means_of
 from .base import Metric
 from .boundary import boundary_counts, boundary_f, boundary_iou, boundary_width, contour_counts
 from .confusion import class_accuracy, class_iou, nested_counts
 
-ABSENT = ("zero", "skip")
+# Pixels that are counted at once: larger images are counted in strips, which keeps the memory small.
+STRIP = 1 << 24
 
 
 class SegmentationMetrics(Metric):
@@ -37,7 +39,9 @@ class SegmentationMetrics(Metric):
     bands: Tensor
     boundary: Tensor
     contours: Tensor
+    ignored: Tensor
     images: Tensor
+    unlabelled: Tensor
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class SegmentationMetrics(Metric):
         """Creates the counters.
 
         Args:
-            num_classes: number of classes K.
+            num_classes: number of classes K, at least 2: with one, every labelled pixel is right.
             ignore_index: label that takes no part.
             widths: half-widths of the trimap bands in pixels.
             absent: a class that is predicted but occurs in no label counts as IoU 0 ("zero", OpenMMLab's rule) or is
@@ -63,9 +67,14 @@ class SegmentationMetrics(Metric):
             device: device of the counts; images are counted where they are.
 
         Raises:
-            ValueError: ``absent`` is unknown, or ``num_classes``, ``boundary_ratio``, a width or a tolerance is not
-                positive.
+            ValueError: ``absent`` is unknown, ``num_classes`` is below 2, or ``boundary_ratio``, a width or a tolerance
+                is not positive.
         """
+        if num_classes == 1:
+            raise ValueError(
+                "num_classes: expected 2 or more, got 1: with one class every labelled pixel is right and every figure "
+                "100. Objects on a background are 2 classes: 0 background, 1 object."
+            )
         super().__init__(num_classes, ignore_index=ignore_index, device=device)
         if boundary_ratio <= 0:
             raise ValueError(f"boundary_ratio: expected a positive share, got {boundary_ratio}.")
@@ -81,7 +90,9 @@ class SegmentationMetrics(Metric):
         self.register_sum("bands", (w, k, k))
         self.register_sum("boundary", (3, k))
         self.register_sum("contours", (t, 4, k))
+        self.register_sum("ignored", (k,))
         self.register_sum("images")
+        self.register_sum("unlabelled")
 
     @property
     def num_images(self) -> int:
@@ -90,18 +101,32 @@ class SegmentationMetrics(Metric):
 
     def count(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """Adds images to the counts."""
+        images, height, width = target.shape
+        distance = boundary_width(height, width, self.boundary_ratio)
+        halo = max([distance, *self.widths, *(t + 1 for t in self.tolerances)])
+        step = max(halo, STRIP // max(images * width, 1))
+        for start in range(0, height, step):
+            low, end = max(0, start - halo), min(start + step, height)
+            strip = slice(low, min(end + halo, height))
+            parts = (x[:, strip] for x in (prediction, target, valid))
+            self._count_rows(*parts, rows=slice(start - low, end - low), distance=distance)
+        self.ignored += torch.bincount(prediction[~valid], minlength=self.num_classes).to(self.device)
+        self.images += len(target)
+        self.unlabelled += (~valid.flatten(1).any(1)).sum().to(self.device)
+
+    def _count_rows(self, prediction: Tensor, target: Tensor, valid: Tensor, *, rows: slice, distance: int) -> None:
+        """Counts some rows of images; the others are as much of their surroundings as the windows see."""
         k = self.num_classes
         order = sorted(range(len(self.widths)), key=lambda i: -self.widths[i])  # a wider band holds the narrower ones
-        bands = [mixed_windows(target, valid, 2 * self.widths[i] + 1) for i in order]
-        whole, *inside = nested_counts(prediction, target, [valid, *bands], k).to(self.device)
+        bands = [mixed_windows(target, valid, 2 * self.widths[i] + 1)[:, rows] for i in order]
+        regions = [valid[:, rows], *bands]
+        whole, *inside = nested_counts(prediction[:, rows], target[:, rows], regions, k).to(self.device)
         self.counts += whole
         for i, counts in zip(order, inside, strict=True):
             self.bands[i] += counts
-        distance = boundary_width(target.shape[1], target.shape[2], self.boundary_ratio)
-        self.boundary += boundary_counts(prediction, target, valid, k, distance).to(self.device)
+        self.boundary += boundary_counts(prediction, target, valid, k, distance, rows).to(self.device)
         for i, tolerance in enumerate(self.tolerances):
-            self.contours[i] += contour_counts(prediction, target, valid, k, tolerance).to(self.device)
-        self.images += len(target)
+            self.contours[i] += contour_counts(prediction, target, valid, k, tolerance, rows).to(self.device)
 
     def protocol(self, *, images: bool = True) -> dict[str, Any]:
         """Returns what the figures depend on beside predictions and labels.
@@ -139,10 +164,21 @@ class SegmentationMetrics(Metric):
         Returns:
             ``mIoU``, ``mAcc``, ``aAcc``, ``IoU`` and ``Acc`` (per class), ``trimap`` and ``body`` ({half-width:
             {"mIoU", "aAcc", "share", "IoU"}}; the share is that of all valid pixels), ``boundary_IoU``,
-            ``boundary_IoU_per_class``, ``boundary_F`` ({tolerance: {"mF", "F"}}), ``protocol``.
+            ``boundary_IoU_per_class``, ``boundary_F`` ({tolerance: {"mF", "F"}}), ``absent``
+            (which classes do not occur, see ``absent_facts``), ``images_without_label``, ``protocol``.
         """
-        iou, acc = class_iou(self.counts, absent=self.absent), class_accuracy(self.counts)
-        edge = boundary_iou(self.boundary, absent=self.absent)
+        result = self._figures(self.absent)
+        means = {rule: means_of(result if rule == self.absent else self._figures(rule)) for rule in ABSENT}
+        return {
+            **result,
+            "absent": absent_facts(self.counts, self.ignored, self.absent, means),
+            "images_without_label": int(self.unlabelled),
+            "protocol": self.protocol(),
+        }
+
+    def _figures(self, rule: str) -> dict[str, Any]:
+        iou, acc = class_iou(self.counts, absent=rule), class_accuracy(self.counts)
+        edge = boundary_iou(self.boundary, absent=rule)
         total = self.counts.sum().double()
         return {
             "mIoU": _percent(iou.nanmean()),
@@ -150,16 +186,15 @@ class SegmentationMetrics(Metric):
             "aAcc": _percent(self.counts.diag().sum().double() / total),
             "IoU": _percents(iou),
             "Acc": _percents(acc),
-            "trimap": {w: self._region(b) for w, b in zip(self.widths, self.bands, strict=True)},
-            "body": {w: self._region(self.counts - b) for w, b in zip(self.widths, self.bands, strict=True)},
+            "trimap": {w: self._region(b, rule) for w, b in zip(self.widths, self.bands, strict=True)},
+            "body": {w: self._region(self.counts - b, rule) for w, b in zip(self.widths, self.bands, strict=True)},
             "boundary_IoU": _percent(edge.nanmean()),
             "boundary_IoU_per_class": _percents(edge),
-            "boundary_F": {t: self._f(c) for t, c in zip(self.tolerances, self.contours, strict=True)},
-            "protocol": self.protocol(),
+            "boundary_F": {t: _f(c, rule) for t, c in zip(self.tolerances, self.contours, strict=True)},
         }
 
-    def _region(self, counts: Tensor) -> dict[str, Any]:
-        iou = class_iou(counts, absent=self.absent)
+    def _region(self, counts: Tensor, rule: str) -> dict[str, Any]:
+        iou = class_iou(counts, absent=rule)
         pixels, hit = counts.sum().double(), counts.diag().sum().double()
         return {
             "mIoU": _percent(iou.nanmean()),
@@ -168,9 +203,10 @@ class SegmentationMetrics(Metric):
             "IoU": _percents(iou),
         }
 
-    def _f(self, counts: Tensor) -> dict[str, Any]:
-        scores = boundary_f(counts, absent=self.absent)
-        return {"mF": _percent(scores.nanmean()), "F": _percents(scores)}
+
+def _f(counts: Tensor, rule: str) -> dict[str, Any]:
+    scores = boundary_f(counts, absent=rule)
+    return {"mF": _percent(scores.nanmean()), "F": _percents(scores)}
 
 
 def _percent(value: Tensor) -> float:

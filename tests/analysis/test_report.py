@@ -172,7 +172,7 @@ def test_classes_and_edges_from_records() -> None:
     assert scores["BPKD"] == {"sky": (51.0, deviation), "pole": (11.0, deviation)}
     assert class_rows(scores) == (
         ["class", "student alone", "BPKD"],
-        [["sky", "50.00", "51.00 ± 1.41"], ["pole", "", "11.00 ± 1.41"], ["mean", "50.00", "31.00"]],
+        [["sky", "50.00", "51.00 ± 1.41"], ["pole", "-", "11.00 ± 1.41"], ["mean", "50.00", "31.00"]],
     )
     parts = edge_and_body(records, 3)
     assert parts["BPKD"] == {"edge": (21.0, deviation), "body": (71.0, deviation)}

@@ -69,7 +69,8 @@ def long_names() -> Records:
     found = [{**r, "dataset": LONG, "run": f"{LONG}-{r['method']}"} for r in found]
     del found[0]["ms_per_image"], found[0]["peak_memory_mb"]
     found[1]["metrics"] |= {"boundary_IoU": None, "IoU-class 7": None}
-    found[2]["metrics"] |= {f"IoU-{LONG}": 12.0}
+    for i, record in enumerate(found):  # a class that one run alone predicted
+        record["metrics"] |= {f"IoU-{LONG}": 12.0 if i == 2 else None}
     return found
 
 

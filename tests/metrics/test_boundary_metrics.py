@@ -83,7 +83,7 @@ def test_plain_errors(folders: list[str], capsys: pytest.CaptureFixture[str]) ->
     assert "error: ulm/0: prediction: expected ids 0..1, got 2, 3" in message(*folders, "--num-classes", "2")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(pred / "ulm" / "1.png")
     assert "error: ulm/1: expected prediction and label of one shape" in message(*folders, "--num-classes", "4")
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(pred / "ulm" / "1.png")
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(pred / "ulm" / "1.png")
     assert "1.png: expected one channel of class ids, got mode RGB" in message(*folders, "--num-classes", "4")
     (pred / "ulm" / "1.png").write_text("text")
     assert "1.png: cannot be read as a label map" in message(*folders, "--num-classes", "4")

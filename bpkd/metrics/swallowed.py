@@ -1,0 +1,30 @@
+"""An ignored label that looks like a class: masks of 0 and 255, of which 255 would count nowhere."""
+
+from __future__ import annotations
+
+from .segmentation import SegmentationMetrics
+
+
+def swallowed_class(metrics: SegmentationMetrics, *, explicit: bool) -> tuple[str, bool]:
+    """Returns a sentence on an ignored label that may be a class ("" without one), and whether figures are worthless.
+
+    They are where labels hold one class beside ignored pixels, and where most ignored pixels are predicted as the one
+    class that occurs in no label.
+
+    Args:
+        metrics: counts of the whole set.
+        explicit: whether the ignored label was chosen by hand, which ends all doubt.
+    """
+    labelled = metrics.counts.sum(1) > 0
+    absent = (~labelled).nonzero().flatten().tolist()
+    ignored, total = int(metrics.ignored.sum()), int(metrics.ignored.sum() + metrics.counts.sum())
+    if explicit or not ignored or not absent:
+        return "", False
+    index, share, first = metrics.ignore_index, 100 * ignored / total, absent[0]
+    if int(labelled.sum()) > 1 and len(absent) > 1:
+        return "", False
+    worthless = int(labelled.sum()) == 1 or 2 * int(metrics.ignored[first]) > ignored
+    classes = ", ".join(map(str, labelled.nonzero().flatten().tolist()))
+    seen = f"the labels hold class {classes} and, on {share:.1f} % of the pixels, {index}, which is ignored"
+    ways = f"If {index} is class {first}: --id-map {index}:{first}; if it is to be ignored: --ignore-index {index}."
+    return f"{seen}; class {', '.join(map(str, absent[:5]))} occurs in no label. {ways}", worthless
