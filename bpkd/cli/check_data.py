@@ -15,7 +15,7 @@ from typing import Any
 
 from bpkd.errors import FAILURE, one_line
 
-from .parser import Parser, whole
+from .parser import Parser, file_arg, whole
 
 
 def parser(prog: str = "bpkd check-data") -> Parser:
@@ -25,13 +25,19 @@ def parser(prog: str = "bpkd check-data") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "--config-file FILE", __doc__)
-    out.add_argument("--config-file", required=True, metavar="FILE", help="YAML config that names the data sets")
+    out.add_argument(
+        "--config-file", type=file_arg, required=True, metavar="FILE", help="YAML config that names the data sets"
+    )
     out.add_argument("--subset", action="store_true", help="accept fewer images than the data set was published with")
     out.add_argument(
         "--draw", type=whole(0), default=8, metavar="N", help="pairs of each set in its picture; 0: none (default 8)"
     )
     out.add_argument(
-        "--output", default="sheet.png", metavar="FILE", help="picture of the first set; others add their name"
+        "--output",
+        type=file_arg,
+        default="sheet.png",
+        metavar="FILE",
+        help="picture of the first set; others add their name",
     )
     return out
 
@@ -69,7 +75,7 @@ def run(args: Any) -> int:
             failed = True
             continue
         if args.draw:
-            path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}")
+            path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}".replace("/", "_"))
             path.parent.mkdir(parents=True, exist_ok=True)
             sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw)
             if not cv2.imwrite(str(path), sheet):
@@ -86,6 +92,8 @@ def print_survey(name: str, seen: Any) -> None:
         seen: its `bpkd.data.Survey`.
     """
     print(f"{name}: {seen.images} images, all usable")
+    for note in seen.notes:
+        print(f"  note: {note}")
     common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
     if common:
         print(f"  {len(seen.sizes)} size{'s, the most common' if len(seen.sizes) > 1 else ','} {common}")

@@ -21,7 +21,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .parser import Parser, whole
+from .parser import Parser, file_arg, path_arg, whole
 
 
 def parser(prog: str = "bpkd visualize") -> Parser:
@@ -31,20 +31,25 @@ def parser(prog: str = "bpkd visualize") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "--images PATH [--labels PATH] [--weights FILE ...]", __doc__, renamed={"--width": "--widths"})
-    out.add_argument("--images", required=True, type=Path, metavar="PATH", help="image, or folder of images")
+    out.add_argument("--images", required=True, type=path_arg, metavar="PATH", help="image, or folder of images")
     out.add_argument(
         "--labels",
-        type=Path,
+        type=path_arg,
         metavar="PATH",
         help="label map, folder with one of the same name per image, or JSON in COCO's format",
     )
     out.add_argument("--image-suffix", default="", metavar="END", help="end of the images' file names")
     out.add_argument("--label-suffix", default="", metavar="END", help="end of the labels' file names")
-    out.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoints to compare")
+    out.add_argument("--weights", nargs="+", type=file_arg, default=[], metavar="FILE", help="checkpoints to compare")
     out.add_argument(
-        "--config-file", nargs="+", default=[], metavar="FILE", help="one for all checkpoints, or one for each"
+        "--config-file",
+        nargs="+",
+        type=file_arg,
+        default=[],
+        metavar="FILE",
+        help="one for all checkpoints, or one for each",
     )
-    out.add_argument("--output", type=Path, default=Path("drawn"), metavar="DIR", help="folder (default drawn)")
+    out.add_argument("--output", type=path_arg, default=Path("drawn"), metavar="DIR", help="folder (default drawn)")
     out.add_argument(
         "--widths",
         type=whole(1),

@@ -19,6 +19,8 @@ from .jobs import Job
 PLACES = (
     "OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CHECK", "DATALOADER.NUM_WORKERS", "DATALOADER.EDGE_MASKS", "VERSION",
 )  # fmt: skip
+# Nodes that describe nothing while their NAME is empty.
+OWN_DATA = ("DATASETS.FOLDER.", "DATASETS.COCO_FOLDER.")
 # Prefixes of the keys that an evaluation of the teacher reads.
 EVALUATION = ("DATASETS.", "INPUT.", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "TEACHER.", "TEST.")
 TRACES = ("run.json", "last_checkpoint", "config.yaml", "inference_teacher/run.json")
@@ -107,7 +109,8 @@ def differences(
 ) -> dict[str, tuple[Any, Any]]:
     """Returns the keys whose values differ, of those that results depend on.
 
-    A key that one side lacks has the default's value there: the run may be older than the key.
+    A key that one side lacks has the default's value there: the run may be older than the key. Keys of data sets of
+    one's own are compared where one has a name.
 
     Args:
         recorded: Config of the run, nested.
@@ -124,6 +127,8 @@ def differences(
     others = tuple(f"DISTILL.{name}." for name in DISTILLERS if name not in method.split("+"))
     silent = (*others, "TEACHER.", "DISTILL.INSTANCE.") if method == ALONE and not only else others
     keys = [k for k in sorted({*old, *new}) if k not in ignored and not k.startswith(silent)]
+    unused = tuple(node for node in OWN_DATA if not (old[f"{node}NAME"] or new[f"{node}NAME"]))
+    keys = [k for k in keys if not k.startswith(unused)]
     keys = [k for k in keys if not only or k.startswith(tuple(only))]
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
 
