@@ -52,7 +52,7 @@ def run(args: Any) -> int:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from bpkd.config import read_config
-    from bpkd.data import register_datasets, survey_dataset
+    from bpkd.data import register_datasets, shared_images, survey_dataset
     from bpkd.data.sheet import contact_sheet
     from bpkd.engine.configure import check_classes, check_data_sets
 
@@ -81,6 +81,9 @@ def run(args: Any) -> int:
             if not cv2.imwrite(str(path), sheet):
                 raise ValueError(f"--output: {path} cannot be written (read-only, or no space). Choose another place.")
             print(f"  wrote {path}")
+    if not failed:
+        for note in shared_images(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+            print(f"note: {note}")
     return FAILURE if failed else 0
 
 

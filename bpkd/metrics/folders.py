@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpkd.extras import need
+from bpkd.listing import composed, ending, kinds, walk
 
 # Of files that keep ids exactly.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -45,9 +46,16 @@ def pair_files(
     """
     if predictions.is_file() and labels.is_file():
         return [(predictions.stem, predictions, labels)]
-    found = _named(predictions, prediction_suffix, extensions)
-    wanted = _named(labels, label_suffix, EXTENSIONS)
+    found, rest = _named(predictions, prediction_suffix, extensions)
+    wanted, others = _named(labels, label_suffix, EXTENSIONS)
     problems = _without_partner(wanted, found, "label", what) + _without_partner(found, wanted, what, "label")
+    if problems:
+        left = ((predictions, rest, prediction_suffix, extensions), (labels, others, label_suffix, EXTENSIONS))
+        problems += [
+            f"{folder} also holds {kinds(files)}, where names end in {suffix or ', '.join(ends)}"
+            for folder, files, suffix, ends in left
+            if files
+        ]
     if problems:
         raise ValueError(
             f"{predictions}, {labels}: {'; '.join(problems)}. Files belong together that have the same path without "
@@ -63,23 +71,26 @@ def _without_partner(own: dict[str, Path], other: dict[str, Path], kind: str, pa
     return [f"{len(names)} of {len(own)} {kind}s have no {partner}: {', '.join(names[:SHOWN])}{rest}"] if names else []
 
 
-def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> dict[str, Path]:
-    """Returns {path inside the folder without the suffix: file}."""
+def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
+    """Returns {path inside the folder without the suffix: file}, and the other files."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder, which does not exist.")
+        got = "a file" if folder.is_file() else "what does not exist"
+        raise ValueError(f"{folder}: expected a folder, got {got}.")
     files: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        end = suffix if suffix and path.name.endswith(suffix) else ""
-        if not suffix and path.suffix.lower() in extensions:
-            end = path.suffix
-        if end:
-            name = path.relative_to(folder).as_posix().removesuffix(end)
-            if name in files:
-                raise ValueError(f"{folder}: {files[name].name} and {path.name} are both {name}. Give the suffix.")
+    others: list[Path] = []
+    for path in walk(folder).files:
+        end = ending(path.name, [suffix] if suffix else extensions)
+        name = composed(path.relative_to(folder).as_posix().removesuffix(end))
+        if not end:
+            others.append(path)
+        elif name in files:
+            raise ValueError(f"{folder}: {files[name].name} and {path.name} are both {name}. Give the suffix.")
+        else:
             files[name] = path
     if not files:
-        raise ValueError(f"{folder}: expected files that end in {suffix or ', '.join(extensions)}, found none.")
-    return files
+        got = kinds(others) or "none"
+        raise ValueError(f"{folder}: expected files that end in {suffix or ', '.join(extensions)}, got {got}.")
+    return files, others
 
 
 def read_ids(path: Path) -> NDArray[np.int64]:
