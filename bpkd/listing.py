@@ -72,7 +72,7 @@ def walk(folder: Path, *, without: Collection[Path] = ()) -> Listing:
         without: folders below it that are left out.
 
     Raises:
-        UserError: a folder cannot be read.
+        UserError: a folder cannot be read, or a name is not UTF-8.
     """
     found = Listing()
     skipped = {key for path in without if (key := identity(path)) is not None}
@@ -93,6 +93,7 @@ def _visit(folder: Path, above: frozenset[tuple[int, int]], skipped: set[tuple[i
         raise UserError(f"{folder}: expected a folder that can be read, got: {reason}.") from error
     for entry in inside:
         path = folder / entry.name
+        check_name(path)
         if not _is_folder(entry):
             found.files.append(path)
             continue
@@ -105,6 +106,20 @@ def _visit(folder: Path, above: frozenset[tuple[int, int]], skipped: set[tuple[i
         if path.suffix.lower() in IMAGE_FORMATS:
             found.folders.append(path)
         _visit(path, above | {key}, skipped, found)
+
+
+def check_name(path: Path) -> None:
+    """Checks that a file's name is UTF-8, as archives of old systems may not write it: OpenCV crashes on others.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        name = path.name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        message = f"{path.parent}: expected file names in UTF-8, got {name}. Rename it (convmv does a whole folder)."
+        raise UserError(message) from None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

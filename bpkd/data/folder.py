@@ -97,7 +97,7 @@ class _Images:
 def _walk(split: FolderSplit, folder: Path, other: Path) -> Listing:
     """Lists a folder; where the other one lies in it, without that one."""
     if not folder.is_dir():
-        got = "no such folder" if trouble(folder) == "missing" else trouble(folder)
+        got = {"missing": "no such folder", "": "expected a folder, got a file"}.get(why := trouble(folder), why)
         raise DatasetError(f"{folder}: {got}. See {KEY} (ROOT, *_IMAGES, *_MASKS).")
     return walk(folder, without=[] if split.shared else [other])
 

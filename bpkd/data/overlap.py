@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from bpkd.listing import identity, some
 
@@ -30,6 +30,8 @@ def shared_images(train: Iterable[str], test: Iterable[str]) -> list[str]:
 
 
 def _files(name: str) -> list[tuple[tuple[int, int], str]]:
+    if MetadataCatalog.get(name).get("published"):
+        return []  # its check knows the splits, and its list takes long to read
     items = DatasetCatalog.get(name)
     paths = [item["file_name"] for item in items if "procedural" not in item]
     return [(key, path) for path in paths if (key := identity(path)) is not None]

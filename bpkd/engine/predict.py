@@ -19,7 +19,7 @@ from bpkd.data.catalog import spread_colors
 from bpkd.data.files import read_image
 from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
-from bpkd.listing import IMAGE_FORMATS, ending, kinds, walk
+from bpkd.listing import IMAGE_FORMATS, check_name, ending, kinds, walk
 from bpkd.modeling import build_dense, build_solov2, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
@@ -185,6 +185,7 @@ def list_images(path: Path, *, without: Sequence[Path] = ()) -> dict[str, Path]:
         FileNotFoundError: there is none.
     """
     if path.is_file():
+        check_name(path)
         return {path.name: path}
     files = walk(path, without=without).files if path.is_dir() else []
     found = {p.relative_to(path).as_posix(): p for p in files if ending(p.name, IMAGE_FORMATS)}

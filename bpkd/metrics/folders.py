@@ -74,8 +74,8 @@ def _without_partner(own: dict[str, Path], other: dict[str, Path], kind: str, pa
 def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
     """Returns {path inside the folder without the suffix: file}, and the other files."""
     if not folder.is_dir():
-        got = "a file" if folder.is_file() else "what does not exist"
-        raise ValueError(f"{folder}: expected a folder, got {got}.")
+        got = ", got a file." if folder.is_file() else ", which does not exist."
+        raise ValueError(f"{folder}: expected a folder{got}")
     files: dict[str, Path] = {}
     others: list[Path] = []
     for path in walk(folder).files:
