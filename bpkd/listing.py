@@ -7,7 +7,7 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,11 @@ class Listing:
 
     loops: list[Path] = field(default_factory=list)
     """Links that lead back to a folder above them; they are not followed."""
+
+    def named(self, folder: Path) -> Iterator[tuple[Path, str]]:
+        """Yields each file with its path inside the listed folder, with "/"."""
+        start = len(str(folder / "x")) - 1
+        return ((path, str(path)[start:]) for path in self.files)
 
     def notes(self) -> list[str]:
         """Returns a sentence about each kind of entry that is no file."""

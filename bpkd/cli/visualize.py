@@ -7,7 +7,8 @@ Examples:
 
 Per image: NAME_edges.png (with labels), NAME_predictions.png (with weights; with labels also the errors, red within
 --widths pixels of an edge) and NAME_<run>_ids.png (class ids). A checkpoint's config is config.yaml beside it, else
---config-file; KEY VALUE pairs at the end change it. Labels have the mask values of the data set, or any ids without
+--config-file; KEY VALUE pairs at the end change it. NAME is the image's path inside its folder without the suffix, and
+with it where two images differ in nothing else. Labels have the mask values of the data set, or any ids without
 weights.
 
 Instances: --labels is a file in COCO's format, and --images the folder that it names its images in, a folder with some

@@ -76,9 +76,9 @@ class _Images:
         self.by_stem: dict[str, Path] = {}
         self.rest: list[Path] = []
         same: dict[str, list[str]] = {}
-        for path in self.listing.files:
-            name = path.relative_to(split.images).as_posix()
-            if split.shared and ending(name, [split.mask_suffix]):
+        shared = split.shared
+        for path, name in self.listing.named(split.images):
+            if shared and ending(name, [split.mask_suffix]):
                 continue
             end = ending(name, split.suffixes or IMAGE_FORMATS)
             if not end:
@@ -105,8 +105,7 @@ def _walk(split: FolderSplit, folder: Path, other: Path) -> Listing:
 def _masks(split: FolderSplit) -> dict[str, Path]:
     """Returns {path inside the folder without the suffix, accents composed: mask}."""
     found: dict[str, Path] = {}
-    for path in _walk(split, split.masks, split.images).files:
-        name = path.relative_to(split.masks).as_posix()
+    for path, name in _walk(split, split.masks, split.images).named(split.masks):
         end = ending(name, [split.mask_suffix])
         key = composed(name[: -len(end)]) if end else ""
         if end and (end == split.mask_suffix or key not in found):  # the suffix as it is written wins over a.PNG

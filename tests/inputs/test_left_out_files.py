@@ -341,6 +341,20 @@ def test_a_variable_that_is_not_set_is_refused_by_name(
     assert not (own / "$NO_SUCH_PLACE").exists()
 
 
+def test_training_says_what_it_leaves_out_and_records_what_a_variable_meant(
+    own: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNS", str(own / "runs"))
+    NOTED["phone formats"][0](own)
+    link("val/images/s3.png", str(own / IMAGES / "s3.png"))(own)
+    opts = ["SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", "$RUNS/one"]
+    assert run("train", ["--config-file", config(own), *opts], prog="bpkd train") == 0
+    log = (own / "runs/one/log.txt").read_text()
+    for words in (".avif (1), .heic (1)", "have no image", "1 of the 4 images are training images too"):
+        assert words in log
+    assert f"OUTPUT_DIR: {own}/runs/one\n" in (own / "runs/one/config.yaml").read_text()
+
+
 def test_variables_on_the_command_line_and_in_a_base(
     own: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
