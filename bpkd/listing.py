@@ -20,6 +20,8 @@ SYSTEM = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin",
     "system volume information", "lost+found", "__pycache__",
 }  # fmt: skip
+# How a file begins that git-lfs puts in place of a large one, and the size that it stays below.
+POINTER, LARGEST_POINTER = b"version https://git-lfs", 1024
 # Largest number of names in a message.
 SHOWN = 10
 # File systems take 255 bytes; some are left for a temporary name.
@@ -56,12 +58,13 @@ class Listing:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: ``._x.png``, ``.ipynb_checkpoints``, ``Thumbs.db``.
+    """Whether a system or a program has put a file or folder there: ``._x.png``, ``.ipynb_checkpoints``, ``Thumbs.db``.
 
     >>> [is_hidden(name) for name in (".DS_Store", "Desktop.ini", "@eaDir", "a.png")]
     [True, True, True, False]
     """
-    return name.startswith(".") or name.lower() in SYSTEM
+    low = name.lower()
+    return low.startswith(".") or low in SYSTEM or low.endswith(":zone.identifier")
 
 
 def visible(path: Path, folder: Path) -> bool:
@@ -148,14 +151,26 @@ def trouble(path: str | os.PathLike[str]) -> str:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return f"a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "missing"
+        if os.path.islink(path):
+            return f"a link to {os.readlink(path)}, which does not exist"
+        near = _other_spelling(Path(path))
+        return f"missing; there is {near}" if near else "missing"
     except OSError as error:
         return f"cannot be opened ({(error.strerror or str(error)).lower()})"
     if not stat.S_ISREG(status.st_mode):
         return f"expected a file, got a {'folder' if stat.S_ISDIR(status.st_mode) else 'device or pipe'}"
     if not status.st_size:
         return "an empty file (0 bytes)"
+    if status.st_size < LARGEST_POINTER and os.access(path, os.R_OK) and Path(path).read_bytes().startswith(POINTER):
+        return "a pointer of git-lfs in place of the file: fetch it with git lfs pull"
     return "" if os.access(path, os.R_OK) else "cannot be opened (permission denied)"
+
+
+def _other_spelling(path: Path) -> str:
+    """Returns the name of a file beside a missing one that differs in the suffix's case or the form of accents."""
+    names = [path.stem + path.suffix.lower(), path.stem + path.suffix.upper()]
+    names += [unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")]
+    return next((name for name in names if os.path.isfile(path.with_name(name))), "")
 
 
 def composed(text: str) -> str:

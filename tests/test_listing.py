@@ -21,7 +21,16 @@ def found(root: Path, **options: object) -> list[str]:
 
 
 def test_hidden_and_system_files_are_skipped_below_the_folder_alone(tmp_path: Path) -> None:
-    root = tree(tmp_path / ".cache" / "data", "b.png", "a/c.png", "._b.png", "Thumbs.db", "@eaDir/b.png", ".git/x.png")
+    root = tree(
+        tmp_path / ".cache" / "data",
+        "b.png",
+        "a/c.png",
+        "._b.png",
+        "b.png:Zone.Identifier",
+        "Thumbs.db",
+        "@eaDir/b.png",
+        ".git/x.png",
+    )
     assert found(root) == ["a/c.png", "b.png"]
     assert visible(root / "a/c.png", root)
     assert not visible(root / "@eaDir/b.png", root)
@@ -53,6 +62,9 @@ def test_what_keeps_a_file_from_being_read(tmp_path: Path) -> None:
     assert trouble(tmp_path / "empty.png") == "an empty file (0 bytes)"
     assert trouble(tmp_path / "folder.png") == "expected a file, got a folder"
     assert trouble(tmp_path / "pipe.png") == "expected a file, got a device or pipe"
+    assert trouble(tmp_path / "good.PNG") == "missing; there is good.png"
+    (tmp_path / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert trouble(tmp_path / "lfs.png").startswith("a pointer of git-lfs")
     assert "too long" in trouble(tmp_path / ("n" * 300))
 
 

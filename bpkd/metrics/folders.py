@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from bpkd.extras import need
 from bpkd.listing import composed, ending, kinds, walk
+
+logger = logging.getLogger(__name__)
 
 # Of files that keep ids exactly.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -49,13 +52,14 @@ def pair_files(
     found, rest = _named(predictions, prediction_suffix, extensions)
     wanted, others = _named(labels, label_suffix, EXTENSIONS)
     problems = _without_partner(wanted, found, "label", what) + _without_partner(found, wanted, what, "label")
-    if problems:
-        left = ((predictions, rest, prediction_suffix, extensions), (labels, others, label_suffix, EXTENSIONS))
-        problems += [
-            f"{folder} also holds {kinds(files)}, where names end in {suffix or ', '.join(ends)}"
-            for folder, files, suffix, ends in left
-            if files
-        ]
+    left = ((predictions, rest, prediction_suffix, extensions), (labels, others, label_suffix, EXTENSIONS))
+    for folder, files, suffix, ends in left:
+        if files and problems:
+            problems.append(f"{folder} also holds {kinds(files)}, where names end in {suffix or ', '.join(ends)}")
+        elif files and not suffix:
+            logger.warning(
+                "%s: %d files are not read: %s. Names end in %s.", folder, len(files), kinds(files), ", ".join(ends)
+            )
     if problems:
         raise ValueError(
             f"{predictions}, {labels}: {'; '.join(problems)}. Files belong together that have the same path without "

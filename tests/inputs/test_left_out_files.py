@@ -260,6 +260,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     "dead link to a mask": (link(f"{MASKS}/s0.png", "gone.png"), "", ("masks/s0.png: a link to gone.png",)),
     "link to itself": (link(f"{IMAGES}/s0.png", "s0.png"), "", ("s0.png: cannot be opened",)),
     "empty image": (put(f"{IMAGES}/s0.png", b""), "", ("s0.png: an empty file",)),
+    "git-lfs": (put(f"{IMAGES}/s0.png", b"version https://git-lfs.github.com/spec/v1\n"), "", ("s0.png: a pointer",)),
     "empty mask": (put(f"{MASKS}/s0.png", b""), "", ("masks/s0.png: an empty file",)),
     "arrays alone": (
         all_of(*(moved(f"{IMAGES}/s{i}.png", f"{IMAGES}/s{i}.npy") for i in range(COUNT))), "", (".npy (4)", ".png"),
@@ -416,6 +417,14 @@ def test_label_maps_pair_over_accents_and_capitals(own: Path, capfd: pytest.Capt
     moved("val/masks/s0.png", f"val/masks/{unicodedata.normalize('NFC', name)}.PNG")(own)
     assert run("metrics", [str(own / MASKS), str(own / "val/masks"), "--num-classes", "2"], prog="bpkd metrics") == 0
     assert "| mIoU | 100.00 |" in capfd.readouterr().out
+
+
+def test_predictions_that_are_not_read_are_named(
+    own: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(f"{MASKS}/s0.npy")(own)
+    assert run("metrics", [str(own / MASKS), str(own / "val/masks"), "--num-classes", "2"], prog="bpkd metrics") == 0
+    assert ".npy (1)" in caplog.text
 
 
 def test_predictions_of_an_inexact_format_are_named(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
