@@ -49,6 +49,11 @@ def expanded(text: str, name: str) -> str:
     return path
 
 
+def as_written(path: str | os.PathLike[str]) -> str:
+    """Returns a path as a config or command holds it, so that `expanded` returns the path."""
+    return os.fspath(path).replace("$", "$$")
+
+
 def file_in(folder: str | os.PathLike[str], name: str) -> str:
     r"""Returns the path of a file that a list (COCO's ``file_name``) names, as the file is called here.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bpkd.errors import UserError
-from bpkd.paths import expanded, file_in
+from bpkd.paths import as_written, expanded, file_in
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,10 @@ def test_what_cannot_be_replaced_is_refused(text: str, word: str, monkeypatch: p
     monkeypatch.setenv("EMPTY", "")
     with pytest.raises(UserError, match=f"^KEY: .*{word}"):
         expanded(text, "KEY")
+
+
+def test_a_path_comes_back_as_it_is() -> None:
+    assert expanded(as_written(Path("/runs/5$HOME")), "KEY") == "/runs/5$HOME"
 
 
 def test_a_file_that_begins_with_a_tilde_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

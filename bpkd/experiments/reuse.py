@@ -12,6 +12,7 @@ from bpkd.config import get_bpkd_cfg, read_config, rename_tree, settled_record
 from bpkd.distillers import DISTILLERS
 from bpkd.engine.configure import load_config
 from bpkd.engine.process_setup import is_automatic, precision_places
+from bpkd.paths import as_written
 
 from .jobs import Job
 
@@ -70,7 +71,7 @@ def _check_run(job: Job, complete: set[str]) -> None:
         return
     # A complete run is not trained further, so its device does not matter.
     ignored = (*PLACES, "MODEL.DEVICE") if job.record else PLACES
-    opts = ["OUTPUT_DIR", str(job.output), *job.opts]
+    opts = ["OUTPUT_DIR", as_written(job.output), *job.opts]
     # "auto" names no precision: a run that is there keeps its own.
     automatic = [k for k, *place in precision_places(read_config(job.config_file, opts)) if is_automatic(*place)]
     wanted = yaml.safe_load(load_config(job.config_file, opts).dump())
