@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .parser import Parser, whole, write_json
+from .parser import Parser, file_arg, whole, write_json
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -28,7 +28,9 @@ def parser(prog: str = "bpkd analyze") -> Parser:
     """
     out = Parser(prog, "(--config-file FILE [FILE ...] | --table2 | --table4)", __doc__)
     what = out.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config-file", nargs="+", metavar="FILE", help="configs; of a pair the student is counted")
+    what.add_argument(
+        "--config-file", nargs="+", type=file_arg, metavar="FILE", help="configs; of a pair the student is counted"
+    )
     what.add_argument("--table2", action="store_true", help="the paper's eight networks beside the paper's figures")
     what.add_argument("--table4", action="store_true", help="parameters of the SOLOv2 networks, part by part")
     out.add_argument("--size", nargs=2, type=whole(1), metavar=("H", "W"), help="size of the image (default 512 512)")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .parser import Parser, whole
+from .parser import Parser, file_arg, whole
 
 FORMATS = ("bf16", "uint8")
 
@@ -25,8 +25,10 @@ def parser(prog: str = "bpkd cache-teacher") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "FOLDER --config-file FILE", __doc__)
-    out.add_argument("output", metavar="FOLDER", help="folder of the recording; made if it does not exist")
-    out.add_argument("--config-file", required=True, metavar="FILE", help="config of the training")
+    out.add_argument(
+        "output", type=file_arg, metavar="FOLDER", help="folder of the recording; made if it does not exist"
+    )
+    out.add_argument("--config-file", type=file_arg, required=True, metavar="FILE", help="config of the training")
     out.add_argument(
         "--format", default="uint8", choices=FORMATS, help="2 or 1 bytes per logit (docs/how_to/teachers.md)"
     )

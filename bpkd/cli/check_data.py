@@ -16,7 +16,7 @@ from typing import Any
 from bpkd.errors import FAILURE, one_line
 from bpkd.files import replacing
 
-from .parser import Parser, whole
+from .parser import Parser, file_arg, whole
 
 
 def parser(prog: str = "bpkd check-data") -> Parser:
@@ -26,13 +26,19 @@ def parser(prog: str = "bpkd check-data") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "--config-file FILE", __doc__)
-    out.add_argument("--config-file", required=True, metavar="FILE", help="YAML config that names the data sets")
+    out.add_argument(
+        "--config-file", type=file_arg, required=True, metavar="FILE", help="YAML config that names the data sets"
+    )
     out.add_argument("--subset", action="store_true", help="accept fewer images than the data set was published with")
     out.add_argument(
         "--draw", type=whole(0), default=8, metavar="N", help="pairs of each set in its picture; 0: none (default 8)"
     )
     out.add_argument(
-        "--output", default="sheet.png", metavar="FILE", help="picture of the first set; others add their name"
+        "--output",
+        type=file_arg,
+        default="sheet.png",
+        metavar="FILE",
+        help="picture of the first set; others add their name",
     )
     return out
 
@@ -47,7 +53,7 @@ def run(args: Any) -> int:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     from bpkd.config import read_config
-    from bpkd.data import register_datasets, survey_dataset
+    from bpkd.data import register_datasets, shared_images, survey_dataset
     from bpkd.data.sheet import contact_sheet
     from bpkd.engine.configure import check_classes, check_data_sets
 
@@ -70,7 +76,7 @@ def run(args: Any) -> int:
             failed = True
             continue
         if args.draw:
-            path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}")
+            path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}".replace("/", "_"))
             sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw)
             with replacing(path) as part:
                 if not cv2.imwrite(str(part), sheet):
@@ -78,6 +84,9 @@ def run(args: Any) -> int:
                         f"--output: {path} cannot be written (read-only, or no space). Choose another place."
                     )
             print(f"  wrote {path}")
+    if not failed:
+        for note in shared_images(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+            print(f"note: {note}")
     return FAILURE if failed else 0
 
 
@@ -89,6 +98,8 @@ def print_survey(name: str, seen: Any) -> None:
         seen: its `bpkd.data.Survey`.
     """
     print(f"{name}: {seen.images} images, all usable")
+    for note in seen.notes:
+        print(f"  note: {note}")
     common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
     if common:
         print(f"  {len(seen.sizes)} size{'s, the most common' if len(seen.sizes) > 1 else ','} {common}")

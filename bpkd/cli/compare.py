@@ -19,7 +19,7 @@ from typing import Any
 
 from bpkd.errors import INTERRUPTED
 
-from .parser import Parser, say, stop_on_sigterm, whole
+from .parser import Parser, file_arg, path_arg, say, stop_on_sigterm, whole
 
 
 def parser(prog: str = "bpkd compare") -> Parser:
@@ -30,11 +30,13 @@ def parser(prog: str = "bpkd compare") -> Parser:
     """
     renamed = {"--trimap-width": "--widths", "--images": "--positions"}
     out = Parser(prog, "--config-file PAIR --methods METHOD [METHOD ...]", __doc__, renamed=renamed)
-    out.add_argument("--config-file", required=True, metavar="PAIR", help="config of a teacher-student pair")
+    out.add_argument(
+        "--config-file", type=file_arg, required=True, metavar="PAIR", help="config of a teacher-student pair"
+    )
     out.add_argument("--methods", nargs="+", required=True, metavar="METHOD", help="none and names of distillers")
     out.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="number of seeds: 0 .. N-1 (default 3)")
     out.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of runs (default output/compare/<name of PAIR>)"
+        "--output", type=path_arg, metavar="DIR", help="folder of runs (default output/compare/<name of PAIR>)"
     )
     out.add_argument("--resume", action="store_true", help="keep complete runs of the folder, go on with the others")
     out.add_argument(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .parser import Parser
+from .parser import Parser, file_arg
 
 SOURCES = ("auto", "mmseg", "mmdet", "solo", "torchvision", "timm", "mmcls", "hrnet", "detectron2", "bpkd")
 
@@ -30,8 +30,8 @@ def parser(prog: str = "bpkd convert") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "SRC DST", __doc__)
-    out.add_argument("src", metavar="SRC", help="checkpoint to read")
-    out.add_argument("dst", metavar="DST", help="file to write")
+    out.add_argument("src", type=file_arg, metavar="SRC", help="checkpoint to read")
+    out.add_argument("dst", type=file_arg, metavar="DST", help="file to write")
     out.add_argument("--source", choices=SOURCES, default="auto", help="project that wrote SRC (default auto)")
     out.add_argument("--to", choices=("bpkd", "mmseg"), default="bpkd", help="layout of DST (default bpkd)")
     out.add_argument(
@@ -42,6 +42,7 @@ def parser(prog: str = "bpkd convert") -> Parser:
     )
     out.add_argument(
         "--config-file",
+        type=file_arg,
         metavar="FILE",
         help="config of the network; not needed for a ResNet's or MobileNetV2's backbone",
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from bpkd.analysis.overlays import edge_levels, side_by_side
 from bpkd.analysis.plots import panels
 from bpkd.data.files import read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
-from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
+from bpkd.engine.predict import InstancePredictor, Predictor, list_images, predictor
 from bpkd.files import replacing
 from bpkd.functional.edges import window_side
+from bpkd.listing import IMAGE_FORMATS, output_file, output_names, some
 from bpkd.metrics.folders import pair_files
+from bpkd.paths import file_in
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
 # File suffix of --labels -> their task; all others are folders of label maps.
@@ -43,13 +47,13 @@ def draw_all(args: Any) -> int:
 
 def draw_semantic(args: Any, networks: dict[str, Predictor]) -> int:
     """Draws every image of semantic segmentation; returns how many there were."""
-    images = list_images(args.images)
-    files = {p.stem if args.images.is_file() else p.relative_to(args.images).with_suffix("").as_posix():
-             {"file_name": str(p)} for p in images}  # fmt: skip
     if args.labels:
         ends = {"prediction_suffix": args.image_suffix, "label_suffix": args.label_suffix}
-        pairs = pair_files(args.images, args.labels, what="image", extensions=IMAGE_SUFFIXES, **ends)
+        pairs = pair_files(args.images, args.labels, what="image", extensions=IMAGE_FORMATS, **ends)
         files = {n: {"file_name": str(i), "sem_seg_file_name": str(t)} for n, i, t in pairs}
+    else:
+        images = output_names(list_images(args.images, without=[args.output]))
+        files = {name: {"file_name": str(path)} for name, path in images.items()}
     for name, own in files.items():
         try:
             draw(args, networks, name, own)
@@ -91,15 +95,15 @@ def drawn_task(args: Any, networks: dict[str, Any]) -> Task:
     Raises:
         ValueError: networks and labels do not fit.
     """
-    labels = LABELS.get(args.labels.suffix, SEMANTIC) if args.labels else None
+    labels = LABELS.get(args.labels.suffix.lower(), SEMANTIC) if args.labels else None
     network: Task | None = next((n.task for n in networks.values()), None)
     if network and labels and network is not labels:
         raise ValueError(f"--labels: expected {FORMATS[network]} for these --weights, got {FORMATS[labels]}.")
     return labels or network or SEMANTIC
 
 
-def labelled(args: Any) -> list[dict[str, Any]]:
-    """Returns the dataset dicts of the images that are there.
+def labelled(args: Any) -> dict[str, dict[str, Any]]:
+    """Returns the dataset dicts of the images that are there, by the names of their outputs.
 
     Raises:
         ValueError: none is.
@@ -107,6 +111,8 @@ def labelled(args: Any) -> list[dict[str, Any]]:
     folder = args.images.parent if args.images.is_file() else args.images
     check_coco(args.labels)
     items: list[dict[str, Any]] = load_coco_json(str(args.labels), str(folder))
+    for item in items:
+        item["file_name"] = file_in(folder, os.path.relpath(item["file_name"], folder))
     paths = [Path(item["file_name"]) for item in items]
     wanted = {p for p in paths if p.is_file() and (folder == args.images or p.name == args.images.name)}
     if not wanted:
@@ -114,7 +120,22 @@ def labelled(args: Any) -> list[dict[str, Any]]:
         raise ValueError(
             f"--images {args.images}: expected images that {args.labels} names ({len(paths)}{first}), got none."
         )
-    return [item for item, path in zip(items, paths, strict=True) if path in wanted]
+    if twice := [str(path) for path, count in Counter(paths).items() if count > 1 and path in wanted]:
+        raise ValueError(f"--labels {args.labels}: expected each image once, got {some(twice)} more than once.")
+    # A file_name may lead out of the folder, an output's does not.
+    names = {os.path.relpath(path, folder).replace("..", "up"): path for path in paths if path in wanted}
+    return _named(names, items)
+
+
+def _named(files: dict[str, Path], items: Iterable[dict[str, Any]] = ()) -> dict[str, dict[str, Any]]:
+    """Returns the dataset dicts of files, new ones where there are none, by the names of their outputs.
+
+    Args:
+        files: path inside the folder -> file.
+        items: dataset dicts that are known.
+    """
+    known = {item["file_name"]: item for item in items}
+    return {name: known.get(str(path), {"file_name": str(path)}) for name, path in output_names(files).items()}
 
 
 def check_coco(path: Path) -> None:
@@ -137,11 +158,8 @@ def check_coco(path: Path) -> None:
 
 def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
     """Draws every image of instance segmentation; returns how many there were."""
-    items: list[dict[str, Any]] = (
-        labelled(args) if args.labels else [{"file_name": str(p)} for p in list_images(args.images)]
-    )
-    for item in items:
-        name = Path(item["file_name"]).stem
+    items = labelled(args) if args.labels else _named(list_images(args.images, without=[args.output]))
+    for name, item in items.items():
         image = np.ascontiguousarray(read_image(item)[..., ::-1])
         row = {"image": image.transpose(2, 0, 1), "predictions": {}}
         if args.labels:
@@ -150,7 +168,7 @@ def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
             draw_levels(args, networks, item, name)
         if networks:
             row["predictions"] = {key: network(item["file_name"], args.score) for key, network in networks.items()}
-            instance_panels([row], args.output / f"{name}_predictions.png")
+            instance_panels([row], output_file(args.output, name, "_predictions.png"))
     return len(items)
 
 
@@ -163,7 +181,7 @@ def draw_levels(args: Any, networks: dict[str, InstancePredictor], item: Any, na
         canvas = tuple(-(-side // step) * step for side in image.shape[:2])
         levels = [(f"edge at 1/{s}", masks, (canvas[0] // s, canvas[1] // s)) for s in args.strides]
     options = {"canvas": canvas, "kernel_size": args.kernel_size, "iterations": 1}
-    instance_edge_levels(image, levels, args.output / f"{name}_edges.png", **options)
+    instance_edge_levels(image, levels, output_file(args.output, name, "_edges.png"), **options)
 
 
 def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, str]) -> None:
@@ -177,16 +195,16 @@ def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, 
             read_label(files, first.label_table) if first else read_raw_label(files)
         ).copy()  # torch wants to write
         rules = {"ignore_index": ignored, "ignore_mode": args.ignore_mode}
-        path = args.output / f"{name}_edges.png"
+        path = output_file(args.output, name, "_edges.png")
         edge_levels(image, label, path, kernel_size=args.kernel_size, strides=args.strides, **rules)
     if first is None:
         return
     found = {key: network(files["file_name"]) for key, network in networks.items()}
     for key, ids in found.items():
-        path = args.output / f"{name}_{key}_ids.png"
+        path = output_file(args.output, name, f"_{key}_ids.png")
         with replacing(path) as part:
             Image.fromarray(ids.astype(np.uint8)).save(part)
-    path = args.output / f"{name}_predictions.png"
+    path = output_file(args.output, name, "_predictions.png")
     if label is None:
         side_by_side(image, found, path, colors=first.colors, class_names=first.class_names)
         return

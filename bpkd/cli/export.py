@@ -22,7 +22,7 @@ from typing import Any
 from bpkd.errors import did_you_mean
 from bpkd.tasks import INSTANCE, SEMANTIC
 
-from .parser import Parser, whole
+from .parser import Parser, file_arg, whole
 
 KINDS = (".onnx", ".pt2", ".ts", ".pt")
 
@@ -34,11 +34,21 @@ def parser(prog: str = "bpkd export") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "FILE --config-file FILE --weights FILE", __doc__)
-    out.add_argument("output", metavar="FILE", help="file to write: .onnx, .pt2, .ts or .pt")
+    out.add_argument("output", type=file_arg, metavar="FILE", help="file to write: .onnx, .pt2, .ts or .pt")
     out.add_argument(
-        "--config-file", required=True, metavar="FILE", help="config of the network, or of the pair it was distilled in"
+        "--config-file",
+        type=file_arg,
+        required=True,
+        metavar="FILE",
+        help="config of the network, or of the pair it was distilled in",
     )
-    out.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint; the auxiliary head is left out")
+    out.add_argument(
+        "--weights",
+        type=file_arg,
+        required=True,
+        metavar="FILE",
+        help="its checkpoint; the auxiliary head is left out",
+    )
     out.add_argument(
         "--size",
         nargs=2,

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .parser import Parser
+from .parser import Parser, path_arg
 
 PARTS = ("environment", "correct", "losses", "step", "train")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ def parser(prog: str = "bpkd gpu-sheet") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "OUT", __doc__, overrides=False, renamed={"--peers": "--peer-root"})
-    out.add_argument("out", type=Path, metavar="OUT", help="folder of the records")
+    out.add_argument("out", type=path_arg, metavar="OUT", help="folder of the records")
     out.add_argument(
         "--minutes", type=float, metavar="M", help="limit of all parts together (default 9); they shrink in proportion"
     )
@@ -43,9 +43,9 @@ def parser(prog: str = "bpkd gpu-sheet") -> Parser:
     out.add_argument("--again", nargs="+", default=(), metavar="NAME", help="with --resume: parts, items to run again")
     out.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device to measure (default cuda)")
     out.add_argument("--tiny", action="store_true", help="small shapes, few steps: to try the sheet, not to measure")
-    out.add_argument("--data", type=Path, metavar="ROOT", help="folder that holds camvid/; needed by train")
-    out.add_argument("--peer-root", dest="peers", type=Path, metavar="DIR", help="folder that mmsegmentation is in")
-    out.add_argument("--work", type=Path, metavar="DIR", help="folder of runs and checkpoints (default OUT/work)")
+    out.add_argument("--data", type=path_arg, metavar="ROOT", help="folder that holds camvid/; needed by train")
+    out.add_argument("--peer-root", dest="peers", type=path_arg, metavar="DIR", help="folder that mmsegmentation is in")
+    out.add_argument("--work", type=path_arg, metavar="DIR", help="folder of runs and checkpoints (default OUT/work)")
     out.add_argument("--tables", action="store_true", help="print OUT's records as Markdown and measure nothing")
     return out
 

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from .parser import Parser, whole, write_json
+from .parser import Parser, path_arg, whole, write_json
 
 # Label that takes no part where none is given.
 IGNORE = 255
@@ -31,8 +30,8 @@ def parser(prog: str = "bpkd metrics") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "PRED_DIR GT_DIR --num-classes K", __doc__, overrides=False, renamed=RENAMED)
-    out.add_argument("predictions", type=Path, metavar="PRED_DIR", help="folder of predicted label maps")
-    out.add_argument("labels", type=Path, metavar="GT_DIR", help="folder of ground truth")
+    out.add_argument("predictions", type=path_arg, metavar="PRED_DIR", help="folder of predicted label maps")
+    out.add_argument("labels", type=path_arg, metavar="GT_DIR", help="folder of ground truth")
     out.add_argument("--num-classes", type=whole(1), required=True, metavar="K", help="number of classes; ids 0..K-1")
     out.add_argument(
         "--ignore-index",

@@ -8,11 +8,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bpkd import files
-from bpkd.errors import MISTAKE, did_you_mean
+from bpkd.errors import MISTAKE, UserError, did_you_mean
 from bpkd.files import json_text
+from bpkd.paths import expanded
 
 NODES = (
     "DATALOADER", "DATASETS", "DISTILL", "GLOBAL", "INPUT", "MODEL", "SOLVER", "TEACHER", "TEST",
@@ -58,7 +60,9 @@ class Parser(argparse.ArgumentParser):
         Args:
             help_text: what the file holds.
         """
-        self.add_argument("--json", metavar="FILE", help=f"{help_text}; a name that ends in .json, or - to print it")
+        self.add_argument(
+            "--json", type=file_arg, metavar="FILE", help=f"{help_text}; a name that ends in .json, or - to print it"
+        )
         self.flags_with_file.add("--json")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
@@ -191,6 +195,29 @@ class whole:  # noqa: N801 - a type of argparse, which prints the name
         if value < self.least:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {self.least}, got {text!r}")
         return value
+
+
+def path_arg(text: str) -> Path:
+    """Parses a path: ``~`` and environment variables are replaced.
+
+    Args:
+        text: word of the command line; argparse's message for an error names the option.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one (a variable that the shell has not set?)")
+    return Path(file_arg(text))
+
+
+def file_arg(text: str) -> str:
+    """Parses a path as `path_arg` does, and leaves it text; "" stays.
+
+    Args:
+        text: word of the command line.
+    """
+    try:
+        return expanded(text, "path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("path: ")) from None
 
 
 def say(line: str) -> None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from bpkd.errors import INTERRUPTED
 
-from .parser import Parser, whole
+from .parser import Parser, path_arg, whole
 
 SETS = ("ade20k", "cityscapes", "coco", "pascal_context")
 
@@ -30,7 +29,7 @@ def parser(prog: str = "bpkd prepare-data") -> Parser:
     """
     out = Parser(prog, "SET ROOT", __doc__, overrides=False)
     out.add_argument("set", choices=SETS, metavar="SET", help=", ".join(SETS))
-    out.add_argument("root", type=Path, metavar="ROOT", help="folder that holds the data sets")
+    out.add_argument("root", type=path_arg, metavar="ROOT", help="folder that holds the data sets")
     out.add_argument(
         "--workers",
         type=whole(0),

@@ -17,7 +17,7 @@ from typing import Any
 from bpkd.text import markdown_cell
 
 from . import compare
-from .parser import Parser, say
+from .parser import Parser, path_arg, say
 
 
 def parser(prog: str = "bpkd report") -> Parser:
@@ -27,7 +27,7 @@ def parser(prog: str = "bpkd report") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "PATH [PATH ...]", __doc__, renamed={"--trimap-width": "--widths"})
-    out.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a comparison's folder, or result files")
+    out.add_argument("paths", nargs="+", type=path_arg, metavar="PATH", help="a comparison's folder, or result files")
     out.add_argument("--report", default="report", metavar="NAME", help="folder of the report (default report)")
     compare.add_figures(out)
     return out

@@ -12,13 +12,12 @@ table.md.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from bpkd.errors import INTERRUPTED
 from bpkd.files import write_json, write_text
 
-from .parser import Parser, say, stop_on_sigterm, whole
+from .parser import Parser, path_arg, say, stop_on_sigterm, whole
 
 
 def parser(prog: str = "bpkd search") -> Parser:
@@ -29,9 +28,9 @@ def parser(prog: str = "bpkd search") -> Parser:
     """
     out = Parser(prog, "SEARCH --output DIR", __doc__)
     out.add_argument(
-        "search", type=Path, metavar="SEARCH", help="YAML: config (a pair), opts, trials (method: list of settings)"
+        "search", type=path_arg, metavar="SEARCH", help="YAML: config (a pair), opts, trials (method: list of settings)"
     )
-    out.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the runs and the result")
+    out.add_argument("--output", type=path_arg, required=True, metavar="DIR", help="folder of the runs and the result")
     out.add_argument("--resume", action="store_true", help="keep complete runs of the folder, go on with the others")
     out.add_argument(
         "--finalists", type=whole(0), default=2, metavar="N", help="candidates per method that run twice (default 2)"

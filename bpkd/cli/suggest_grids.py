@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from .parser import Parser, whole
+from .parser import Parser, file_arg, whole
 
 
 def parser(prog: str = "bpkd suggest-grids") -> Parser:
@@ -23,7 +23,7 @@ def parser(prog: str = "bpkd suggest-grids") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "--config-file FILE", __doc__, renamed={"--images": "--samples"})
-    out.add_argument("--config-file", required=True, metavar="FILE", help="config of a SOLOv2 network")
+    out.add_argument("--config-file", type=file_arg, required=True, metavar="FILE", help="config of a SOLOv2 network")
     out.add_argument(
         "--samples", type=whole(1), default=500, metavar="N", help="most images to read, drawn at random (default 500)"
     )

@@ -18,7 +18,7 @@ from typing import Any
 from bpkd.errors import INTERRUPTED
 
 from .main import run as run_command
-from .parser import Parser, whole
+from .parser import Parser, file_arg, whole
 
 
 def parser(prog: str = "train_net.py") -> Parser:
@@ -40,7 +40,7 @@ def add_shared(out: Parser) -> None:
     Args:
         out: parser that receives them.
     """
-    out.add_argument("--config-file", default="", metavar="FILE", help="YAML config")
+    out.add_argument("--config-file", type=file_arg, default="", metavar="FILE", help="YAML config")
     out.add_argument(
         "--evaluate",
         choices=("student", "teacher"),

@@ -7,7 +7,8 @@ Examples:
 
 Per image: NAME_edges.png (with labels), NAME_predictions.png (with weights; with labels also the errors, red within
 --widths pixels of an edge) and NAME_<run>_ids.png (class ids). A checkpoint's config is config.yaml beside it, else
---config-file; KEY VALUE pairs at the end change it. Labels have the mask values of the data set, or any ids without
+--config-file; KEY VALUE pairs at the end change it. NAME is the image's path inside its folder without the suffix, and
+with it where two images differ in nothing else. Labels have the mask values of the data set, or any ids without
 weights.
 
 Instances: --labels is a file in COCO's format, and --images the folder that it names its images in, a folder with some
@@ -21,7 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .parser import Parser, whole
+from .parser import Parser, file_arg, path_arg, whole
 
 
 def parser(prog: str = "bpkd visualize") -> Parser:
@@ -31,20 +32,25 @@ def parser(prog: str = "bpkd visualize") -> Parser:
         prog: command as a user types it.
     """
     out = Parser(prog, "--images PATH [--labels PATH] [--weights FILE ...]", __doc__, renamed={"--width": "--widths"})
-    out.add_argument("--images", required=True, type=Path, metavar="PATH", help="image, or folder of images")
+    out.add_argument("--images", required=True, type=path_arg, metavar="PATH", help="image, or folder of images")
     out.add_argument(
         "--labels",
-        type=Path,
+        type=path_arg,
         metavar="PATH",
         help="label map, folder with one of the same name per image, or JSON in COCO's format",
     )
     out.add_argument("--image-suffix", default="", metavar="END", help="end of the images' file names")
     out.add_argument("--label-suffix", default="", metavar="END", help="end of the labels' file names")
-    out.add_argument("--weights", nargs="+", default=[], metavar="FILE", help="checkpoints to compare")
+    out.add_argument("--weights", nargs="+", type=file_arg, default=[], metavar="FILE", help="checkpoints to compare")
     out.add_argument(
-        "--config-file", nargs="+", default=[], metavar="FILE", help="one for all checkpoints, or one for each"
+        "--config-file",
+        nargs="+",
+        type=file_arg,
+        default=[],
+        metavar="FILE",
+        help="one for all checkpoints, or one for each",
     )
-    out.add_argument("--output", type=Path, default=Path("drawn"), metavar="DIR", help="folder (default drawn)")
+    out.add_argument("--output", type=path_arg, default=Path("drawn"), metavar="DIR", help="folder (default drawn)")
     out.add_argument(
         "--widths",
         type=whole(1),

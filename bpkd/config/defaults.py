@@ -37,8 +37,10 @@ def _add_data(cfg: CN) -> None:
     cfg.DATASETS.FOLDER.TRAIN_MASKS = "train/masks"
     cfg.DATASETS.FOLDER.VAL_IMAGES = "val/images"
     cfg.DATASETS.FOLDER.VAL_MASKS = "val/masks"
-    # An image belongs to the mask whose path is the same after these suffixes are cut off.
-    cfg.DATASETS.FOLDER.IMAGE_SUFFIXES = [".jpg", ".jpeg", ".png"]
+    # An image belongs to the mask whose path is the same after these suffixes are cut off; their case does not matter.
+    # IMAGE_SUFFIXES empty: every image format that is read (bpkd.listing.IMAGE_FORMATS). The check names what is left
+    # out.
+    cfg.DATASETS.FOLDER.IMAGE_SUFFIXES = []
     cfg.DATASETS.FOLDER.MASK_SUFFIX = ".png"
     # Class names in the order of the trained ids 0..K-1.
     cfg.DATASETS.FOLDER.CLASSES = []

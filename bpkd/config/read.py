@@ -14,6 +14,7 @@ from bpkd.errors import did_you_mean, nearest
 
 from .defaults import add_bpkd_config
 from .distillers import open_distillers, settle_distillers
+from .paths import ConfigFile, expand_paths
 from .renamed import rename_entries, rename_pairs, rename_tree
 
 # yacs's message about a value of the wrong type.
@@ -42,7 +43,8 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is no YAML, a key is unknown (the message lists its siblings) or a value has the wrong type.
+        ValueError: it is no YAML, a key is unknown (the message lists its siblings), a value has the wrong type or a
+            path holds an environment variable that is not set.
     """
     if not path:
         raise FileNotFoundError(f"{source}: expected a YAML file, got none; configs/ and projects/ hold some.")
@@ -53,7 +55,7 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
         with open(path) as file:
             if not isinstance(yaml.safe_load(file), dict):
                 raise ValueError("expected keys with values, got a file without any")
-        loaded = cfg.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
+        loaded = ConfigFile.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")
         loaded, opts = rename_tree(loaded), rename_pairs(opts)
@@ -75,6 +77,7 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
     except OSError as error:
         message = f"{source} {path}: its _BASE_ cannot be read ({error}). _BASE_ is relative to the file it stands in."
         raise FileNotFoundError(message) from error
+    expand_paths(cfg)
     return cfg
 
 

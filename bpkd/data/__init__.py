@@ -9,6 +9,7 @@ from .check import Survey, check_dataset, survey_dataset
 from .classes import check_class_count, dataset_task
 from .files import DatasetError
 from .loader import build_test_loader, build_train_loader
+from .overlap import shared_images
 
 __all__ = [
     "DatasetError",
@@ -19,5 +20,6 @@ __all__ = [
     "check_dataset",
     "dataset_task",
     "register_datasets",
+    "shared_images",
     "survey_dataset",
 ]

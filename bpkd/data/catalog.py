@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as rle
 
+from bpkd.listing import identity
+from bpkd.paths import expanded
+
 from . import procedural
-from .files import IGNORE, DatasetError, label_table
+from .files import IGNORE, label_table
+from .folder import FolderSplit
 from .sets import InstanceSet, SemanticSet, published_sets
-from .sets.base import pair
 from .sets.coco import instance_items
 
 
@@ -26,11 +28,15 @@ def register_datasets(cfg: CfgNode) -> None:
 
     Names that are registered already are replaced, those of Detectron2 too.
     """
-    root = Path(cfg.DATASETS.ROOT or os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    variable = "DETECTRON2_DATASETS"
+    root = Path(cfg.DATASETS.ROOT or expanded(os.environ.get(variable, ""), variable) or "datasets")
     for spec in (*published_sets(root), *_procedural(cfg.DATASETS.PROCEDURAL)):
         _register(spec)
     _register_procedural_instances(cfg.DATASETS.PROCEDURAL)
-    if cfg.DATASETS.FOLDER.NAME:
+    own = cfg.DATASETS.FOLDER.NAME
+    if own and own == cfg.DATASETS.COCO_FOLDER.NAME:
+        raise ValueError(f"DATASETS.FOLDER.NAME and COCO_FOLDER.NAME: expected two names, got {own!r} for both.")
+    if own:
         _register_folder(cfg.DATASETS.FOLDER, root)
     if cfg.DATASETS.COCO_FOLDER.NAME:
         _register_coco_folder(cfg.DATASETS.COCO_FOLDER, root)
@@ -109,19 +115,37 @@ def _register_folder(node: CfgNode, root: Path) -> None:
     if not node.CLASSES:
         raise ValueError("DATASETS.FOLDER.CLASSES: expected the class names in the order of the ids, got none.")
     ids = _folder_ids(node)
-    base = Path(node.ROOT) if node.ROOT else root
-    suffixes = tuple(node.IMAGE_SUFFIXES), node.MASK_SUFFIX
-    for split in ("train", "val"):
-        images, masks = node[f"{split.upper()}_IMAGES"], node[f"{split.upper()}_MASKS"]
+    splits = _folder_splits(node, Path(node.ROOT) if node.ROOT else root)
+    for name, split in splits.items():
         _register(
             SemanticSet(
-                name=f"{node.NAME}_{split}",
-                load=partial(folder_items, base / images, base / masks, *suffixes),
+                name=name,
+                load=split.items,
                 classes=node.CLASSES,
                 colors=spread_colors(len(node.CLASSES)),
                 ids=ids,
+                more={"remarks": split.remarks},
             )
         )
+
+
+def _folder_splits(node: CfgNode, base: Path) -> dict[str, FolderSplit]:
+    """Returns the splits of the folder data set by name."""
+    for key, suffixes in (("IMAGE_SUFFIXES", node.IMAGE_SUFFIXES), ("MASK_SUFFIX", [node.MASK_SUFFIX])):
+        wrong = [suffix for suffix in suffixes if not (isinstance(suffix, str) and "." in suffix)]
+        if wrong:
+            raise ValueError(f"DATASETS.FOLDER.{key}: expected ends of file names such as '.png', got {wrong[0]!r}.")
+    folders = {s: (base / node[f"{s}_IMAGES"], base / node[f"{s}_MASKS"]) for s in ("TRAIN", "VAL")}
+    return {
+        f"{node.NAME}_{split.lower()}": FolderSplit(
+            images,
+            masks,
+            tuple(node.IMAGE_SUFFIXES),
+            node.MASK_SUFFIX,
+            others=tuple(i for s, (i, m) in folders.items() if s != split and identity(m) == identity(masks)),
+        )
+        for split, (images, masks) in folders.items()
+    }
 
 
 def _folder_ids(node: CfgNode) -> dict[int, int]:
@@ -179,24 +203,3 @@ def _drawn(scene: tuple[int, int, int, int]) -> list[dict[str, Any]]:
         }
         for one in procedural.make_scene(*scene).instances
     ]
-
-
-def folder_items(images: Path, masks: Path, image_suffixes: Sequence[str], mask_suffix: str) -> list[dict[str, Any]]:
-    """Lists images with their masks, which have the same relative path up to the suffix.
-
-    An image without a mask is listed too: the check before training reports it.
-
-    Raises:
-        DatasetError: a folder does not exist.
-    """
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: no such folder. See DATASETS.FOLDER (ROOT, *_IMAGES, *_MASKS).")
-    items = []
-    for path in sorted(p for p in images.rglob("*") if p.is_file()):
-        suffix = next((s for s in image_suffixes if path.name.endswith(s)), None)
-        if suffix is None:
-            continue
-        relative = str(path.relative_to(images))[: -len(suffix)]
-        items.append(pair(path, masks / (relative + mask_suffix), relative))
-    return items

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from bpkd.listing import trouble
+
 from .files import IGNORE, DatasetError, check_values, read_image, read_raw_label
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ class Survey:
 
     images: int = 0
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Sentences about files that are left out or have no partner, and the like."""
+
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Images of each (height, width)."""
 
@@ -77,7 +82,10 @@ def check_dataset(name: str, mode: str = "full", *, subset: bool = False) -> int
     Raises:
         DatasetError: files are wrong.
     """
-    return survey_dataset(name, mode, subset=subset, draw=False).images
+    survey = survey_dataset(name, mode, subset=subset, draw=False)
+    for note in survey.notes:
+        logger.warning("%s: %s", name, note)
+    return survey.images
 
 
 def survey_dataset(
@@ -107,16 +115,17 @@ def survey_dataset(
             f"{name}: no image found. Check the folder names and DATASETS.ROOT, or DATASETS.FOLDER.ROOT of own data."
         )
     meta = MetadataCatalog.get(name)
+    notes = list(meta.get("remarks", list)())
     for key, what in (("file_name", "images"), ("sem_seg_file_name", "masks")):
         if key in items[0] and "procedural" not in items[0] and not any(os.path.isfile(i[key]) for i in items):
             if elsewhere := _in_another_folder(items):
                 raise DatasetError(f"{name}: {elsewhere[0]}")
             raise DatasetError(
                 f"{name}: none of the {len(items)} {what} is there, expected {items[0][key]} and so on. Their archive "
-                "was not unpacked, or to another place."
+                + " ".join(["was not unpacked, or to another place.", *notes])
             )
     table = meta.get("label_table")
-    survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table)
+    survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table, notes=notes)
 
     def look(item: dict[str, Any]) -> _Look:
         if "procedural" in item and not draw:
@@ -128,7 +137,7 @@ def survey_dataset(
             survey.add(seen)
     faults = [f"{name}: {fault}" for fault in _faults_of_the_whole(name, items, survey.values, subset)]
     if faults := faults + _listed(name, survey.problems, len(items)):
-        raise DatasetError("\n".join(faults))
+        raise DatasetError("\n".join([*faults, *notes]))
     logger.info("%s: %d images checked (%s).", name, len(items), mode)
     return survey
 
@@ -193,9 +202,9 @@ def _in_another_folder(items: list[dict[str, Any]]) -> list[str]:
 
 def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
     drawn = "procedural" in item
-    missing = [] if drawn else [item[k] for k in ("file_name", "sem_seg_file_name") if not os.path.isfile(item[k])]
-    if missing:
-        return _Look(f"{missing[0]}: missing")
+    files = [] if drawn else [item[k] for k in ("file_name", "sem_seg_file_name")]
+    if unread := [f"{path}: {why}" for path in files if (why := trouble(path))]:
+        return _Look(unread[0])
     if mode == "fast":
         return _Look()
     try:
@@ -215,8 +224,8 @@ def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
 
 def _look_at_instances(item: dict[str, Any], mode: str) -> _Look:
     name, drawn = item["file_name"], "procedural" in item
-    if not drawn and not os.path.isfile(name):
-        return _Look(f"{name}: missing")
+    if not drawn and (why := trouble(name)):
+        return _Look(f"{name}: {why}")
     size: tuple[int, int] | None = None
     if mode == "full":
         try:

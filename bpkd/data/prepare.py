@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bpkd.files import replacing, write_text
+from bpkd.listing import is_hidden
 
 from .files import DatasetError
 from .sets import ade20k, cityscapes, coco, pascal_context
@@ -43,7 +44,8 @@ def _cityscapes(root: Path, workers: int) -> str:
     where = cityscapes.place(root)
     where.check()
     jobs = []
-    for polygons in sorted((where.folder / "gtFine").glob("*/*/*_gtFine_polygons.json")):
+    found = (where.folder / "gtFine").glob("*/*/*_gtFine_polygons.json")
+    for polygons in sorted(path for path in found if not is_hidden(path.name)):
         stem = polygons.name.removesuffix("_gtFine_polygons.json")
         jobs.append((polygons.with_name(stem + cityscapes.TRAIN_LABEL), polygons))
     if not jobs:

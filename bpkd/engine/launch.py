@@ -24,7 +24,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from bpkd.analysis.records import environment
 from bpkd.convert import load_strict
-from bpkd.data import check_dataset
+from bpkd.data import check_dataset, shared_images
 from bpkd.errors import for_parent, from_child
 from bpkd.files import write_text
 from bpkd.modeling import build_student, build_teacher_model
@@ -62,6 +62,8 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             check_dataset(name, mode=cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET)
+        for note in shared_images(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
+            logger.warning(note)
     comm.synchronize()
     return trainer.train()
 

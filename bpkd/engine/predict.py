@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from bpkd.data.catalog import spread_colors
 from bpkd.data.files import read_image
 from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
+from bpkd.listing import IMAGE_FORMATS, check_name, ending, kinds, walk
 from bpkd.modeling import build_dense, build_solov2, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
 from .configure import load_config
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+logger = logging.getLogger(__name__)
 
 Size = tuple[int, int]
 
@@ -171,15 +173,29 @@ class InstancePredictor:
 PREDICTORS: dict[Task, type[Predictor] | type[InstancePredictor]] = {SEMANTIC: Predictor, INSTANCE: InstancePredictor}
 
 
-def list_images(path: Path) -> list[Path]:
-    """Returns an image file, or all of a folder and the folders below it.
+def list_images(path: Path, *, without: Sequence[Path] = ()) -> dict[str, Path]:
+    """Returns an image file, or all of a folder and the folders below it, by path inside the folder.
+
+    What is there beside images is named in the log.
+
+    Args:
+        path: image or folder.
+        without: folders below it that are left out, such as that of the outputs.
 
     Raises:
         FileNotFoundError: there is none.
     """
     if path.is_file():
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else []
+        check_name(path)
+        return {path.name: path}
+    files = walk(path, without=without).files if path.is_dir() else []
+    found = {p.relative_to(path).as_posix(): p for p in files if ending(p.name, IMAGE_FORMATS)}
+    rest = [p for p in files if not ending(p.name, IMAGE_FORMATS)]
     if not found:
-        raise FileNotFoundError(f"--images: {path}: expected an image, or a folder of {', '.join(IMAGE_SUFFIXES)}.")
+        got = f" It holds {kinds(rest)}." if rest else ""
+        raise FileNotFoundError(
+            f"--images: {path}: expected an image, or a folder of {', '.join(IMAGE_FORMATS)}, got none.{got}"
+        )
+    if rest:
+        logger.warning("%s: %d files are no listed images: %s.", path, len(rest), kinds(rest))
     return found

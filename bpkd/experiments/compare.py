@@ -12,6 +12,7 @@ from bpkd.analysis.report import ALONE, EQUAL_TIME, TEACHER
 from bpkd.config import WRAPPERS
 from bpkd.engine.configure import load_config
 from bpkd.modeling.build_distiller import check_method
+from bpkd.paths import as_written
 
 from .jobs import Job
 
@@ -108,7 +109,7 @@ def _student(config_file: str, teacher: Job, method: str, *, seed: int, opts: Se
     name = f"{method}-seed{seed}"
     changes = ["SEED", str(seed), *opts, "DISTILL.METHOD", method]
     if method != ALONE:
-        changes += ["TEACHER.WEIGHTS", str(teacher.weights)]
+        changes += ["TEACHER.WEIGHTS", as_written(teacher.weights)]
     after = () if method == ALONE else (TEACHER,)
     return Job(name, config_file, teacher.output.with_name(name), tuple(changes), after=after)
 

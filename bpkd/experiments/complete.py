@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from bpkd.analysis.report import TEACHER
+from bpkd.listing import is_hidden
 
 from .jobs import Job
 
@@ -25,7 +26,8 @@ def complete_jobs(folder: Path, configs: Path, *, opts: Sequence[str] = (), orde
     Raises:
         ValueError: the folder holds no complete run.
     """
-    jobs = [job for path in sorted(folder.iterdir()) if (job := _job(path, configs, opts)) is not None]
+    runs = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+    jobs = [job for path in runs if (job := _job(path, configs, opts)) is not None]
     if not jobs:
         raise ValueError(f"{folder}: expected a comparison's folder with complete runs (*/run.json), got none.")
     known = [row.get("name") for row in json.loads(order.read_text())] if order and order.is_file() else []

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bpkd.analysis.task import figures_of
+from bpkd.paths import as_written
 
 from .resources import Machine
 
@@ -64,11 +65,11 @@ class Job:
 
     def command(self, processes: int) -> list[str]:
         """Returns the command that starts or continues the run."""
-        command = [sys.executable, "-m", "bpkd", "train", "--config-file", self.config_file]
+        command = [sys.executable, "-m", "bpkd", "train", "--config-file", as_written(self.config_file)]
         command += ["--eval-only", "--evaluate", "teacher"] if self.evaluates else ["--resume"]
         if processes > 1:
             command += ["--num-gpus", str(processes)]
-        return [*command, "OUTPUT_DIR", str(self.output), *self.opts]
+        return [*command, "OUTPUT_DIR", as_written(self.output), *self.opts]
 
     def start(self, machine: Machine, slot: str, *, alone: bool) -> subprocess.Popen[bytes]:
         """Starts or continues the run in a process of its own, with its output in log files.

@@ -16,6 +16,7 @@ from bpkd.data.files import read_image
 from bpkd.data.instances import label_masks
 from bpkd.engine.configure import load_config
 from bpkd.modeling import build_student, build_teacher_model, task_of
+from bpkd.paths import as_written
 from bpkd.tasks import INSTANCE, SEMANTIC
 
 from .jobs import Job
@@ -35,7 +36,7 @@ def predict(job: Job, indices: Iterable[int]) -> list[dict[str, Any]]:
         One dict per image: its ``name``, ``image`` [3, H, W] uint8 and ``label``, ``prediction`` [H, W] integers; of
         instances ``truth`` and ``prediction`` bool [n, H, W], predictions by falling score down to ``SHOWN_SCORE``.
     """
-    cfg = load_config(job.config_file, ["OUTPUT_DIR", str(job.output), *job.opts])
+    cfg = load_config(job.config_file, ["OUTPUT_DIR", as_written(job.output), *job.opts])
     if job.evaluates:
         model = build_teacher_model(cfg)
     else:

@@ -14,6 +14,7 @@ from bpkd.distillers import DISTILLERS
 from bpkd.engine.configure import load_config
 from bpkd.engine.process_setup import is_automatic, precision_places
 from bpkd.evaluation.identity import data_identity
+from bpkd.paths import as_written
 
 from .jobs import Job
 
@@ -21,6 +22,8 @@ from .jobs import Job
 PLACES = (
     "OUTPUT_DIR", "DATASETS.ROOT", "DATASETS.CHECK", "DATALOADER.NUM_WORKERS", "DATALOADER.EDGE_MASKS", "VERSION",
 )  # fmt: skip
+# Nodes that describe nothing while their NAME is empty.
+OWN_DATA = ("DATASETS.FOLDER.", "DATASETS.COCO_FOLDER.")
 # Prefixes of the keys that an evaluation of the teacher reads.
 EVALUATION = ("DATASETS.", "INPUT.", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "TEACHER.", "TEST.")
 TRACES = ("run.json", "last_checkpoint", "config.yaml", "inference_teacher/run.json")
@@ -70,7 +73,7 @@ def _check_run(job: Job, complete: set[str]) -> None:
         return
     # A complete run is not trained further, so its device does not matter.
     ignored = (*PLACES, "MODEL.DEVICE") if job.record else PLACES
-    opts = ["OUTPUT_DIR", str(job.output), *job.opts]
+    opts = ["OUTPUT_DIR", as_written(job.output), *job.opts]
     # "auto" names no precision: a run that is there keeps its own.
     automatic = [k for k, *place in precision_places(read_config(job.config_file, opts)) if is_automatic(*place)]
     wanted = yaml.safe_load(load_config(job.config_file, opts).dump())
@@ -124,7 +127,8 @@ def differences(
 ) -> dict[str, tuple[Any, Any]]:
     """Returns the keys whose values differ, of those that results depend on.
 
-    A key that one side lacks has the default's value there: the run may be older than the key.
+    A key that one side lacks has the default's value there: the run may be older than the key. Keys of data sets of
+    one's own are compared where one has a name.
 
     Args:
         recorded: Config of the run, nested.
@@ -141,6 +145,8 @@ def differences(
     others = tuple(f"DISTILL.{name}." for name in DISTILLERS if name not in method.split("+"))
     silent = (*others, "TEACHER.", "DISTILL.INSTANCE.") if method == ALONE and not only else others
     keys = [k for k in sorted({*old, *new}) if k not in ignored and not k.startswith(silent)]
+    unused = tuple(node for node in OWN_DATA if not (old[f"{node}NAME"] or new[f"{node}NAME"]))
+    keys = [k for k in keys if not k.startswith(unused)]
     keys = [k for k in keys if not only or k.startswith(tuple(only))]
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
 

@@ -17,6 +17,7 @@ from bpkd.analysis.report import markdown
 from bpkd.analysis.task import figures_of, figures_of_scores
 from bpkd.engine.configure import load_config
 from bpkd.modeling.build_distiller import check_method
+from bpkd.paths import expanded
 from bpkd.text import Markup, markdown_cell
 
 from .jobs import Job, run_jobs
@@ -71,7 +72,7 @@ def read_search(path: Path) -> tuple[str, list[str], dict[str, list[Trial]]]:
     counts = {method: len(listed) for method, listed in trials.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(f"{path}: expected as many candidates for every method, got {counts}.")
-    return found["config"], [str(o) for o in found["opts"]], trials
+    return expanded(str(found["config"]), f"{path}: config"), [str(o) for o in found["opts"]], trials
 
 
 def run_search(

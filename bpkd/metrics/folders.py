@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+
+from bpkd.listing import composed, ending, kinds, walk
+
+logger = logging.getLogger(__name__)
 
 # Of files that keep ids exactly.
 EXTENSIONS = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -44,9 +49,17 @@ def pair_files(
     """
     if predictions.is_file() and labels.is_file():
         return [(predictions.stem, predictions, labels)]
-    found = _named(predictions, prediction_suffix, extensions)
-    wanted = _named(labels, label_suffix, label_extensions)
+    found, rest = _named(predictions, prediction_suffix, extensions)
+    wanted, others = _named(labels, label_suffix, label_extensions)
     problems = _without_partner(wanted, found, "label", what) + _without_partner(found, wanted, what, "label")
+    left = ((predictions, rest, prediction_suffix, extensions), (labels, others, label_suffix, label_extensions))
+    for folder, files, suffix, ends in left:
+        if files and problems:
+            problems.append(f"{folder} also holds {kinds(files)}, where names end in {suffix or ', '.join(ends)}")
+        elif files and not suffix:
+            logger.warning(
+                "%s: %d files are not read: %s. Names end in %s.", folder, len(files), kinds(files), ", ".join(ends)
+            )
     if problems:
         raise ValueError(
             f"{predictions}, {labels}: {'; '.join(problems)}. Files belong together that have the same path without "
@@ -62,31 +75,28 @@ def _without_partner(own: dict[str, Path], other: dict[str, Path], kind: str, pa
     return [f"{len(names)} of {len(own)} {kind}s have no {partner}: {', '.join(names[:SHOWN])}{rest}"] if names else []
 
 
-def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> dict[str, Path]:
-    """Returns {path inside the folder without the suffix: file}."""
+def _named(folder: Path, suffix: str, extensions: Sequence[str]) -> tuple[dict[str, Path], list[Path]]:
+    """Returns {path inside the folder without the suffix: file}, and the other files."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder, which does not exist.")
+        got = ", got a file." if folder.is_file() else ", which does not exist."
+        raise ValueError(f"{folder}: expected a folder{got}")
     files: dict[str, Path] = {}
+    others: list[Path] = []
     # Pictures first: an array beside a picture of its name holds its scores.
-    found = sorted((p for p in folder.rglob("*") if _counts(p, folder)), key=lambda p: (p.suffix.lower() in ARRAYS, p))
-    for path in found:
-        end = suffix if suffix and path.name.endswith(suffix) else ""
-        if not suffix and path.suffix.lower() in extensions:
-            end = path.suffix
+    for path in sorted(walk(folder).files, key=lambda p: (p.suffix.lower() in ARRAYS, p)):
+        end = ending(path.name, [suffix] if suffix else extensions)
+        name = composed(path.relative_to(folder).as_posix().removesuffix(end))
         if not end:
-            continue
-        name = path.relative_to(folder).as_posix().removesuffix(end)
-        if name not in files:
+            others.append(path)
+        elif name not in files:
             files[name] = path
-        elif suffix or path.suffix.lower() not in ARRAYS:
+        elif not suffix and path.suffix.lower() in ARRAYS:
+            others.append(path)
+        else:
             raise ValueError(f"{folder}: {files[name].name} and {path.name} are both {name}. Give the suffix.")
     if not files:
-        jpeg = sum(p.suffix.lower() in JPEG for p in found)
+        jpeg = sum(p.suffix.lower() in JPEG for p in others)
         hint = f" {jpeg} are JPEG files, which smear ids: save PNG." if jpeg and not set(JPEG) & {*extensions} else ""
-        raise ValueError(f"{folder}: expected files that end in {suffix or ', '.join(extensions)}, found none.{hint}")
-    return files
-
-
-def _counts(path: Path, folder: Path) -> bool:
-    """Whether a path is a file that people have put there: hidden files and folders are not."""
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        got = kinds(others) or "none"
+        raise ValueError(f"{folder}: expected files that end in {suffix or ', '.join(extensions)}, got {got}.{hint}")
+    return files, others

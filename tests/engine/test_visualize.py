@@ -54,6 +54,21 @@ def test_edges_without_weights(folder: Path, capsys: pytest.CaptureFixture[str])
     assert {plots.WRONG_EDGE, BODY} <= seen
 
 
+def test_images_of_one_stem_and_a_second_call(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pictures do not replace each other, and those of the first call are no images of the second."""
+    pixels = cv2.imread(str(folder / "images/0.png"))
+    cv2.imwrite(str(folder / "images/0.BMP"), pixels)
+    (folder / "images/1.heic").write_bytes(b"x")
+    (folder / "images/._0.png").write_bytes(b"x")
+    out = folder / "images" / "drawn"
+    arguments = ["--images", str(folder / "images"), "--weights", str(folder / "first/model_final.pth")]
+    for _ in range(2):
+        assert main([*arguments, "--output", str(out)]) == 0
+        names = [f"{name}_{end}.png" for name in ("0.BMP", "0.png", "1") for end in ("first_ids", "predictions")]
+        assert sorted(p.name for p in out.iterdir()) == sorted(names)
+    assert ".heic (1)" in caplog.text
+
+
 def test_predictions_and_errors_of_two_checkpoints(folder: Path) -> None:
     out = folder / "drawn"
     runs = [str(folder / r / "model_final.pth") for r in ("first", "second")]

@@ -155,6 +155,15 @@ def test_settings_that_a_run_does_not_read_do_not_matter() -> None:
     assert differences(old, nested(MODEL__COMPILE=True), method="none") == {"MODEL.COMPILE": (False, True)}
 
 
+def test_a_folder_that_has_no_name_is_not_compared() -> None:
+    """The default of IMAGE_SUFFIXES was another one; runs on published sets are still the same."""
+    key, old = "DATASETS.FOLDER.IMAGE_SUFFIXES", [".jpg", ".jpeg", ".png"]
+    assert differences(nested(DATASETS__FOLDER__IMAGE_SUFFIXES=old), nested(), method="none") == {}
+    named = {"DATASETS__FOLDER__NAME": "mine"}
+    changed = differences(nested(DATASETS__FOLDER__IMAGE_SUFFIXES=old, **named), nested(**named), method="none")
+    assert changed == {key: (old, [])}
+
+
 def written(job: Job, *, complete: bool, **changes: Any) -> None:
     job.output.mkdir(parents=True, exist_ok=True)
     from bpkd.engine import load_config

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bpkd.data.files import DatasetError
+from bpkd.listing import ending, visible
 
 Items = list[dict[str, Any]]
 Audit = Callable[[Items, NDArray[np.int64]], Sequence[str]]
@@ -117,7 +118,7 @@ def folder_pairs(images: Path, masks: Path, suffixes: tuple[str, str], depth: st
     Args:
         images: folder of the images.
         masks: folder of the masks.
-        suffixes: suffixes of image and mask names, which are equal before them.
+        suffixes: suffixes of image and mask names, which are equal before them; their case does not matter.
         depth: glob of a file below its folder, up to the suffix.
 
     Returns:
@@ -126,15 +127,26 @@ def folder_pairs(images: Path, masks: Path, suffixes: tuple[str, str], depth: st
     Raises:
         DatasetError: there is none.
     """
-    found: set[str] = set()
-    for folder, suffix in zip((images, masks), suffixes, strict=True):
-        files = (p for p in folder.glob(depth + suffix) if not p.name.startswith("."))
-        found |= {str(p.relative_to(folder))[: -len(suffix)] for p in files}
-    if not found:
+    found = [_by_stem(folder, depth, suffix) for folder, suffix in zip((images, masks), suffixes, strict=True)]
+    if not any(found):
         inner = sorted(p.name for p in images.glob("*") if p.is_dir())[:3] if depth == "*" else []
         hint = f" It holds folders instead ({', '.join(inner)}): another release?" if inner else ""
         raise DatasetError(f"expected images {images / (depth + suffixes[0])}, got none.{hint}")
-    return [pair(images / (stem + suffixes[0]), masks / (stem + suffixes[1]), stem) for stem in sorted(found)]
+    return [
+        pair(found[0].get(stem, images / (stem + suffixes[0])), found[1].get(stem, masks / (stem + suffixes[1])), stem)
+        for stem in sorted({*found[0], *found[1]})
+    ]
+
+
+def _by_stem(folder: Path, depth: str, suffix: str) -> dict[str, Path]:
+    """Returns {path inside the folder without the suffix: file}; the suffix may have another case."""
+    found: dict[str, Path] = {}
+    for path in folder.glob(depth):
+        name = path.relative_to(folder).as_posix()
+        end = ending(name, [suffix])
+        if end and visible(path, folder) and (end == suffix or name[: -len(end)] not in found):
+            found[name[: -len(end)]] = path
+    return found
 
 
 def pair(image: Path, label: Path, image_id: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from .base import Items, SemanticSet, hex_colors, pair, words
 CLASSES = words("Sky; Building; Pole; Road; Pavement; Tree; SignSymbol; Fence; Car; Pedestrian; Bicyclist")
 COLORS = hex_colors("808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0")
 VOID = 11
+# A line of a list; the author's folders may have spaces.
+PAIR = re.compile(r"(\S.*?\.\w+)\s+(\S.*\.\w+)")
 # Part of the training images that settings are chosen on, so that camvid_val is not: one whole drive. The validation
 # images are a drive that 204 training images belong to.
 TUNE_DRIVE = "0006R0"
@@ -39,7 +42,7 @@ def _items(root: Path, split: str, *, only: str = "", without: str = "") -> Item
         without: prefix of the image names to leave out.
 
     Raises:
-        DatasetError: there is no list.
+        DatasetError: there is no list, or a line of it names no pair.
     """
     listing = root / f"{split}.txt"
     if not listing.is_file():
@@ -48,11 +51,13 @@ def _items(root: Path, split: str, *, only: str = "", without: str = "") -> Item
             "DATASETS.ROOT (or DETECTRON2_DATASETS) to the folder that holds camvid/."
         )
     items = []
-    for line in listing.read_text().splitlines():
-        parts = line.split()
-        if len(parts) != 2:
+    for number, line in enumerate(listing.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
             continue
-        image, label = (root.joinpath(*Path(p).parts[-2:]) for p in parts)
+        names = PAIR.fullmatch(line.strip().replace("\\", "/"))
+        if names is None:
+            raise DatasetError(f'{listing}, line {number}: expected "image label", two files, got {line.strip()!r}.')
+        image, label = (root.joinpath(*Path(name).parts[-2:]) for name in names.groups())
         if image.name.startswith(only) and not (without and image.name.startswith(without)):
             items.append(pair(image, label, image.stem))
     return items

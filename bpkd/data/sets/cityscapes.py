@@ -10,6 +10,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from numpy.typing import NDArray
 
 from bpkd.data.files import IGNORE
+from bpkd.listing import visible
 
 from .base import Items, Place, SemanticSet, folder_pairs, misplaced
 
@@ -47,7 +48,7 @@ def place(root: Path) -> Place:
 
 def _split(where: Place, split: str) -> SemanticSet:
     images, masks = (where.folder / kind / split for kind in ("leftImg8bit", "gtFine"))
-    drawn = next(masks.glob("*/*" + TRAIN_LABEL), None) and not next(masks.glob("*/*" + LABEL), None)
+    drawn = _holds(masks, TRAIN_LABEL) and not _holds(masks, LABEL)
     return SemanticSet(
         name=f"cityscapes_fine_sem_seg_{split}",
         load=partial(_items, where, split, TRAIN_LABEL if drawn else LABEL),
@@ -59,6 +60,10 @@ def _split(where: Place, split: str) -> SemanticSet:
         audit=partial(_audit, split, not drawn),
         more={"labels_withheld": split == "test", "image_dir": str(images), "gt_dir": str(masks)},
     )
+
+
+def _holds(masks: Path, end: str) -> bool:
+    return any(visible(path, masks) for path in masks.glob(f"*/*{end}"))
 
 
 def _items(where: Place, split: str, label: str) -> Items:
