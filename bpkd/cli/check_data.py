@@ -60,10 +60,12 @@ def run(args: Any) -> int:
     failed, output = False, Path(args.output)
     if args.draw and not cv2.haveImageWriter(str(output)):
         raise ValueError(f"--output: expected a picture's name, such as sheet.png, got {args.output}.")
+    span = tuple(cfg.INPUT.IMAGE_RANGE)
     names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     for name in names:
         try:
-            print_survey(name, survey_dataset(name, subset=args.subset or cfg.DATASETS.SUBSET, progress=True))
+            subset = args.subset or cfg.DATASETS.SUBSET
+            print_survey(name, survey_dataset(name, subset=subset, progress=True, span=span))
         except (ValueError, OSError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             failed = True
@@ -71,7 +73,7 @@ def run(args: Any) -> int:
         if args.draw:
             path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw)
+            sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw, span=span)
             if not cv2.imwrite(str(path), sheet):
                 raise ValueError(f"--output: {path} cannot be written (read-only, or no space). Choose another place.")
             print(f"  wrote {path}")
@@ -95,6 +97,8 @@ def print_survey(name: str, seen: Any) -> None:
     for index, label in rows:
         share = 100 * seen.amounts[index] / max(seen.amounts.sum(), 1)
         print(f"  {index:>3} {label:<20} {share:6.2f} % of the {seen.unit}, in {seen.occurs[index]} images")
+    for text in seen.notes.texts():
+        print(f"  note: {text}")
     absent = [label for index, label in rows[: len(seen.classes)] if not seen.amounts[index]]
     if absent:
         print(f"  note: {len(absent)} classes never occur: {', '.join(absent[:10])}{', ...' if absent[10:] else ''}")

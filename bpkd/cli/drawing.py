@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.data.datasets import load_coco_json
+from numpy.typing import NDArray
 from PIL import Image
 
 from bpkd.analysis.instances import instance_edge_levels, instance_panels
@@ -141,7 +142,7 @@ def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
     )
     for item in items:
         name = Path(item["file_name"]).stem
-        image = np.ascontiguousarray(read_image(item)[..., ::-1])
+        image = picture(item["file_name"], networks)
         row = {"image": image.transpose(2, 0, 1), "predictions": {}}
         if args.labels:
             item["annotations"] = [{**one, "category_id": 0} for one in item["annotations"]]  # the class is not drawn
@@ -153,12 +154,19 @@ def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
     return len(items)
 
 
+def picture(name: str, networks: dict[str, Any]) -> NDArray[np.uint8]:
+    """Returns an image RGB [H, W, 3], as the first network reads it."""
+    first = next(iter(networks.values()), None)
+    bgr = first.read(name) if first else read_image({"file_name": name})
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
 def draw_levels(args: Any, networks: dict[str, InstancePredictor], item: Any, name: str) -> None:
     """Draws the edges of an image's objects."""
     if networks:
         image, levels, canvas = next(iter(networks.values())).levels(item)
     else:
-        image, masks, step = np.ascontiguousarray(read_image(item)[..., ::-1]), label_masks(item), max(args.strides)
+        image, masks, step = picture(item["file_name"], networks), label_masks(item), max(args.strides)
         canvas = tuple(-(-side // step) * step for side in image.shape[:2])
         levels = [(f"edge at 1/{s}", masks, (canvas[0] // s, canvas[1] // s)) for s in args.strides]
     options = {"canvas": canvas, "kernel_size": args.kernel_size, "iterations": 1}
@@ -167,7 +175,7 @@ def draw_levels(args: Any, networks: dict[str, InstancePredictor], item: Any, na
 
 def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, str]) -> None:
     """Draws one image."""
-    image = np.ascontiguousarray(read_image(files)[..., ::-1])
+    image = picture(files["file_name"], networks)
     first = next(iter(networks.values()), None)
     ignored = 255 if first else args.ignore_index
     label = None

@@ -16,9 +16,12 @@ from pycocotools import mask as rle
 
 from . import procedural
 from .files import IGNORE, DatasetError, label_table
+from .mask_values import forget
 from .sets import InstanceSet, SemanticSet, published_sets
 from .sets.base import pair
 from .sets.coco import instance_items
+
+UNSAID = -1  # DATASETS.FOLDER.IGNORE_INDEX: 255 is ignored, if the check finds that it is no class
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -109,6 +112,8 @@ def _register_folder(node: CfgNode, root: Path) -> None:
     if not node.CLASSES:
         raise ValueError("DATASETS.FOLDER.CLASSES: expected the class names in the order of the ids, got none.")
     ids = _folder_ids(node)
+    forget(node.NAME)
+    unsaid = int(node.IGNORE_INDEX) != IGNORE and IGNORE not in {int(value) for value, _ in node.ID_MAP}
     base = Path(node.ROOT) if node.ROOT else root
     suffixes = tuple(node.IMAGE_SUFFIXES), node.MASK_SUFFIX
     for split in ("train", "val"):
@@ -120,6 +125,7 @@ def _register_folder(node: CfgNode, root: Path) -> None:
                 classes=node.CLASSES,
                 colors=spread_colors(len(node.CLASSES)),
                 ids=ids,
+                more={"family": node.NAME if unsaid else "", "from_folder": True},
             )
         )
 
@@ -128,6 +134,8 @@ def _folder_ids(node: CfgNode) -> dict[int, int]:
     """Returns mask value -> trained id of the folder data set."""
     ids = {int(v): int(i) for v, i in node.ID_MAP} or {i: i for i in range(len(node.CLASSES))}
     ignored = int(node.IGNORE_INDEX)
+    if ignored == UNSAID:  # 255 is ignored unless the map says otherwise
+        return ids
     if ids.get(ignored, IGNORE) != IGNORE:
         raise ValueError(
             f"DATASETS.FOLDER.IGNORE_INDEX: expected a mask value that is no class, got {ignored}, which is class "

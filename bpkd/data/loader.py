@@ -196,12 +196,12 @@ def _instance_training(cfg: CfgNode, edges: Edges | None) -> tuple[list[dict[str
 
 def _semantic_evaluation(cfg: CfgNode, name: str) -> EvalMap:
     box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])
-    return EvalMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box)
+    return EvalMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box, span=tuple(cfg.INPUT.IMAGE_RANGE))
 
 
 def _instance_evaluation(cfg: CfgNode, name: str) -> EvalMap:
     check_class_count(cfg, name, read=True)
-    return InstanceEvalMapper(cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    return InstanceEvalMapper.from_config(cfg)
 
 
 # What a loader reads and how an item becomes a sample, by the task of the data set.

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name, mode=cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET)
+            check_dataset(name, cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET, span=tuple(cfg.INPUT.IMAGE_RANGE))
     comm.synchronize()
     return trainer.train()
 

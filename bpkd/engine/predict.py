@@ -85,13 +85,21 @@ class Predictor:
         load_strict(self.model, weights)
         self.model.eval()
 
+    def read(self, image: str | Path) -> NDArray[np.uint8]:
+        """Returns an image file BGR [H, W, 3], turned by its EXIF orientation, in INPUT.IMAGE_RANGE.
+
+        Raises:
+            DatasetError: the file cannot be read as an image.
+        """
+        return read_image({"file_name": str(image)}, tuple(self.cfg.INPUT.IMAGE_RANGE))
+
     def __call__(self, image: str | Path) -> NDArray[np.int64]:
         """Returns the ids [H, W] of an image file, at its own size.
 
         Raises:
             DatasetError: the file cannot be read as an image.
         """
-        pixels = read_image({"file_name": str(image)})
+        pixels = self.read(image)
         height, width = pixels.shape[:2]
         item: dict[str, Any] = {"file_name": str(image), "height": height, "width": width}
         box = (self.cfg.INPUT.TEST_BOX[0], self.cfg.INPUT.TEST_BOX[1])
@@ -125,6 +133,14 @@ class InstancePredictor:
         self.model = build_solov2(self.cfg)
         load_strict(self.model, weights)
         self.model.eval()
+
+    def read(self, image: str | Path) -> NDArray[np.uint8]:
+        """Returns an image file BGR [H, W, 3], turned by its EXIF orientation, in INPUT.IMAGE_RANGE.
+
+        Raises:
+            DatasetError: the file cannot be read as an image.
+        """
+        return read_image({"file_name": str(image)}, tuple(self.cfg.INPUT.IMAGE_RANGE))
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
         """Returns the masks [n, H, W] of an image file, at its own size, with at least this score, in falling order.
@@ -162,9 +178,8 @@ class InstancePredictor:
         return np.ascontiguousarray(rgb), levels, canvas
 
     def _item(self, image: str | Path) -> dict[str, Any]:
-        node = self.cfg.INPUT
         item = {"file_name": str(image)}
-        return InstanceEvalMapper(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)(item)
+        return InstanceEvalMapper.from_config(self.cfg)(item)
 
 
 PREDICTORS: dict[Task, type[Predictor] | type[InstancePredictor]] = {SEMANTIC: Predictor, INSTANCE: InstancePredictor}

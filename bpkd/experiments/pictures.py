@@ -77,7 +77,7 @@ def _instances(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any
             continue
         with torch.inference_mode():
             found = model(batch)[0]["instances"].to("cpu")
-        image = read_image(item)[..., ::-1].transpose(2, 0, 1)
+        image = read_image(item, tuple(cfg.INPUT.IMAGE_RANGE))[..., ::-1].transpose(2, 0, 1)
         rows.append(
             {
                 "name": str(item["image_id"]),

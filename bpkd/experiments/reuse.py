@@ -123,6 +123,9 @@ def differences(
     old, new = ({**default, **flat(settled_record(x))} for x in (recorded, wanted))
     others = tuple(f"DISTILL.{name}." for name in DISTILLERS if name not in method.split("+"))
     silent = (*others, "TEACHER.", "DISTILL.INSTANCE.") if method == ALONE and not only else others
+    for side in (old, new):  # an older default, which says the same
+        if side.get("DATASETS.FOLDER.IGNORE_INDEX") == -1:
+            side["DATASETS.FOLDER.IGNORE_INDEX"] = 255
     keys = [k for k in sorted({*old, *new}) if k not in ignored and not k.startswith(silent)]
     keys = [k for k in keys if not only or k.startswith(tuple(only))]
     return {k: (old.get(k), new.get(k)) for k in keys if old.get(k) != new.get(k)}
