@@ -97,8 +97,8 @@ def print_survey(name: str, seen: Any) -> None:
     for index, label in rows:
         share = 100 * seen.amounts[index] / max(seen.amounts.sum(), 1)
         print(f"  {index:>3} {label:<20} {share:6.2f} % of the {seen.unit}, in {seen.occurs[index]} images")
-    for text in seen.notes.texts():
-        print(f"  note: {text}")
+    for note in seen.notes:
+        print(f"  note: {note}")
     absent = [label for index, label in rows[: len(seen.classes)] if not seen.amounts[index]]
     if absent:
         print(f"  note: {len(absent)} classes never occur: {', '.join(absent[:10])}{', ...' if absent[10:] else ''}")

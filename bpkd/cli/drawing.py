@@ -15,7 +15,7 @@ from PIL import Image
 from bpkd.analysis.instances import instance_edge_levels, instance_panels
 from bpkd.analysis.overlays import edge_levels, side_by_side
 from bpkd.analysis.plots import panels
-from bpkd.data.files import read_image, read_label, read_raw_label
+from bpkd.data.files import check_sizes, read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
 from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
 from bpkd.functional.edges import window_side
@@ -145,6 +145,7 @@ def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
         image = picture(item["file_name"], networks)
         row = {"image": image.transpose(2, 0, 1), "predictions": {}}
         if args.labels:
+            check_sizes(item, image.shape[:2], (item["height"], item["width"]), "in the JSON")
             item["annotations"] = [{**one, "category_id": 0} for one in item["annotations"]]  # the class is not drawn
             row["truth"] = label_masks(item)
             draw_levels(args, networks, item, name)
@@ -183,6 +184,7 @@ def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, 
         label = (
             read_label(files, first.label_table) if first else read_raw_label(files)
         ).copy()  # torch wants to write
+        check_sizes(files, image.shape[:2], label.shape, "labels")
         rules = {"ignore_index": ignored, "ignore_mode": args.ignore_mode}
         path = args.output / f"{name}_edges.png"
         edge_levels(image, label, path, kernel_size=args.kernel_size, strides=args.strides, **rules)

@@ -39,8 +39,10 @@ class Survey:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Images of each (height, width)."""
 
-    notes: Notes = field(default_factory=Notes)
-    """What is said of images and masks that are usable."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about files that are usable, with counts."""
+
+    noted: Notes = field(default_factory=Notes)
 
     def __post_init__(self) -> None:
         """Creates counters: pixels (or instances) and images of each id (255: ignored), pixels of each mask value."""
@@ -65,7 +67,7 @@ class Survey:
             self.problems.append(seen.problem)
         if seen.size:
             self.sizes[seen.size] += 1
-        self.notes.add(seen.notes, seen.largest)
+        self.noted.add(seen.notes, seen.largest)
         if self.masks and seen.raw is not None:
             self.masks.add(seen.mask, seen.raw, seen.regions)
         if seen.values is not None:
@@ -85,8 +87,8 @@ def check_dataset(name: str, mode: str = "full", *, subset: bool = False, span: 
         DatasetError: files are wrong.
     """
     survey = survey_dataset(name, mode, subset=subset, draw=False, span=span)
-    for text in survey.notes.texts():
-        logger.warning("%s: %s", name, text)
+    for note in survey.notes:
+        logger.warning("%s: %s", name, note)
     return survey.images
 
 
@@ -143,6 +145,7 @@ def survey_dataset(
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
         for seen in tqdm(pool.map(look, items), name, len(items), disable=not progress, unit="image"):
             survey.add(seen)
+    survey.notes += survey.noted.texts()
     whole = _faults_of_the_whole(name, items, survey.values, subset) + survey.faults(name)
     faults = [f"{name}: {fault}" for fault in whole]
     if faults := faults + _listed(name, survey.problems, len(items)):

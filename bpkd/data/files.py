@@ -129,10 +129,9 @@ def check_sizes(item: dict[str, Any], image: tuple[int, ...], expected: tuple[in
     turn = 1 if "procedural" in item else open_picture(item).orientation
     if turn >= 5 and (rows, columns) == (width, height):
         raise DatasetError(
-            f"{name}: its EXIF orientation {turn} turns it to {height}x{width}, as viewers show it; {what} "
-            f"{rows}x{columns} is the size of the stored pixels. Turn the {what} as viewers turn the image "
-            f"({TURNED_BY[turn]}), or, where it was made on the stored pixels, take the tag out of the image: "
-            "exiftool -Orientation= FILE."
+            f"{name}: its EXIF orientation {turn} turns it to {height}x{width}, as viewers show it; {what}: "
+            f"{rows}x{columns}, the size of the stored pixels. Turn the labels as the image is turned "
+            f"({TURNED_BY[turn]}), or take the tag out of the image: exiftool -Orientation= FILE."
         )
     raise DatasetError(f"{name}: image {height}x{width}, {what} {rows}x{columns}: sizes differ")
 

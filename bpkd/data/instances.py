@@ -18,7 +18,7 @@ from detectron2.data.detection_utils import (
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 
-from .files import read_image
+from .files import check_sizes, read_image
 from .mapper import as_tensor
 from .pictures import WHOLE_TYPE, Span
 
@@ -63,6 +63,22 @@ class _Crop(T.CropTransform):
 
     def apply_polygons(self, polygons: list[Any]) -> list[Any]:
         return [self.apply_coords(points) for points in polygons]
+
+
+def read_sized(item: dict[str, Any], span: Span) -> NDArray[Any]:
+    """Reads a dataset dict's image BGR [H, W, 3].
+
+    Args:
+        item: dataset dict, with or without ``height`` and ``width``.
+        span: INPUT.IMAGE_RANGE.
+
+    Raises:
+        DatasetError: it cannot be read, or has another size than stated.
+    """
+    image = read_image(item, span)
+    if "height" in item and "width" in item:
+        check_sizes(item, image.shape[:2], (item["height"], item["width"]), "in the JSON")
+    return image
 
 
 def shortest_side(height: int, width: int, length: int, longest: int) -> Any:
@@ -134,7 +150,7 @@ class InstanceTrainMapper:
 
         With ``teacher_size`` it also has ``teacher_image`` uint8 [3, h', w'].
         """
-        original = read_image(item, self.span)
+        original = read_sized(item, self.span)
         transforms = self.augmentation.draw(original.shape[0], original.shape[1], rng)
         image = transforms.apply_image(original)
         size = (image.shape[0], image.shape[1])
@@ -211,7 +227,7 @@ class InstanceEvalMapper:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Returns the dict with ``image`` and the original ``height`` and ``width``."""
-        image = read_image(item, self.span)
+        image = read_sized(item, self.span)
         height, width = image.shape[:2]
         image = shortest_side(height, width, self.short, self.longest).apply_image(image)
         rest = {k: v for k, v in item.items() if k != "annotations"}

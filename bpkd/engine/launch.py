@@ -12,11 +12,12 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -53,16 +54,30 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"DATASETS.{needed}: expected a data set, got none: there is nothing to do.")
     setup(cfg, traceback=getattr(args, "traceback", False))
     if args.eval_only:
+        check_files(cfg, [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("from_folder")])
         return evaluate_only(cfg, args.evaluate)
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():  # a refused run or an evaluation leaves the config of the run that is there alone
         write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
+    check_files(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    return trainer.train()
+
+
+def check_files(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Checks the files of data sets as DATASETS.CHECK says, in the main process; the others wait.
+
+    Args:
+        cfg: frozen config.
+        names: data sets.
+
+    Raises:
+        DatasetError: files are wrong.
+    """
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        for name in names:
             check_dataset(name, cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET, span=tuple(cfg.INPUT.IMAGE_RANGE))
     comm.synchronize()
-    return trainer.train()
 
 
 def _process(args: argparse.Namespace) -> None:
