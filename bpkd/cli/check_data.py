@@ -45,7 +45,7 @@ def run(args: Any) -> int:
     import cv2
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from bpkd.config import read_config
+    from bpkd.config import image_range, read_config
     from bpkd.data import register_datasets, survey_dataset
     from bpkd.data.sheet import contact_sheet
     from bpkd.engine.configure import check_classes, check_data_sets
@@ -60,7 +60,7 @@ def run(args: Any) -> int:
     failed, output = False, Path(args.output)
     if args.draw and not cv2.haveImageWriter(str(output)):
         raise ValueError(f"--output: expected a picture's name, such as sheet.png, got {args.output}.")
-    span = tuple(cfg.INPUT.IMAGE_RANGE)
+    span = image_range(cfg)
     names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     for name in names:
         try:

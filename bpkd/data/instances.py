@@ -18,6 +18,8 @@ from detectron2.data.detection_utils import (
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 
+from bpkd.config import image_range
+
 from .files import check_sizes, read_image
 from .mapper import as_tensor
 from .pictures import WHOLE_TYPE, Span
@@ -143,7 +145,7 @@ class InstanceTrainMapper:
         instance = cfg.DISTILL.INSTANCE
         second = instance.INPUT == "own_size" and cfg.DISTILL.METHOD != "none"
         size = tuple(instance.TEACHER_SIZE) if second else None
-        return cls(augmentation, node.FORMAT, size, span=tuple(node.IMAGE_RANGE))
+        return cls(augmentation, node.FORMAT, size, span=image_range(cfg))
 
     def __call__(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Returns the dict with ``image`` uint8 [3, h, w] and ``instances`` with boxes, classes and bitmasks.
@@ -223,7 +225,7 @@ class InstanceEvalMapper:
     def from_config(cls, cfg: CfgNode) -> InstanceEvalMapper:
         """Reads cfg.INPUT."""
         node = cfg.INPUT
-        return cls(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, span=tuple(node.IMAGE_RANGE))
+        return cls(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, span=image_range(cfg))
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Returns the dict with ``image`` and the original ``height`` and ``width``."""

@@ -11,6 +11,8 @@ import torch
 from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
+from bpkd.config import image_range
+
 from .augment import TrainAugmentation, fitted_size, resize
 from .files import check_sizes, read_image, read_label
 from .pictures import WHOLE_TYPE, Span
@@ -58,7 +60,7 @@ class TrainMapper:
             flip_prob=node.FLIP_PROB,
             distort=node.PHOTOMETRIC,
         )
-        return cls(augmentation, node.FORMAT, table, edges=edges, span=tuple(node.IMAGE_RANGE))
+        return cls(augmentation, node.FORMAT, table, edges=edges, span=image_range(cfg))
 
     def __call__(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Returns the dict with ``image`` uint8 [3, h, w], ``sem_seg`` int64 [h, w] and maybe ``edge_rows``."""

@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from bpkd.analysis.records import environment
+from bpkd.config import image_range
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset
 from bpkd.errors import for_parent, from_child
@@ -76,7 +77,7 @@ def check_files(cfg: CfgNode, names: Sequence[str]) -> None:
     """
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
         for name in names:
-            check_dataset(name, cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET, span=tuple(cfg.INPUT.IMAGE_RANGE))
+            check_dataset(name, cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET, span=image_range(cfg))
     comm.synchronize()
 
 

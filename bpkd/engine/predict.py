@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
+from bpkd.config import image_range
 from bpkd.convert import load_strict
 from bpkd.data.augment import fitted_size, resize
 from bpkd.data.catalog import spread_colors
@@ -91,7 +92,7 @@ class Predictor:
         Raises:
             DatasetError: the file cannot be read as an image.
         """
-        return read_image({"file_name": str(image)}, tuple(self.cfg.INPUT.IMAGE_RANGE))
+        return read_image({"file_name": str(image)}, image_range(self.cfg))
 
     def __call__(self, image: str | Path) -> NDArray[np.int64]:
         """Returns the ids [H, W] of an image file, at its own size.
@@ -140,7 +141,7 @@ class InstancePredictor:
         Raises:
             DatasetError: the file cannot be read as an image.
         """
-        return read_image({"file_name": str(image)}, tuple(self.cfg.INPUT.IMAGE_RANGE))
+        return read_image({"file_name": str(image)}, image_range(self.cfg))
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
         """Returns the masks [n, H, W] of an image file, at its own size, with at least this score, in falling order.
