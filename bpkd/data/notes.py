@@ -91,9 +91,13 @@ def picture_notes(picture: Picture, span: Span) -> tuple[list[str], int]:
         pass  # a format that only OpenCV reads, which it did without error
     if picture.pixels.dtype != np.uint16 or any(span):
         return kinds, 0
-    counts = np.bincount(picture.pixels.ravel(), minlength=2**16)
-    dark = counts[BRIGHT:].sum() <= REST * counts.sum()
-    return [*kinds, DEEP, *([DARK] if dark else [])], int(np.flatnonzero(counts)[-1])
+    return [*kinds, DEEP, *([DARK] if is_dark(picture) else [])], int(picture.pixels.max())
+
+
+def is_dark(picture: Picture) -> bool:
+    """Returns whether an image of 16 bits uses a small part of them, so that it is almost black as 0..65535."""
+    pixels = picture.pixels
+    return pixels.dtype == np.uint16 and bool(np.count_nonzero(pixels >= BRIGHT) <= REST * pixels.size)
 
 
 def _transparent(opened: Image.Image) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from bpkd.config import image_range
 from bpkd.convert import load_strict
 from bpkd.data.augment import fitted_size, resize
 from bpkd.data.catalog import spread_colors
-from bpkd.data.files import read_image
+from bpkd.data.files import named, open_picture
 from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
+from bpkd.data.notes import is_dark
 from bpkd.modeling import build_dense, build_solov2, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
@@ -92,7 +94,7 @@ class Predictor:
         Raises:
             DatasetError: the file cannot be read as an image.
         """
-        return read_image({"file_name": str(image)}, image_range(self.cfg))
+        return _read(self.cfg, image)
 
     def __call__(self, image: str | Path) -> NDArray[np.int64]:
         """Returns the ids [H, W] of an image file, at its own size.
@@ -141,7 +143,7 @@ class InstancePredictor:
         Raises:
             DatasetError: the file cannot be read as an image.
         """
-        return read_image({"file_name": str(image)}, image_range(self.cfg))
+        return _read(self.cfg, image)
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
         """Returns the masks [n, H, W] of an image file, at its own size, with at least this score, in falling order.
@@ -184,6 +186,18 @@ class InstancePredictor:
 
 
 PREDICTORS: dict[Task, type[Predictor] | type[InstancePredictor]] = {SEMANTIC: Predictor, INSTANCE: InstancePredictor}
+
+
+def _read(cfg: CfgNode, image: str | Path) -> NDArray[np.uint8]:
+    span, picture = image_range(cfg), open_picture({"file_name": str(image)})
+    if is_dark(picture) and not any(span):
+        warnings.warn(
+            f"{image}: 16 bits, the largest value is {picture.pixels.max()}: almost black as 0..65535. Say which values "
+            "become black and white: INPUT.IMAGE_RANGE [low, high], as in training.",
+            stacklevel=3,
+        )
+    with named(str(image)):
+        return picture.as_bytes(span)
 
 
 def list_images(path: Path) -> list[Path]:
