@@ -192,8 +192,8 @@ def _read(cfg: CfgNode, image: str | Path) -> NDArray[np.uint8]:
     span, picture = image_range(cfg), open_picture({"file_name": str(image)})
     if is_dark(picture) and not any(span):
         warnings.warn(
-            f"{image}: 16 bits, the largest value is {picture.pixels.max()}: almost black as 0..65535. Say which values "
-            "become black and white: INPUT.IMAGE_RANGE [low, high], as in training.",
+            f"{image}: 16 bits, the largest value is {picture.pixels.max()}: almost black as 0..65535. Say which "
+            "values become black and white: INPUT.IMAGE_RANGE [low, high], as in training.",
             stacklevel=3,
         )
     with named(str(image)):
