@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from bpkd.extras import need
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 _LOCK = threading.Lock()
 
 
-def open_image(path: str | os.PathLike[str]) -> Image:
+def open_image(path: str | os.PathLike[str] | IO[bytes]) -> Image:
     """Opens an image file with Pillow without its limit of 179 megapixels, which satellite and slide images exceed.
 
     Pillow's limit protects servers from files of strangers; it is lifted while this file's header is read, and for no
     other caller.
 
     Args:
-        path: file; Pillow reads the pixels when they are first used.
+        path: file, by its name or opened; Pillow reads the pixels when they are first used.
 
     Returns:
         The image, a context manager that closes the file.

@@ -52,7 +52,7 @@ def run(args: Any) -> int:
     import cv2
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from bpkd.config import read_config
+    from bpkd.config import image_range, read_config
     from bpkd.data import register_datasets, shared_images, survey_dataset
     from bpkd.data.sheet import contact_sheet
     from bpkd.engine.configure import check_classes, check_data_sets
@@ -67,17 +67,19 @@ def run(args: Any) -> int:
     failed, output = False, Path(args.output)
     if args.draw and not cv2.haveImageWriter(str(output)):
         raise ValueError(f"--output: expected a picture's name, such as sheet.png, got {args.output}.")
+    span = image_range(cfg)
     names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     for name in names:
         try:
-            print_survey(name, survey_dataset(name, subset=args.subset or cfg.DATASETS.SUBSET, progress=True))
+            subset = args.subset or cfg.DATASETS.SUBSET
+            print_survey(name, survey_dataset(name, subset=subset, progress=True, span=span))
         except (ValueError, OSError) as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             failed = True
             continue
         if args.draw:
             path = output if name == names[0] else output.with_stem(f"{output.stem}_{name}".replace("/", "_"))
-            sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw)
+            sheet = contact_sheet(DatasetCatalog.get(name), MetadataCatalog.get(name), args.draw, span=span)
             with replacing(path) as part:
                 if not cv2.imwrite(str(part), sheet):
                     raise ValueError(
@@ -109,6 +111,8 @@ def print_survey(name: str, seen: Any) -> None:
     for index, label in rows:
         share = 100 * seen.amounts[index] / max(seen.amounts.sum(), 1)
         print(f"  {index:>3} {label:<20} {share:6.2f} % of the {seen.unit}, in {seen.occurs[index]} images")
+    for note in seen.notes:
+        print(f"  note: {note}")
     absent = [label for index, label in rows[: len(seen.classes)] if not seen.amounts[index]]
     if absent:
         print(f"  note: {len(absent)} classes never occur: {', '.join(absent[:10])}{', ...' if absent[10:] else ''}")

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from detectron2.data.datasets import load_coco_json
+from numpy.typing import NDArray
 from PIL import Image
 
 from bpkd.analysis.instances import instance_edge_levels, instance_panels
 from bpkd.analysis.overlays import edge_levels, side_by_side
 from bpkd.analysis.plots import panels
-from bpkd.data.files import read_image, read_label, read_raw_label
+from bpkd.data.files import check_sizes, read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
 from bpkd.engine.predict import InstancePredictor, Predictor, list_images, predictor
 from bpkd.files import replacing
@@ -160,9 +161,10 @@ def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
     """Draws every image of instance segmentation; returns how many there were."""
     items = labelled(args) if args.labels else _named(list_images(args.images, without=[args.output]))
     for name, item in items.items():
-        image = np.ascontiguousarray(read_image(item)[..., ::-1])
+        image = picture(item["file_name"], networks)
         row = {"image": image.transpose(2, 0, 1), "predictions": {}}
         if args.labels:
+            check_sizes(item, image.shape[:2], (item["height"], item["width"]), "in the JSON")
             item["annotations"] = [{**one, "category_id": 0} for one in item["annotations"]]  # the class is not drawn
             row["truth"] = label_masks(item)
             draw_levels(args, networks, item, name)
@@ -172,12 +174,19 @@ def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
     return len(items)
 
 
+def picture(name: str, networks: dict[str, Any]) -> NDArray[np.uint8]:
+    """Returns an image RGB [H, W, 3], as the first network reads it."""
+    first = next(iter(networks.values()), None)
+    bgr = first.read(name) if first else read_image({"file_name": name})
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
 def draw_levels(args: Any, networks: dict[str, InstancePredictor], item: Any, name: str) -> None:
     """Draws the edges of an image's objects."""
     if networks:
         image, levels, canvas = next(iter(networks.values())).levels(item)
     else:
-        image, masks, step = np.ascontiguousarray(read_image(item)[..., ::-1]), label_masks(item), max(args.strides)
+        image, masks, step = picture(item["file_name"], networks), label_masks(item), max(args.strides)
         canvas = tuple(-(-side // step) * step for side in image.shape[:2])
         levels = [(f"edge at 1/{s}", masks, (canvas[0] // s, canvas[1] // s)) for s in args.strides]
     options = {"canvas": canvas, "kernel_size": args.kernel_size, "iterations": 1}
@@ -186,7 +195,7 @@ def draw_levels(args: Any, networks: dict[str, InstancePredictor], item: Any, na
 
 def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, str]) -> None:
     """Draws one image."""
-    image = np.ascontiguousarray(read_image(files)[..., ::-1])
+    image = picture(files["file_name"], networks)
     first = next(iter(networks.values()), None)
     ignored = 255 if first else args.ignore_index
     label = None
@@ -194,6 +203,7 @@ def draw(args: Any, networks: dict[str, Predictor], name: str, files: dict[str, 
         label = (
             read_label(files, first.label_table) if first else read_raw_label(files)
         ).copy()  # torch wants to write
+        check_sizes(files, image.shape[:2], label.shape, "labels")
         rules = {"ignore_index": ignored, "ignore_mode": args.ignore_mode}
         path = output_file(args.output, name, "_edges.png")
         edge_levels(image, label, path, kernel_size=args.kernel_size, strides=args.strides, **rules)

@@ -80,13 +80,16 @@ def run(args: Any) -> int:
     Args:
         args: parsed arguments.
     """
-    from bpkd.config import read_config
+    from bpkd.config import image_range, read_config
 
     cfg = read_config(args.config_file, ["MODEL.DEVICE", "cpu", *args.opts])
+    span = list(image_range(cfg))
     error = write(args, cfg, Path(args.output).suffix, (args.size[0], args.size[1]))
     node = cfg.MODEL
     print(f"wrote {args.output}; its scores differ from the network's by at most {error:.1g} of their deviation")
     print(f"images: {cfg.INPUT.FORMAT}, minus {list(node.PIXEL_MEAN)}, over {list(node.PIXEL_STD)}, of values 0..255")
+    if any(span):
+        print(f"above 8 bits: the values {span} become 0 and 255 first (INPUT.IMAGE_RANGE)")
     return 0
 
 

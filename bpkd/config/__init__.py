@@ -4,7 +4,7 @@ from bpkd.extras import need_detectron2
 
 need_detectron2(__name__)
 
-from .check import AMP_CHOICES, AMP_NAMES, check_values
+from .check import AMP_CHOICES, AMP_NAMES, check_values, image_range
 from .defaults import add_bpkd_config
 from .distillation import WRAPPERS
 from .distillers import settled_record
@@ -20,6 +20,7 @@ __all__ = [
     "add_bpkd_config",
     "check_values",
     "get_bpkd_cfg",
+    "image_range",
     "loader_workers",
     "local_processes",
     "read_config",

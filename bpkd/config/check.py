@@ -73,7 +73,20 @@ def check_values(cfg: CfgNode) -> None:
         _check_edge_masks(cfg)
 
 
+def image_range(cfg: CfgNode) -> tuple[float, float]:
+    """Returns INPUT.IMAGE_RANGE.
+
+    Raises:
+        ValueError: it is no range.
+    """
+    span = list(cfg.INPUT.IMAGE_RANGE)
+    if len(span) != 2 or not (span == [0, 0] or span[0] < span[1]):
+        raise ValueError(f"INPUT.IMAGE_RANGE: expected [low, high] with low < high, or [0, 0], got {span}.")
+    return span[0], span[1]
+
+
 def _check_training(cfg: CfgNode) -> None:
+    image_range(cfg)
     if min(cfg.INPUT.CROP_SIZE) < 1:
         raise ValueError(f"INPUT.CROP_SIZE: expected positive pixels, got {list(cfg.INPUT.CROP_SIZE)}.")
     for key, least in SOLVER_LEAST.items():

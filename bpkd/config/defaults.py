@@ -44,8 +44,9 @@ def _add_data(cfg: CN) -> None:
     cfg.DATASETS.FOLDER.MASK_SUFFIX = ".png"
     # Class names in the order of the trained ids 0..K-1.
     cfg.DATASETS.FOLDER.CLASSES = []
-    # Mask value that means "ignore", beside 255 which always does.
-    cfg.DATASETS.FOLDER.IGNORE_INDEX = 255
+    # Mask value that means "ignore", beside 255 which does unless ID_MAP makes it a class. -1: 255 alone, and the check
+    # refuses masks in which it looks like a class. 255: it is to be ignored, whatever it looks like.
+    cfg.DATASETS.FOLDER.IGNORE_INDEX = -1
     # Pairs [mask value, trained id]; empty: mask values are trained ids. A trained id of 255 ignores the value.
     cfg.DATASETS.FOLDER.ID_MAP = []
 
@@ -85,6 +86,9 @@ def _add_data(cfg: CN) -> None:
     # that load the samples, so that no step waits for them (docs/reference/methods.md). The masks have the same bits.
     cfg.DATALOADER.EDGE_MASKS = "step"
 
+    # Images above 8 bits a channel: the values [low, high] that become 0 and 255, linearly between; [0, 4095] for 12
+    # bits in 16. [0, 0]: the whole range of 16 bits; other types are then refused. 8 bits are taken as they are.
+    cfg.INPUT.IMAGE_RANGE = [0, 0]
     # The paper's augmentation. Resize: the image is fitted into RESIZE_BOX (width, height) times a factor drawn
     # from U(SCALE_RANGE), aspect kept. [0, 0] means the image's own size.
     cfg.INPUT.FORMAT = "RGB"

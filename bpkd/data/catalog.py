@@ -19,8 +19,11 @@ from bpkd.paths import expanded
 from . import procedural
 from .files import IGNORE, label_table
 from .folder import FolderSplit
+from .mask_values import forget
 from .sets import InstanceSet, SemanticSet, published_sets
 from .sets.coco import instance_items
+
+UNSAID = -1  # DATASETS.FOLDER.IGNORE_INDEX: 255 is ignored, if the check finds that it is no class
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -115,6 +118,8 @@ def _register_folder(node: CfgNode, root: Path) -> None:
     if not node.CLASSES:
         raise ValueError("DATASETS.FOLDER.CLASSES: expected the class names in the order of the ids, got none.")
     ids = _folder_ids(node)
+    forget(node.NAME)
+    unsaid = int(node.IGNORE_INDEX) != IGNORE and IGNORE not in {int(value) for value, _ in node.ID_MAP}
     splits = _folder_splits(node, Path(node.ROOT) if node.ROOT else root)
     for name, split in splits.items():
         _register(
@@ -124,7 +129,7 @@ def _register_folder(node: CfgNode, root: Path) -> None:
                 classes=node.CLASSES,
                 colors=spread_colors(len(node.CLASSES)),
                 ids=ids,
-                more={"remarks": split.remarks},
+                more={"remarks": split.remarks, "family": node.NAME if unsaid else "", "from_folder": True},
             )
         )
 
@@ -152,6 +157,8 @@ def _folder_ids(node: CfgNode) -> dict[int, int]:
     """Returns mask value -> trained id of the folder data set."""
     ids = {int(v): int(i) for v, i in node.ID_MAP} or {i: i for i in range(len(node.CLASSES))}
     ignored = int(node.IGNORE_INDEX)
+    if ignored == UNSAID:  # 255 is ignored unless the map says otherwise
+        return ids
     if ids.get(ignored, IGNORE) != IGNORE:
         raise ValueError(
             f"DATASETS.FOLDER.IGNORE_INDEX: expected a mask value that is no class, got {ignored}, which is class "

@@ -7,19 +7,22 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from bpkd.listing import trouble
 
-from .files import IGNORE, DatasetError, check_values, read_image, read_raw_label
+from .files import IGNORE, DatasetError, check_sizes
+from .look import Look, look_at_image, look_at_mask
+from .mask_values import MaskValues
+from .notes import Notes
+from .pictures import WHOLE_TYPE, Span
 
 logger = logging.getLogger(__name__)
 SHOWN = 20
@@ -36,29 +39,39 @@ class Survey:
     images: int = 0
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Sentences about files that are left out or have no partner, and the like."""
+    """Sentences about files that are left out, have no partner, or are usable but worth a look, with counts."""
 
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Images of each (height, width)."""
+
+    noted: Notes = field(default_factory=Notes)
 
     def __post_init__(self) -> None:
         """Creates counters: pixels (or instances) and images of each id (255: ignored), pixels of each mask value."""
         length = max(256, len(self.classes))
         self.values, self.amounts, self.occurs = (np.zeros(length, np.int64) for _ in range(3))
         self.ids = np.asarray(self.table if self.table else range(length))
+        self.masks = MaskValues(self.classes, self.table) if self.table else None
 
     @property
     def unit(self) -> str:
         """Unit of ``amounts``: pixels or instances."""
         return "pixels" if self.table else "instances"
 
-    def add(self, seen: _Look) -> None:
+    def faults(self, name: str) -> list[str]:
+        """Returns what is wrong with the encoding of the masks of this data set."""
+        return self.masks.faults(name, family=MetadataCatalog.get(name).get("family", "")) if self.masks else []
+
+    def add(self, seen: Look) -> None:
         """Adds an image to the counts."""
         self.images += 1
         if seen.problem:
             self.problems.append(seen.problem)
         if seen.size:
             self.sizes[seen.size] += 1
+        self.noted.add(seen.notes, seen.largest)
+        if self.masks and seen.raw is not None:
+            self.masks.add(seen.mask, seen.raw, seen.regions)
         if seen.values is not None:
             present = np.flatnonzero(seen.values)
             self.values[present] += seen.values[present]
@@ -66,15 +79,8 @@ class Survey:
             self.occurs[np.unique(self.ids[present])] += 1
 
 
-@dataclass(frozen=True)
-class _Look:
-    problem: str = ""
-    size: tuple[int, int] | None = None
-    values: NDArray[np.int64] | None = None
-
-
-def check_dataset(name: str, mode: str = "full", *, subset: bool = False) -> int:
-    """Checks every pair of a registered data set; see ``survey_dataset``.
+def check_dataset(name: str, mode: str = "full", *, subset: bool = False, span: Span = WHOLE_TYPE) -> int:
+    """Checks every pair of a registered data set and logs what is noted; see ``survey_dataset``.
 
     Returns:
         Number of images.
@@ -82,14 +88,20 @@ def check_dataset(name: str, mode: str = "full", *, subset: bool = False) -> int
     Raises:
         DatasetError: files are wrong.
     """
-    survey = survey_dataset(name, mode, subset=subset, draw=False)
+    survey = survey_dataset(name, mode, subset=subset, draw=False, span=span)
     for note in survey.notes:
         logger.warning("%s: %s", name, note)
     return survey.images
 
 
 def survey_dataset(
-    name: str, mode: str = "full", *, subset: bool = False, draw: bool = True, progress: bool = False
+    name: str,
+    mode: str = "full",
+    *,
+    subset: bool = False,
+    draw: bool = True,
+    progress: bool = False,
+    span: Span = WHOLE_TYPE,
 ) -> Survey:
     """Checks every image of a registered data set and counts what its masks or instances hold.
 
@@ -99,6 +111,7 @@ def survey_dataset(
         subset: whether fewer images than published are accepted.
         draw: whether to draw procedural scenes and count their pixels too.
         progress: whether to show a progress bar.
+        span: (low, high): values of images above 8 bits that become 0 and 255 (INPUT.IMAGE_RANGE).
 
     Returns:
         The counts.
@@ -127,15 +140,17 @@ def survey_dataset(
     table = meta.get("label_table")
     survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table, notes=notes)
 
-    def look(item: dict[str, Any]) -> _Look:
+    def look(item: dict[str, Any]) -> Look:
         if "procedural" in item and not draw:
-            return _Look()
-        return _look_at_mask(item, table, mode) if table else _look_at_instances(item, mode)
+            return Look()
+        return look_at_mask(item, table, mode, span) if table else _look_at_instances(item, mode, span)
 
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
         for seen in tqdm(pool.map(look, items), name, len(items), disable=not progress, unit="image"):
             survey.add(seen)
-    faults = [f"{name}: {fault}" for fault in _faults_of_the_whole(name, items, survey.values, subset)]
+    survey.notes += survey.noted.texts()
+    whole = _faults_of_the_whole(name, items, survey.values, subset) + survey.faults(name)
+    faults = [f"{name}: {fault}" for fault in whole]
     if faults := faults + _listed(name, survey.problems, len(items)):
         raise DatasetError("\n".join([*faults, *notes]))
     logger.info("%s: %d images checked (%s).", name, len(items), mode)
@@ -200,58 +215,19 @@ def _in_another_folder(items: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
-    drawn = "procedural" in item
-    files = [] if drawn else [item[k] for k in ("file_name", "sem_seg_file_name")]
-    if unread := [f"{path}: {why}" for path in files if (why := trouble(path))]:
-        return _Look(unread[0])
-    if mode == "fast":
-        return _Look()
-    try:
-        image, label = read_image(item), read_raw_label(item)
-        values = np.bincount(label.ravel(), minlength=256)
-        check_values(item, values, table)
-    except DatasetError as error:
-        return _Look(str(error))
-    damage = None if drawn else _damage(item["file_name"])
-    if damage is None and image.shape[:2] != label.shape:
-        damage = (
-            f"{item['file_name']}: image {image.shape[0]}x{image.shape[1]}, mask {label.shape[0]}x{label.shape[1]}: "
-            "sizes differ"
-        )
-    return _Look(damage) if damage else _Look(size=(label.shape[0], label.shape[1]), values=values)
-
-
-def _look_at_instances(item: dict[str, Any], mode: str) -> _Look:
+def _look_at_instances(item: dict[str, Any], mode: str, span: Span) -> Look:
     name, drawn = item["file_name"], "procedural" in item
     if not drawn and (why := trouble(name)):
-        return _Look(f"{name}: {why}")
-    size: tuple[int, int] | None = None
+        return Look(f"{name}: {why}")
+    seen = Look()
     if mode == "full":
         try:
-            height, width = read_image(item).shape[:2]
+            seen = look_at_image(item, span)
+            check_sizes(item, seen.size or (0, 0), (item["height"], item["width"]), "in the JSON")
         except DatasetError as error:
-            return _Look(str(error))
-        if damage := None if drawn else _damage(name):
-            return _Look(damage)
-        size = (height, width)
-        if size != (item["height"], item["width"]):
-            stated = f"{item['height']}x{item['width']}"
-            return _Look(f"{name}: image {height}x{width}, in the JSON {stated}: sizes differ")
+            return Look(str(error))
     masks = [a.get("segmentation") for a in item.get("annotations", ())]
     if any(isinstance(m, dict) and tuple(m["size"]) != (item["height"], item["width"]) for m in masks):
-        return _Look(f"{name}: an instance's run-length mask has another size than the image")
+        return Look(f"{name}: an instance's run-length mask has another size than the image")
     ids = [a["category_id"] for a in item.get("annotations", ()) if not a.get("iscrowd")]
-    return _Look(size=size, values=np.bincount(np.asarray(ids, int), minlength=256))
-
-
-def _damage(path: str) -> str | None:
-    """Returns Pillow's error for a damaged image: OpenCV fills the missing rows of a truncated JPEG with grey."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except UnidentifiedImageError:
-        return None  # a format that only OpenCV reads, which it did without error
-    except (OSError, SyntaxError, ValueError) as error:
-        return f"{path}: truncated or damaged ({error})"
-    return None
+    return replace(seen, values=np.bincount(np.asarray(ids, int), minlength=256))

@@ -18,8 +18,11 @@ from detectron2.data.detection_utils import (
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 
-from .files import read_image
+from bpkd.config import image_range
+
+from .files import check_sizes, read_image
 from .mapper import as_tensor
+from .pictures import WHOLE_TYPE, Span
 
 CROPS = ("absolute", "relative")
 
@@ -64,6 +67,22 @@ class _Crop(T.CropTransform):
         return [self.apply_coords(points) for points in polygons]
 
 
+def read_sized(item: dict[str, Any], span: Span) -> NDArray[Any]:
+    """Reads a dataset dict's image BGR [H, W, 3].
+
+    Args:
+        item: dataset dict, with or without ``height`` and ``width``.
+        span: INPUT.IMAGE_RANGE.
+
+    Raises:
+        DatasetError: it cannot be read, or has another size than stated.
+    """
+    image = read_image(item, span)
+    if "height" in item and "width" in item:
+        check_sizes(item, image.shape[:2], (item["height"], item["width"]), "in the JSON")
+    return image
+
+
 def shortest_side(height: int, width: int, length: int, longest: int) -> Any:
     """Returns Detectron2's resize of the shortest side to ``length``, the longest at most ``longest``; 0: none."""
     size = (height, width)
@@ -76,7 +95,12 @@ class InstanceTrainMapper:
     """Reads and augments an image and draws its instance masks; crowd annotations are left out."""
 
     def __init__(
-        self, augmentation: InstanceAugmentation, fmt: str, teacher_size: tuple[int, int] | None = None
+        self,
+        augmentation: InstanceAugmentation,
+        fmt: str,
+        teacher_size: tuple[int, int] | None = None,
+        *,
+        span: Span = WHOLE_TYPE,
     ) -> None:
         """Takes the augmentation and the colour order.
 
@@ -85,6 +109,7 @@ class InstanceTrainMapper:
             fmt: Colour order, "RGB" or "BGR".
             teacher_size: shortest side and upper limit of the longest side of the teacher's image, which is mirrored as
                 the student's; None: the teacher gets the student's image.
+            span: INPUT.IMAGE_RANGE.
 
         Raises:
             ValueError: a crop is combined with ``teacher_size``.
@@ -94,7 +119,7 @@ class InstanceTrainMapper:
                 "DISTILL.INSTANCE.INPUT own_size: expected INPUT.CROP.ENABLED False, got True: the teacher's picture "
                 "would show more than the student's."
             )
-        self.augmentation, self.fmt, self.teacher_size = augmentation, fmt, teacher_size
+        self.augmentation, self.fmt, self.teacher_size, self.span = augmentation, fmt, teacher_size, span
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> InstanceTrainMapper:
@@ -119,14 +144,15 @@ class InstanceTrainMapper:
         )
         instance = cfg.DISTILL.INSTANCE
         second = instance.INPUT == "own_size" and cfg.DISTILL.METHOD != "none"
-        return cls(augmentation, node.FORMAT, tuple(instance.TEACHER_SIZE) if second else None)
+        size = tuple(instance.TEACHER_SIZE) if second else None
+        return cls(augmentation, node.FORMAT, size, span=image_range(cfg))
 
     def __call__(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Returns the dict with ``image`` uint8 [3, h, w] and ``instances`` with boxes, classes and bitmasks.
 
         With ``teacher_size`` it also has ``teacher_image`` uint8 [3, h', w'].
         """
-        original = read_image(item)
+        original = read_sized(item, self.span)
         transforms = self.augmentation.draw(original.shape[0], original.shape[1], rng)
         image = transforms.apply_image(original)
         size = (image.shape[0], image.shape[1])
@@ -188,13 +214,22 @@ def label_masks(item: dict[str, Any]) -> NDArray[np.bool_]:
 class InstanceEvalMapper:
     """Reads and resizes a test image."""
 
-    def __init__(self, fmt: str, short: int, longest: int) -> None:
-        """Takes colour order, and the length of the shortest side (0: the image's own size) and the longest one's."""
-        self.fmt, self.short, self.longest = fmt, short, longest
+    def __init__(self, fmt: str, short: int, longest: int, *, span: Span = WHOLE_TYPE) -> None:
+        """Takes colour order, and the length of the shortest side (0: the image's own size) and the longest one's.
+
+        `span` is INPUT.IMAGE_RANGE.
+        """
+        self.fmt, self.short, self.longest, self.span = fmt, short, longest, span
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> InstanceEvalMapper:
+        """Reads cfg.INPUT."""
+        node = cfg.INPUT
+        return cls(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST, span=image_range(cfg))
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Returns the dict with ``image`` and the original ``height`` and ``width``."""
-        image = read_image(item)
+        image = read_sized(item, self.span)
         height, width = image.shape[:2]
         image = shortest_side(height, width, self.short, self.longest).apply_image(image)
         rest = {k: v for k, v in item.items() if k != "annotations"}

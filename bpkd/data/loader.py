@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bpkd.config import loader_workers
+from bpkd.config import image_range, loader_workers
 from bpkd.tasks import INSTANCE, SEMANTIC
 
 from .batch import Batch
@@ -196,12 +196,12 @@ def _instance_training(cfg: CfgNode, edges: Edges | None) -> tuple[list[dict[str
 
 def _semantic_evaluation(cfg: CfgNode, name: str) -> EvalMap:
     box = (cfg.INPUT.TEST_BOX[0], cfg.INPUT.TEST_BOX[1])
-    return EvalMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box)
+    return EvalMapper(cfg.INPUT.FORMAT, MetadataCatalog.get(name).label_table, box, span=image_range(cfg))
 
 
 def _instance_evaluation(cfg: CfgNode, name: str) -> EvalMap:
     check_class_count(cfg, name, read=True)
-    return InstanceEvalMapper(cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    return InstanceEvalMapper.from_config(cfg)
 
 
 # What a loader reads and how an item becomes a sample, by the task of the data set.

@@ -11,8 +11,11 @@ import torch
 from detectron2.config import CfgNode
 from numpy.typing import NDArray
 
+from bpkd.config import image_range
+
 from .augment import TrainAugmentation, fitted_size, resize
-from .files import DatasetError, read_image, read_label
+from .files import check_sizes, read_image, read_label
+from .pictures import WHOLE_TYPE, Span
 
 # From labels [h, w] to their sparse edge mask.
 Edges = Callable[[torch.Tensor], Any]
@@ -30,13 +33,20 @@ class TrainMapper:
     """Reads and augments an image with its labels and converts them to tensors; the model pads after normalisation."""
 
     def __init__(
-        self, augmentation: TrainAugmentation, fmt: str, table: list[int], *, edges: Edges | None = None
+        self,
+        augmentation: TrainAugmentation,
+        fmt: str,
+        table: list[int],
+        *,
+        edges: Edges | None = None,
+        span: Span = WHOLE_TYPE,
     ) -> None:
         """Takes the augmentation, the colour order, the label table, and a function that finds the edges of labels.
 
-        Edges are computed from the augmented labels by `edges`, which pads them too.
+        Edges are computed from the augmented labels by `edges`, which pads them too. `span` is INPUT.IMAGE_RANGE.
         """
         self.augmentation, self.fmt, self.table, self.edges = augmentation, fmt, table, edges
+        self.span = span
 
     @classmethod
     def from_config(cls, cfg: CfgNode, table: list[int], *, edges: Edges | None = None) -> TrainMapper:
@@ -50,13 +60,12 @@ class TrainMapper:
             flip_prob=node.FLIP_PROB,
             distort=node.PHOTOMETRIC,
         )
-        return cls(augmentation, node.FORMAT, table, edges=edges)
+        return cls(augmentation, node.FORMAT, table, edges=edges, span=image_range(cfg))
 
     def __call__(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Returns the dict with ``image`` uint8 [3, h, w], ``sem_seg`` int64 [h, w] and maybe ``edge_rows``."""
-        image, label = read_image(item), read_label(item, self.table)
-        if image.shape[:2] != label.shape:
-            raise DatasetError(f"{item['file_name']}: image {image.shape[:2]} and mask {label.shape} differ in size.")
+        image, label = read_image(item, self.span), read_label(item, self.table)
+        check_sizes(item, image.shape[:2], label.shape)
         image, label = self.augmentation(image, label, rng)
         labels = torch.from_numpy(label.astype(np.int64))
         return {
@@ -73,13 +82,17 @@ class TrainMapper:
 class EvalMapper:
     """Reads and resizes a test image; the labels stay at their original size."""
 
-    def __init__(self, fmt: str, table: list[int], box: tuple[int, int] = (0, 0)) -> None:
-        """Takes colour order, label table and the (width, height) that images are fitted into; (0, 0): own size."""
-        self.fmt, self.table, self.box = fmt, table, box
+    def __init__(self, fmt: str, table: list[int], box: tuple[int, int] = (0, 0), *, span: Span = WHOLE_TYPE) -> None:
+        """Takes colour order, label table and the (width, height) that images are fitted into; (0, 0): own size.
+
+        `span` is INPUT.IMAGE_RANGE.
+        """
+        self.fmt, self.table, self.box, self.span = fmt, table, box, span
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Returns the dict with ``image``, the original ``height`` and ``width``, and ``sem_seg`` at that size."""
-        image, label = read_image(item), read_label(item, self.table)
+        image, label = read_image(item, self.span), read_label(item, self.table)
+        check_sizes(item, image.shape[:2], label.shape)
         height, width = image.shape[:2]
         if any(self.box):
             image, _ = resize(image, None, fitted_size(height, width, self.box))

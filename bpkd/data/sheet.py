@@ -12,18 +12,22 @@ from numpy.typing import NDArray
 from pycocotools import mask as run_length
 
 from .files import IGNORE, read_image, read_label
+from .pictures import WHOLE_TYPE, Span
 
 WIDTH, CAPTION, COLUMNS = 320, 18, 4
 SHARE = 0.6
 
 
-def contact_sheet(items: Sequence[dict[str, Any]], metadata: Any, count: int) -> NDArray[np.uint8]:
+def contact_sheet(
+    items: Sequence[dict[str, Any]], metadata: Any, count: int, *, span: Span = WHOLE_TYPE
+) -> NDArray[np.uint8]:
     """Draws pairs of image and labels.
 
     Args:
         items: dataset dicts.
         metadata: Metadata of their data set.
         count: number of pairs, taken at even distances, since neighbours often show one scene.
+        span: INPUT.IMAGE_RANGE.
 
     Returns:
         [H, 640, 3] BGR: per row an image's name, the image, and the same with its labels in the classes' colours; below
@@ -31,12 +35,12 @@ def contact_sheet(items: Sequence[dict[str, Any]], metadata: Any, count: int) ->
     """
     chosen = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
     seen: set[int] = set()
-    rows = [_row(items[i], metadata, seen) for i in chosen]
+    rows = [_row(items[i], metadata, seen, span) for i in chosen]
     return np.concatenate([*rows, *_legend(sorted(seen), metadata)])
 
 
-def _row(item: dict[str, Any], metadata: Any, seen: set[int]) -> NDArray[Any]:
-    image = read_image(item)
+def _row(item: dict[str, Any], metadata: Any, seen: set[int], span: Span) -> NDArray[Any]:
+    image = read_image(item, span)
     if metadata.get("label_table"):
         ids = read_label(item, metadata.label_table)
         seen |= set(np.unique(ids).tolist())

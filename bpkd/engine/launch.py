@@ -12,17 +12,19 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from bpkd.analysis.records import environment
+from bpkd.config import image_range
 from bpkd.convert import load_strict
 from bpkd.data import check_dataset, shared_images
 from bpkd.errors import for_parent, from_child
@@ -54,18 +56,33 @@ def main(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"DATASETS.{needed}: expected a data set, got none: there is nothing to do.")
     setup(cfg, traceback=getattr(args, "traceback", False))
     if args.eval_only:
+        check_files(cfg, [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("from_folder")])
         return evaluate_only(cfg, args.evaluate)
     trainer = DistillationTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():  # a refused run or an evaluation leaves the config of the run that is there alone
         write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
+    check_files(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            check_dataset(name, mode=cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET)
         for note in shared_images(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST):
             logger.warning(note)
-    comm.synchronize()
     return trainer.train()
+
+
+def check_files(cfg: CfgNode, names: Sequence[str]) -> None:
+    """Checks the files of data sets as DATASETS.CHECK says, in the main process; the others wait.
+
+    Args:
+        cfg: frozen config.
+        names: data sets.
+
+    Raises:
+        DatasetError: files are wrong.
+    """
+    if comm.is_main_process() and cfg.DATASETS.CHECK != "off":
+        for name in names:
+            check_dataset(name, cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET, span=image_range(cfg))
+    comm.synchronize()
 
 
 def _process(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 
+from bpkd.config import image_range
 from bpkd.convert import load_strict
 from bpkd.data.augment import fitted_size, resize
 from bpkd.data.catalog import spread_colors
-from bpkd.data.files import read_image
+from bpkd.data.files import named, open_picture
 from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
+from bpkd.data.notes import is_dark
 from bpkd.listing import IMAGE_FORMATS, check_name, ending, kinds, walk
 from bpkd.modeling import build_dense, build_solov2, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
@@ -88,13 +91,21 @@ class Predictor:
         load_strict(self.model, weights, source="--weights", classes=self.class_names, statements=statements)
         self.model.eval()
 
+    def read(self, image: str | Path) -> NDArray[np.uint8]:
+        """Returns an image file BGR [H, W, 3], turned by its EXIF orientation, in INPUT.IMAGE_RANGE.
+
+        Raises:
+            DatasetError: the file cannot be read as an image.
+        """
+        return _read(self.cfg, image)
+
     def __call__(self, image: str | Path) -> NDArray[np.int64]:
         """Returns the ids [H, W] of an image file, at its own size.
 
         Raises:
             DatasetError: the file cannot be read as an image.
         """
-        pixels = read_image({"file_name": str(image)})
+        pixels = self.read(image)
         height, width = pixels.shape[:2]
         item: dict[str, Any] = {"file_name": str(image), "height": height, "width": width}
         box = (self.cfg.INPUT.TEST_BOX[0], self.cfg.INPUT.TEST_BOX[1])
@@ -128,6 +139,14 @@ class InstancePredictor:
         self.model = build_solov2(self.cfg)
         load_strict(self.model, weights, source="--weights", statements=self.cfg.MODEL.FILE_STATEMENTS)
         self.model.eval()
+
+    def read(self, image: str | Path) -> NDArray[np.uint8]:
+        """Returns an image file BGR [H, W, 3], turned by its EXIF orientation, in INPUT.IMAGE_RANGE.
+
+        Raises:
+            DatasetError: the file cannot be read as an image.
+        """
+        return _read(self.cfg, image)
 
     def __call__(self, image: str | Path, score: float) -> NDArray[np.bool_]:
         """Returns the masks [n, H, W] of an image file, at its own size, with at least this score, in falling order.
@@ -165,12 +184,23 @@ class InstancePredictor:
         return np.ascontiguousarray(rgb), levels, canvas
 
     def _item(self, image: str | Path) -> dict[str, Any]:
-        node = self.cfg.INPUT
         item = {"file_name": str(image)}
-        return InstanceEvalMapper(node.FORMAT, node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)(item)
+        return InstanceEvalMapper.from_config(self.cfg)(item)
 
 
 PREDICTORS: dict[Task, type[Predictor] | type[InstancePredictor]] = {SEMANTIC: Predictor, INSTANCE: InstancePredictor}
+
+
+def _read(cfg: CfgNode, image: str | Path) -> NDArray[np.uint8]:
+    span, picture = image_range(cfg), open_picture({"file_name": str(image)})
+    if is_dark(picture) and not any(span):
+        warnings.warn(
+            f"{image}: 16 bits, the largest value is {picture.pixels.max()}: almost black as 0..65535. Say which "
+            "values become black and white: INPUT.IMAGE_RANGE [low, high], as in training.",
+            stacklevel=3,
+        )
+    with named(str(image)):
+        return picture.as_bytes(span)
 
 
 def list_images(path: Path, *, without: Sequence[Path] = ()) -> dict[str, Path]:

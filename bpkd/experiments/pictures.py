@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from bpkd.config import image_range
 from bpkd.convert import load_strict
 from bpkd.data import build_test_loader
 from bpkd.data.files import read_image
@@ -78,7 +79,7 @@ def _instances(cfg: CfgNode, model: Any, wanted: set[int]) -> list[dict[str, Any
             continue
         with torch.inference_mode():
             found = model(batch)[0]["instances"].to("cpu")
-        image = read_image(item)[..., ::-1].transpose(2, 0, 1)
+        image = read_image(item, image_range(cfg))[..., ::-1].transpose(2, 0, 1)
         rows.append(
             {
                 "name": str(item["image_id"]),

@@ -144,6 +144,9 @@ def differences(
     old, new = ({**default, **flat(settled_record(x))} for x in (recorded, wanted))
     others = tuple(f"DISTILL.{name}." for name in DISTILLERS if name not in method.split("+"))
     silent = (*others, "TEACHER.", "DISTILL.INSTANCE.") if method == ALONE and not only else others
+    for side in (old, new):  # an older default, which says the same
+        if side.get("DATASETS.FOLDER.IGNORE_INDEX") == -1:
+            side["DATASETS.FOLDER.IGNORE_INDEX"] = 255
     keys = [k for k in sorted({*old, *new}) if k not in ignored and not k.startswith(silent)]
     unused = tuple(node for node in OWN_DATA if not (old[f"{node}NAME"] or new[f"{node}NAME"]))
     keys = [k for k in keys if not k.startswith(unused)]

@@ -142,7 +142,7 @@ def no_files() -> Iterator[None]:
         patch.setattr("bpkd.engine.trainer.environment", dict)
         evaluation = importlib.import_module("bpkd.engine.evaluate")  # the package exports a function of that name
         patch.setattr(evaluation, "inference_on_dataset", lambda *args, **kwargs: {})
-        for writer in ("TermPrinter", "JSONWriter", "TensorboardXWriter"):
+        for writer in ("TermPrinter", "StrictJSONWriter", "TaggedWriter"):
             patch.setattr(f"bpkd.engine.trainer.{writer}", lambda *args, **kwargs: EventWriter())
         yield
 

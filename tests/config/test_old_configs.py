@@ -49,8 +49,8 @@ SAME: dict[tuple[str, str], Any] = {
 SAME["DISTILL.BPKD.NORMALIZER", '"cells"'] = "positions"
 SAME |= {(f"DISTILL.{name}.PRESET", json.dumps(old)): new for name in OPEN for old, new in PRESETS.items()}
 
-# Defaults that are others now: the image formats that were listed, today all that are read.
-CHANGED = {"DATASETS.FOLDER.IMAGE_SUFFIXES": []}
+# Defaults that are others now: all image formats that are read are listed; 255 is ignored as before, after a check.
+CHANGED = {"DATASETS.FOLDER.IMAGE_SUFFIXES": [], "DATASETS.FOLDER.IGNORE_INDEX": -1}
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -77,7 +77,7 @@ def plant_broken_mask(root: Path) -> None:
 
 
 def plant_color_mask(root: Path) -> None:
-    cv2.imwrite(str(root / "train/masks/1.png"), np.zeros((20, 30, 3), np.uint8))
+    cv2.imwrite(str(root / "train/masks/1.png"), np.full((20, 30, 3), (0, 1, 2), np.uint8))
 
 
 def plant_missing(root: Path) -> None:
@@ -91,7 +91,10 @@ def plant_missing(root: Path) -> None:
         (plant_size, r"images/1.jpg: image 20x30, mask 20x31: sizes differ"),
         (plant_truncated, r"images/1.jpg: truncated"),
         (plant_broken_mask, r"masks/1.png: cannot be read as a mask"),
-        (plant_color_mask, r"masks/1.png: expected a single-channel mask of class ids, got mode RGB"),
+        (
+            plant_color_mask,
+            r"masks/1.png: expected a single-channel mask of class ids, got colours .mode RGB, such as .2, 1, 0..",
+        ),
         (plant_missing, r"masks/1.png: missing"),
     ],
 )
