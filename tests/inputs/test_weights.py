@@ -138,7 +138,19 @@ LOADED: dict[str, tuple[Maker, str]] = {
         lambda d, s: saved(d / "w.pth", {"arch": "x", "state_dict": other(s), "state_dict_ema": s}),
         "took the entry state_dict_ema",
     ),
-    "ema of ema": (lambda d, s: saved(d / "w.pth", {"ema": {"module": s, "decay": 0.9}, "updates": 3}), "loaded"),
+    "ema of ema": (
+        lambda d, s: saved(d / "w.pth", {"ema": {"module": s, "decay": 0.9}, "n": 3}), "took the entry ema.module"
+    ),
+    "averages of torch": (
+        lambda d, s: saved(d / "w.pth", {**under("module.", s), "n_averaged": torch.tensor(9)}), "left n_averaged"
+    ),
+    "averages of mmcv": (
+        lambda d, s: saved(
+            d / "w.pth", {"meta": {}, "state_dict": {**s, **{f"ema_{k.replace('.', '_')}": v for k, v in s.items()}}}
+        ),
+        "no part of the network (ema_",
+    ),
+    "ddp alone": (lambda d, s: saved(d / "w.pth", {"state_dict": under("module.", s)}), "stripped module. from the keys"),
     "mmengine swaps its averages": (
         lambda d, s: saved(
             d / "w.pth",
@@ -375,6 +387,19 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "two entries": (
         lambda d, s: saved(d / "w.pth", {"generator": s, "critic": other(s)}),
         "under generator, critic.*--take generator",
+    ),
+    "two entries with usual names": (
+        lambda d, s: saved(d / "w.pth", {"model": s, "net": other(s)}), "under model, net.*--take model"
+    ),
+    "on the device meta": (
+        lambda d, s: saved(d / "w.pth", {k: v.to("meta") for k, v in s.items()}), "without plain numbers"
+    ),
+    "sparse": (
+        lambda d, s: saved(d / "w.pth", {**s, "decode_head.conv_seg.bias": torch.eye(5).to_sparse()}),
+        "1 weights without plain numbers .sparse.* first decode_head.conv_seg.bias",
+    ),
+    "float8": (
+        lambda d, s: saved(d / "w.pth", {"w": torch.ones(3).to(torch.float8_e4m3fn)}), "float8_e4m3fn, first w"
     ),
     "a value among the weights": (lambda d, s: saved(d / "w.pth", {**s, "epoch": 3}), "int under 'epoch'"),
     "msra's R-50": (
