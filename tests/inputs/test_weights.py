@@ -656,3 +656,32 @@ def test_without_the_package_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "safetensors", None)
     line = refusal([str(path), str(tmp_path / "dst.pth"), "--config-file", config], capsys)
     assert "pip install safetensors" in line
+
+
+def test_cut_and_changed_files_are_refused_and_raise_nothing_else(tmp_path: Path) -> None:
+    state = {"backbone.w": torch.randn(4, 3), "decode_head.n": torch.tensor(3)}
+    np.savez(tmp_path / "s.npz", **arrays(state))
+    files = [
+        saved(tmp_path / "s.pth", {"state_dict": state, "meta": {"x": np.arange(3)}}),
+        saved(tmp_path / "old.pth", {"state_dict": state}, _use_new_zipfile_serialization=False),
+        tensors(tmp_path / "s.safetensors", state),
+        pickled(tmp_path / "s.pkl", {"model": arrays(state), "__author__": "me"}),
+        pickled(tmp_path / "t.pkl", state, 4),
+        tmp_path / "s.npz",
+    ]
+    rng, messages = np.random.default_rng(0), []
+    for i in range(300):
+        source = files[i % len(files)]
+        data = bytearray(source.read_bytes())
+        if i % 3:
+            data[rng.integers(len(data))] ^= rng.integers(1, 256)
+        else:
+            data = data[: rng.integers(len(data))]
+        changed = tmp_path / f"changed{source.suffix}"
+        changed.write_bytes(bytes(data))
+        try:
+            read_checkpoint(str(changed))
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 200
+    assert not [text for text in messages if f"{tmp_path}/changed." not in text]
