@@ -5,6 +5,7 @@ from .conversion import Conversion, as_bpkd, as_mmseg, convert_checkpoint, descr
 from .files import check_target, hash_warning, write
 from .fit import CheckpointError
 from .rules import SOURCES, RuleError
+from .shards import weight_files
 from .stated import Pixels, check_classes
 from .strict import LoadedWeights, load_backbone, load_strict
 
@@ -28,5 +29,6 @@ __all__ = [
     "load_strict",
     "pixel_warning",
     "read_checkpoint",
+    "weight_files",
     "write",
 ]

@@ -117,12 +117,13 @@ def read_checkpoint(path: str, *, source: str = "weights", role: str = "student"
     broken = unusable(clean.state)
     if broken:
         raise ValueError(f"{source}: {path} holds {broken}.")
-    student, left_out = _student(_without_prefix(clean.state, "module."))
+    bare = _without_prefix(clean.state, "module.")
+    student, left_out = _student(bare)
     if left_out:
         logger.info("%s %s: took the student, left out %d weights of the distillation.", source, path, len(left_out))
     names, palette, layout = _about(data)
     meta = data.get("bpkd") if layout == "bpkd" else {}
-    said = (*notes, *clean.notes)
+    said = (*notes, *clean.notes, *(("stripped module. from the keys",) if bare is not clean.state else ()))
     pixels = stated_pixels(data, state, path)
     own = meta if isinstance(meta, Mapping) else {}
     return Checkpoint(student, names, layout, palette, own, left_out, replaced, pixels, said)

@@ -34,12 +34,7 @@ def check_fit(
     Raises:
         CheckpointError: a key is missing or left over, or a shape differs; the message says the likely cause.
     """
-    whole = [k for k, v in state.items() if k in expected and _whole_for_real(v, expected[k])]
-    if whole:
-        raise CheckpointError(
-            f"{where}: {len(whole)} weights are {str(state[whole[0]].dtype).removeprefix('torch.')}, first {whole[0]}, "
-            "where real numbers are expected: it is quantised. Give the weights from before their quantisation."
-        )
+    _refuse_quantised(state, expected, where)
     missing = [k for k in expected if k not in state and not k.endswith(COUNTER)]
     unexpected = [k for k in state if k not in expected]
     wrong = [k for k, v in state.items() if k in expected and v.shape != expected[k].shape]
@@ -58,8 +53,14 @@ def check_fit(
     raise CheckpointError(f"{where} does not fit the network. {advice} In detail: {'; '.join(parts)}.")
 
 
-def _whole_for_real(value: Tensor, expected: Tensor) -> bool:
-    return expected.is_floating_point() and not value.is_floating_point() and value.numel() > 0
+def _refuse_quantised(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    both = {k: (v, expected[k]) for k, v in state.items() if k in expected and v.numel()}
+    whole = [k for k, (v, e) in both.items() if e.is_floating_point() and not v.is_floating_point()]
+    if whole:
+        raise CheckpointError(
+            f"{where}: {len(whole)} weights are {str(state[whole[0]].dtype).removeprefix('torch.')}, first {whole[0]}, "
+            "where real numbers are expected: it is quantised. Give the weights from before their quantisation."
+        )
 
 
 def _differences(

@@ -65,6 +65,7 @@ def open_entries(data: Any, role: str, take: str = "") -> tuple[Any, list[str]]:
         AmbiguousError: the file has several entries of weights with names that are not known here.
     """
     notes: list[str] = []
+    path: list[str] = []
     for depth in range(DEPTH):
         name, others = _entry(data, role, take if depth == 0 else "") if isinstance(data, Mapping) else ("", [])
         if not name:
@@ -74,7 +75,10 @@ def open_entries(data: Any, role: str, take: str = "") -> tuple[Any, list[str]]:
                 f"took the entry {name}{_why(name, data)} and left {', '.join(others)} (bpkd convert --take "
                 f"{others[0]} writes that one)"
             )
+        path.append(name)
         data = data[name]
+    if path and path not in (["model"], ["state_dict"]) and not notes:
+        notes.append(f"took the entry {'.'.join(path)}")
     return data, notes
 
 
@@ -88,16 +92,23 @@ def _entry(data: Weights, role: str, take: str) -> tuple[str, list[str]]:
         return role, [name for name in ROLES if name != role]
     if averaged and plain and _is_mmengine(data):  # swapped when it is saved: state_dict holds the averaged ones
         return "state_dict", averaged
+    filled = [name for name in plain if _holds_weights(data[name])]
+    if len(filled) > 1 and not averaged:
+        raise AmbiguousError(_which(filled))
     found = [*averaged, *plain, *(name for name in ROLES if name in there)]
     if found:
         return found[0], [name for name in found[1:] if name in averaged or found[0] in averaged]
     bare = [key for key in there if _holds_weights(data[key])]
     if len(bare) > 1 and not any(isinstance(value, Tensor) for value in data.values()):
-        raise AmbiguousError(
-            f"it holds weights under {', '.join(bare[:6])}, and nothing says which are meant: write one of them with "
-            f"bpkd convert --take {bare[0]}"
-        )
+        raise AmbiguousError(_which(bare))
     return (bare[0], []) if len(bare) == 1 and not _holds_weights(data) else ("", [])
+
+
+def _which(names: list[str]) -> str:
+    return (
+        f"it holds weights under {', '.join(names[:6])}, and nothing says which are meant: write one of them with bpkd "
+        f"convert --take {names[0]}"
+    )
 
 
 def _why(name: str, data: Weights) -> str:

@@ -8,6 +8,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
+def weight_files(path: str) -> list[str]:
+    """Returns the files that a checkpoint consists of: itself, and those beside an index.
+
+    Args:
+        path: a file that exists.
+    """
+    if not path.endswith(".index.json"):
+        return [path]
+    try:
+        with open(path, encoding="utf-8-sig") as f:
+            names = {os.path.basename(str(name)) for name in json.load(f)["weight_map"].values()}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return [path]
+    beside = [os.path.join(os.path.dirname(path), name) for name in sorted(names)]
+    return [path, *filter(os.path.isfile, beside)]
+
+
 def read_shards(path: str, read: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
     """Reads the weights of an index (``model.safetensors.index.json``, ``pytorch_model.bin.index.json``).
 

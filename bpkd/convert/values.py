@@ -76,6 +76,12 @@ def state_problem(data: Any, state: Mapping[Any, Any]) -> str:
 
 def unusable(state: Mapping[str, Tensor]) -> str:
     """Returns which weights cannot be used and what to do, "" if all can."""
+    elsewhere = [k for k, v in state.items() if v.is_meta or v.layout != torch.strided]
+    if elsewhere:
+        return (
+            f"{len(elsewhere)} weights without plain numbers (sparse, or on the device meta), first {elsewhere[0]}: "
+            "save its state dict from the CPU, dense"
+        )
     packed = [k for k, v in state.items() if v.is_quantized or v.dtype in SMALL or v.is_complex()]
     if packed:
         name = str(state[packed[0]].dtype).removeprefix("torch.")

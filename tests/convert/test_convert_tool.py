@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 
-from bpkd.convert import load_backbone, load_strict, read_checkpoint
+from bpkd.convert import load_backbone, load_strict, read_checkpoint, weight_files
 from bpkd.modeling import MobileNetV2, build_student
 from tests.helpers.checkpoints import Buffer
 from tests.helpers.tiny_networks import CLASSES, TINY, tiny_cfg
@@ -267,3 +267,13 @@ def test_training_and_distillation_checkpoints_are_converted(
     content = torch.load(tmp_path / "out.pth", weights_only=True)  # nothing of the placeholders is in it
     assert same(content["model"], state)
     assert content["bpkd"]["palette"] == PALETTE
+
+
+def test_the_files_of_a_checkpoint(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "one.bin", "b": "two.bin", "c": "../three.bin"}}))
+    (tmp_path / "one.bin").write_text("1")
+    assert weight_files(str(index)) == [str(index), str(tmp_path / "one.bin")]
+    index.write_text("[]")
+    assert weight_files(str(index)) == [str(index)]
+    assert weight_files("w.pth") == ["w.pth"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bpkd.config import rename_flat, teacher_nodes, teacher_shares
+from bpkd.convert import weight_files
 from bpkd.files import sha256_of, write_text
 from bpkd.modeling.preprocessing import file_names
 from bpkd.structures import SegOutput
@@ -240,7 +241,8 @@ def _digest(path: str, key: str) -> str:
         raise FileNotFoundError(
             f"{key}: expected a file, got {path!r}. Its contents are compared with what TEACHER.CACHE was recorded for."
         )
-    return sha256_of(path)[:16]
+    digests = [sha256_of(file) for file in weight_files(path)]
+    return (digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest())[:16]
 
 
 def _plain(value: Any) -> Any:
