@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
+
+from bpkd.analysis.task import figures_of
 
 Record = Mapping[str, Any]
 
@@ -156,3 +158,19 @@ def absent_notes(records: Sequence[Record]) -> list[str]:
         parts = [f"{method} {mean(values):.2f}" for method, values in changed.items()]
         lines.append(f"mIoU under the other convention ({other}), where it differs: {', '.join(parts)}.")
     return lines
+
+
+def nothing_to_measure(records: Iterable[Record]) -> set[tuple[str, str]]:
+    """Returns (method, figure) of what was measured and has no value: no such label or object is in the data."""
+    return {(r["method"], name) for r in records for name, value in r["metrics"].items() if _is_nothing(value)}
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def nothing_notes(records: Sequence[Record]) -> list[str]:
+    """Returns a sentence on the figures that tables show as -."""
+    titles = {key: title for title, key, _ in figures_of(records).columns}
+    names = dict.fromkeys(titles[name] for _, name in sorted(nothing_to_measure(records)) if name in titles)
+    return [f"-: {', '.join(names)}: no label or object that counts in the data set."] if names else []

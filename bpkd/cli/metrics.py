@@ -33,12 +33,23 @@ def parser(prog: str = "bpkd metrics") -> Parser:
     out = Parser(prog, "PRED_DIR GT_DIR --num-classes K", __doc__, overrides=False, renamed=RENAMED)
     out.add_argument("predictions", type=Path, metavar="PRED_DIR", help="folder of predicted label maps")
     out.add_argument("labels", type=Path, metavar="GT_DIR", help="folder of ground truth")
+    _add_rules(out)
+    out.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="names of the classes, for the table")
+    out.add_argument("--prediction-suffix", default="", metavar="END", help="end of the predictions' file names")
+    out.add_argument("--label-suffix", default="", metavar="END", help="end of the labels' file names")
+    out.add_argument("--per-image", action="store_true", help="also a row of figures per image, worst mIoU first")
+    out.add_json("write the figures as JSON instead of printing tables")
+    return out
+
+
+def _add_rules(out: Parser) -> None:
+    """Adds the options that figures depend on."""
     out.add_argument("--num-classes", type=whole(1), required=True, metavar="K", help="number of classes; ids 0..K-1")
     out.add_argument(
         "--ignore-index",
         type=int,
         metavar="ID",
-        help="label that does not count (default 255; given, it is not doubted)",
+        help="label that does not count (default 255; one that is given is not questioned)",
     )
     out.add_argument(
         "--widths",
@@ -78,12 +89,6 @@ def parser(prog: str = "bpkd metrics") -> Parser:
     out.add_argument(
         "--argmax", action="store_true", help="predictions are .npy of scores [K, H, W]; the largest one is the id"
     )
-    out.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="names of the classes, for the table")
-    out.add_argument("--prediction-suffix", default="", metavar="END", help="end of the predictions' file names")
-    out.add_argument("--label-suffix", default="", metavar="END", help="end of the labels' file names")
-    out.add_argument("--per-image", action="store_true", help="also a row of figures per image, worst mIoU first")
-    out.add_json("write the figures as JSON instead of printing tables")
-    return out
 
 
 class pair:  # noqa: N801 - a type of argparse, which prints the name
