@@ -148,16 +148,22 @@ def absent_notes(records: Sequence[Record]) -> list[str]:
         missing = [str(names[i]) if i < len(names) else str(i) for i in facts[0]["in_no_label"]]
         more = ", ..." if len(missing) > 20 else ""
         lines[0] = f"{lines[0][:-1]}: {len(missing)} here ({', '.join(missing[:20])}{more})."
-    changed: dict[str, list[float]] = {}
-    for record in records:
-        value = record.get("absent", {}).get("other", {}).get("mIoU")
-        if value is not None:
-            changed.setdefault(record["method"], []).append(value)
-    if changed:
-        other = next(r["absent"]["other_rule"] for r in records if r.get("absent", {}).get("other"))
-        parts = [f"{method} {mean(values):.2f}" for method, values in changed.items()]
-        lines.append(f"mIoU under the other convention ({other}), where it differs: {', '.join(parts)}.")
-    return lines
+    return [*lines, *_other_scores(records)]
+
+
+def _other_scores(records: Sequence[Record]) -> list[str]:
+    """Returns a sentence on the methods' mIoU under the other convention, means over all runs of each."""
+    others = [r.get("absent", {}).get("other", {}).get("mIoU") for r in records]
+    methods = dict.fromkeys(r["method"] for r, other in zip(records, others, strict=True) if other is not None)
+    parts = []
+    for method in methods:
+        own = [(r["metrics"].get("mIoU"), o) for r, o in zip(records, others, strict=True) if r["method"] == method]
+        scores = [score if other is None else other for score, other in own]
+        parts.append(f"{method} {mean(s for s in scores if s is not None):.2f}")
+    if not parts:
+        return []
+    rule = next(r["absent"]["other_rule"] for r in records if r.get("absent", {}).get("other"))
+    return [f"mIoU under the other convention ({rule}), where it differs: {', '.join(parts)}."]
 
 
 def nothing_to_measure(records: Iterable[Record]) -> set[tuple[str, str]]:

@@ -38,6 +38,8 @@ def named(name: str, seed: int = 0) -> list[dict[str, Any]]:
     for one in found:
         one["metrics"] |= {f"IoU-{name}": 40.0}
         one["per_class"] = {"trimap_w3": {name: 30.0, "road": 20.0}}
+        one["data"] = data(classes=["road", name])
+        one["absent"] = {"rule": "zero", "in_no_label": [1], "predicted": [], "other_rule": "skip", "other": {}}
     return found
 
 
