@@ -152,7 +152,7 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
     from bpkd.metrics import SegmentationMetrics
     from bpkd.metrics.folders import ARRAYS, EXTENSIONS, pair_files
     from bpkd.metrics.maps import MapReader
-    from bpkd.metrics.swallowed import swallowed_class
+    from bpkd.metrics.swallowed import has_region, swallowed_class
 
     ignored = IGNORE if args.ignore_index is None else args.ignore_index
     rules = {"ignore_index": ignored, "widths": args.widths, "absent": args.absent}
@@ -162,7 +162,7 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
     files |= {"prediction_suffix": args.prediction_suffix, "label_suffix": args.label_suffix}
     predictions = MapReader(argmax=args.num_classes * args.argmax, id_map=dict(args.prediction_id_map))
     labels = MapReader(id_map=dict(args.id_map))
-    images, without = {}, []
+    images, without, regions = {}, [], False
     pairs = pair_files(args.predictions, args.labels, **files)
     for name, predicted, labelled in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
         single.reset()
@@ -172,13 +172,14 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         whole_set.merge_state([single])
+        regions = regions or has_region(label == ignored)
         if single.unlabelled:
             without.append(name)
         if args.per_image:
             images[name] = single.compute()
     if not whole_set.counts.any():
         raise ValueError(f"no pixel counts: every label in {args.labels} is --ignore-index {ignored}.")
-    doubt, refused = swallowed_class(whole_set, explicit=args.ignore_index is not None)
+    doubt, refused = swallowed_class(whole_set, explicit=args.ignore_index is not None, regions=regions)
     if refused:
         raise ValueError(f"{args.labels}: {doubt}")
     notes = [*_notes(predictions, labels, without), *([doubt] if doubt else [])]
