@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
+
+from bpkd.analysis.task import figures_of
 
 Record = Mapping[str, Any]
 
@@ -146,13 +148,35 @@ def absent_notes(records: Sequence[Record]) -> list[str]:
         missing = [str(names[i]) if i < len(names) else str(i) for i in facts[0]["in_no_label"]]
         more = ", ..." if len(missing) > 20 else ""
         lines[0] = f"{lines[0][:-1]}: {len(missing)} here ({', '.join(missing[:20])}{more})."
-    changed: dict[str, list[float]] = {}
-    for record in records:
-        value = record.get("absent", {}).get("other", {}).get("mIoU")
-        if value is not None:
-            changed.setdefault(record["method"], []).append(value)
-    if changed:
-        other = next(r["absent"]["other_rule"] for r in records if r.get("absent", {}).get("other"))
-        parts = [f"{method} {mean(values):.2f}" for method, values in changed.items()]
-        lines.append(f"mIoU under the other convention ({other}), where it differs: {', '.join(parts)}.")
-    return lines
+    return [*lines, *_other_scores(records)]
+
+
+def _other_scores(records: Sequence[Record]) -> list[str]:
+    """Returns a sentence on the methods' mIoU under the other convention, means over all runs of each."""
+    others = [r.get("absent", {}).get("other", {}).get("mIoU") for r in records]
+    methods = dict.fromkeys(r["method"] for r, other in zip(records, others, strict=True) if other is not None)
+    parts = []
+    for method in methods:
+        own = [(r["metrics"].get("mIoU"), o) for r, o in zip(records, others, strict=True) if r["method"] == method]
+        scores = [score if other is None else other for score, other in own]
+        parts.append(f"{method} {mean(s for s in scores if s is not None):.2f}")
+    if not parts:
+        return []
+    rule = next(r["absent"]["other_rule"] for r in records if r.get("absent", {}).get("other"))
+    return [f"mIoU under the other convention ({rule}), where it differs: {', '.join(parts)}."]
+
+
+def nothing_to_measure(records: Iterable[Record]) -> set[tuple[str, str]]:
+    """Returns (method, figure) of what was measured and has no value: no such label or object is in the data."""
+    return {(r["method"], name) for r in records for name, value in r["metrics"].items() if _is_nothing(value)}
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def nothing_notes(records: Sequence[Record]) -> list[str]:
+    """Returns a sentence on the figures that tables show as -."""
+    titles = {key: title for title, key, _ in figures_of(records).columns}
+    names = dict.fromkeys(titles[name] for _, name in sorted(nothing_to_measure(records)) if name in titles)
+    return [f"-: {', '.join(names)}: no label or object that counts in the data set."] if names else []

@@ -247,7 +247,8 @@ def _draw_row(
         above.imshow(colored(pred, colors, ignore_index))
         under.imshow(errors(pred, label, image, width=width, ignore_index=ignore_index))
         share = wrong_share(pred, label, width=width, ignore_index=ignore_index)
-        under.set_title(f"{share:.0f} % of the band wrong", fontsize=8, pad=2)
+        words = f"{share:.0f} % of the band wrong" if share == share else "no edge, no band"
+        under.set_title(words, fontsize=8, pad=2)
 
 
 def fitted(image: Any, size: Sequence[int]) -> Image:

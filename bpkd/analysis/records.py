@@ -36,8 +36,8 @@ def read_records(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for path in paths:
         try:
-            found = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: expected JSON with one run or a list of runs, got {error}.") from error
         for i, record in enumerate(found if isinstance(found, list) else [found]):
             missing = [k for k in KEYS if not isinstance(record, dict) or k not in record]

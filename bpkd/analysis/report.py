@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from bpkd.analysis.costs import batches, peak_memory
-from bpkd.analysis.identity import absent_notes, check_one_set, unknown_data
+from bpkd.analysis.identity import absent_notes, check_one_set, nothing_notes, nothing_to_measure, unknown_data
 from bpkd.analysis.task import Column, figures_of
 from bpkd.text import csv_table, markdown_table
 
@@ -91,15 +91,6 @@ def table_rows(records: Sequence[Record], *, trimap_width: int) -> tuple[list[st
         share = 100 * row.values[score][0] / teacher if teacher else float("nan")
         lines.append([display_name(row.method), str(row.runs), *cells, "" if share != share else f"{share:.1f} %"])
     return header, lines
-
-
-def nothing_to_measure(records: Iterable[Record]) -> set[tuple[str, str]]:
-    """Returns (method, figure) of what was measured and has no value: no such label or object is in the data."""
-    return {(r["method"], name) for r in records for name, value in r["metrics"].items() if _is_nothing(value)}
-
-
-def _is_nothing(value: Any) -> bool:
-    return value is None or value != value
 
 
 def _contents(records: Sequence[Record], trimap_width: int) -> tuple[list[Column], list[Summary], str]:
@@ -235,19 +226,12 @@ def provenance(records: Sequence[Record]) -> str:
         f"{first['dataset']}; {students[0]['iterations']} iterations (teacher {teacher or '-'}); {machines}; torch "
         f"{torches}; commit {commits}. FLOPs of one {_size(first)} image; s / iteration is the median step"
         + f"{batches([r for r in records if r['method'] == TEACHER], students)}."
-        + "".join(f" {line}" for line in (*absent_notes(records), *unknown_data(records), *_nothing(records)))
+        + "".join(f" {line}" for line in (*absent_notes(records), *unknown_data(records), *nothing_notes(records)))
         + _speed(records)
         + _longer(records)
         + _precision(records)
         + _memory(records)
     )
-
-
-def _nothing(records: Sequence[Record]) -> list[str]:
-    """Returns a sentence on the figures that tables show as -."""
-    titles = {key: title for title, key, _ in figures_of(records).columns}
-    names = dict.fromkeys(titles[name] for _, name in sorted(nothing_to_measure(records)) if name in titles)
-    return [f"-: {', '.join(names)}: no label or object that counts in the data set."] if names else []
 
 
 def _speed(records: Sequence[Record]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bpkd.analysis.report import Record, findings, markdown, provenance, table
 from bpkd.analysis.significance import HEADER, explanation, paired_tests
 from bpkd.analysis.task import figures_of
+from bpkd.text import markdown_cell
 
 
 def report_text(records: Sequence[Record], *, trimap_width: int, margin: float = 0.5) -> str:
@@ -22,8 +23,8 @@ def report_text(records: Sequence[Record], *, trimap_width: int, margin: float =
     """
     tested = figures_of(records, trimap_width).tested
     lines = [table(records, trimap_width=trimap_width)[0], ""]
-    lines += [f"- {line}" for metric in tested for line in findings(records, metric)]
-    return "\n".join([*lines, "", *_tests(records, tested, margin), provenance(records)])
+    lines += [f"- {markdown_cell(line)}" for metric in tested for line in findings(records, metric)]
+    return "\n".join([*lines, "", *_tests(records, tested, margin), markdown_cell(provenance(records))])
 
 
 def _tests(records: Sequence[Record], figures: Sequence[str], margin: float) -> list[str]:

@@ -32,12 +32,23 @@ def parser(prog: str = "bpkd metrics") -> Parser:
     out = Parser(prog, "PRED_DIR GT_DIR --num-classes K", __doc__, overrides=False, renamed=RENAMED)
     out.add_argument("predictions", type=path_arg, metavar="PRED_DIR", help="folder of predicted label maps")
     out.add_argument("labels", type=path_arg, metavar="GT_DIR", help="folder of ground truth")
+    _add_rules(out)
+    out.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="names of the classes, for the table")
+    out.add_argument("--prediction-suffix", default="", metavar="END", help="end of the predictions' file names")
+    out.add_argument("--label-suffix", default="", metavar="END", help="end of the labels' file names")
+    out.add_argument("--per-image", action="store_true", help="also a row of figures per image, worst mIoU first")
+    out.add_json("write the figures as JSON instead of printing tables")
+    return out
+
+
+def _add_rules(out: Parser) -> None:
+    """Adds the options that figures depend on."""
     out.add_argument("--num-classes", type=whole(1), required=True, metavar="K", help="number of classes; ids 0..K-1")
     out.add_argument(
         "--ignore-index",
         type=int,
         metavar="ID",
-        help="label that does not count (default 255; given, it is not doubted)",
+        help="label that does not count (default 255; one that is given is not questioned)",
     )
     out.add_argument(
         "--widths",
@@ -77,12 +88,6 @@ def parser(prog: str = "bpkd metrics") -> Parser:
     out.add_argument(
         "--argmax", action="store_true", help="predictions are .npy of scores [K, H, W]; the largest one is the id"
     )
-    out.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="names of the classes, for the table")
-    out.add_argument("--prediction-suffix", default="", metavar="END", help="end of the predictions' file names")
-    out.add_argument("--label-suffix", default="", metavar="END", help="end of the labels' file names")
-    out.add_argument("--per-image", action="store_true", help="also a row of figures per image, worst mIoU first")
-    out.add_json("write the figures as JSON instead of printing tables")
-    return out
 
 
 class pair:  # noqa: N801 - a type of argparse, which prints the name
@@ -146,7 +151,7 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
     from bpkd.metrics import SegmentationMetrics
     from bpkd.metrics.folders import ARRAYS, EXTENSIONS, pair_files
     from bpkd.metrics.maps import MapReader
-    from bpkd.metrics.swallowed import swallowed_class
+    from bpkd.metrics.swallowed import has_region, swallowed_class
 
     ignored = IGNORE if args.ignore_index is None else args.ignore_index
     rules = {"ignore_index": ignored, "widths": args.widths, "absent": args.absent}
@@ -156,7 +161,7 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
     files |= {"prediction_suffix": args.prediction_suffix, "label_suffix": args.label_suffix}
     predictions = MapReader(argmax=args.num_classes * args.argmax, id_map=dict(args.prediction_id_map))
     labels = MapReader(id_map=dict(args.id_map))
-    images, without = {}, []
+    images, without, regions = {}, [], False
     pairs = pair_files(args.predictions, args.labels, **files)
     for name, predicted, labelled in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
         single.reset()
@@ -166,13 +171,14 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         whole_set.merge_state([single])
+        regions = regions or has_region(label == ignored)
         if single.unlabelled:
             without.append(name)
         if args.per_image:
             images[name] = single.compute()
     if not whole_set.counts.any():
         raise ValueError(f"no pixel counts: every label in {args.labels} is --ignore-index {ignored}.")
-    doubt, refused = swallowed_class(whole_set, explicit=args.ignore_index is not None)
+    doubt, refused = swallowed_class(whole_set, explicit=args.ignore_index is not None, regions=regions)
     if refused:
         raise ValueError(f"{args.labels}: {doubt}")
     notes = [*_notes(predictions, labels, without), *([doubt] if doubt else [])]

@@ -16,6 +16,8 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 from PIL import Image
 
+from bpkd.files import replacing
+
 SUFFIXES = ("_gtFine_labelTrainIds.png", "_gtFine_labelIds.png")
 AVERAGES = {
     "IoU": "averageScoreClasses",
@@ -76,9 +78,9 @@ class CityscapesEvaluator(DatasetEvaluator):
         name = labels.name.replace("_gtFine_labelIds", "_pred")
         with tempfile.TemporaryDirectory() as scratch:
             folder = self.output_dir or scratch
-            os.makedirs(folder, exist_ok=True)
             path = os.path.join(folder, name)
-            Image.fromarray(pred).save(path)
+            with replacing(path) as part:
+                Image.fromarray(pred).save(part)
             try:
                 self.official.evaluatePair(path, str(labels), self.matrix, self.instances, {}, self.official.args)
             except SystemExit as stop:  # its way to say that an id is unknown

@@ -160,7 +160,7 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], progres
     done.add(job.name)
     name = figures_of([record]).score
     score = record["metrics"].get(name)
-    reached = f"{name} {float('nan') if score is None else score:.2f}"
+    reached = f"{name} {'-' if score is None else f'{score:.2f}'}"
     trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
     progress(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
 

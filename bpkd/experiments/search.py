@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from bpkd.analysis.identity import check_one_set
+from bpkd.analysis.identity import absent_notes, check_one_set
 from bpkd.analysis.report import markdown
 from bpkd.analysis.task import figures_of, figures_of_scores
 from bpkd.engine.configure import load_config
@@ -151,6 +151,7 @@ def rows(runs: Mapping[tuple[str, int], tuple[Trial, Sequence[Job]]]) -> list[di
                 "seeds": [r["seed"] for r in records],
                 **{key: [r["metrics"][key] for r in records] for key in figures.tested},
                 "gradient_ratios": _ratios(jobs[0]),
+                "absent_notes": absent_notes(records),
                 **{k: records[0][k] for k in ("dataset", "iterations", "commit", "versions", "hardware")},
             }
         )
@@ -185,7 +186,9 @@ def search_table(found: Sequence[Mapping[str, Any]]) -> str:
         ratios = ", ".join(f"{k} {v:.2g}" for k, v in row["gradient_ratios"].items())
         lines.append([row["method"], name, *scores, ratios])
     titles = [title for title, key, _ in figures.columns if key in figures.tested]
-    return markdown(["method", "settings", *titles, "gradient of the terms / the task's"], lines)
+    table = markdown(["method", "settings", *titles, "gradient of the terms / the task's"], lines)
+    notes = dict.fromkeys(note for row in found for note in row.get("absent_notes", ()))
+    return "\n\n".join([table, *([markdown_cell(" ".join(notes))] if notes else [])])
 
 
 def main_effects(found: Sequence[Mapping[str, Any]]) -> str:

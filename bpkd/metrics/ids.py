@@ -83,6 +83,6 @@ def _counted(ids: NDArray[Any]) -> NDArray[Any]:
     Booleans are made anew: those of Pillow are bytes of 255, which torch takes for ids.
     """
     if ids.dtype == np.bool_:
-        held: NDArray[np.bool_] = np.not_equal(ids, 0)
-        return held
+        clean: NDArray[Any] = np.not_equal(ids, 0)
+        return clean
     return ids.astype(np.int64) if ids.dtype.kind == "u" and ids.dtype.itemsize > 1 else ids

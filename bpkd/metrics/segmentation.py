@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class SegmentationMetrics(Metric):
                 "100. Objects on a background are 2 classes: 0 background, 1 object."
             )
         super().__init__(num_classes, ignore_index=ignore_index, device=device)
-        if boundary_ratio <= 0:
+        if not 0 < boundary_ratio < math.inf:
             raise ValueError(f"boundary_ratio: expected a positive share, got {boundary_ratio}.")
         if absent not in ABSENT:
             raise ValueError(f"absent: expected one of {ABSENT}, got {absent!r}.")

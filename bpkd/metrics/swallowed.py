@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bpkd.functional.reference.edges import window_reduce
+
 from .segmentation import SegmentationMetrics
 
+# Side of a window of ignored pixels that no border between regions fills: Pascal VOC's are 5 pixels wide.
+REGION = 7
 
-def swallowed_class(metrics: SegmentationMetrics, *, explicit: bool) -> tuple[str, bool]:
+
+def has_region(ignored: NDArray[np.bool_]) -> bool:
+    """Returns whether ignored pixels [H, W] cover more than borders; a map that is ignored as a whole says nothing.
+
+    >>> has_region(np.eye(20, dtype=bool)), has_region(np.arange(400).reshape(20, 20) < 200)
+    (False, True)
+    """
+    if not ignored.any() or ignored.all():
+        return False
+    flags = torch.from_numpy(np.ascontiguousarray(ignored)).to(torch.uint8)[None]
+    return bool(window_reduce(flags, REGION, torch.minimum, 0).any())
+
+
+def swallowed_class(metrics: SegmentationMetrics, *, explicit: bool, regions: bool = False) -> tuple[str, bool]:
     """Returns a sentence on an ignored label that may be a class ("" without one), and whether figures are worthless.
 
-    They are where labels hold one class beside ignored pixels, and where most ignored pixels are predicted as the one
-    class that occurs in no label.
+    They are where labels hold one class beside ignored pixels, and where one class occurs in no label that most ignored
+    pixels are predicted as, or that is the last one, while ignored pixels cover regions.
 
     Args:
         metrics: counts of the whole set.
         explicit: whether the ignored label was chosen by hand, which ends all doubt.
+        regions: whether ignored pixels cover more than borders in some image (``has_region``).
     """
     labelled = metrics.counts.sum(1) > 0
     absent = (~labelled).nonzero().flatten().tolist()
@@ -23,7 +45,8 @@ def swallowed_class(metrics: SegmentationMetrics, *, explicit: bool) -> tuple[st
     index, share, first = metrics.ignore_index, 100 * ignored / total, absent[0]
     if int(labelled.sum()) > 1 and len(absent) > 1:
         return "", False
-    worthless = int(labelled.sum()) == 1 or 2 * int(metrics.ignored[first]) > ignored
+    last = regions and first == metrics.num_classes - 1
+    worthless = last or int(labelled.sum()) == 1 or 2 * int(metrics.ignored[first]) > ignored
     classes = ", ".join(map(str, labelled.nonzero().flatten().tolist()))
     seen = f"the labels hold class {classes} and, on {share:.1f} % of the pixels, {index}, which is ignored"
     ways = f"If {index} is class {first}: --id-map {index}:{first}; if it is to be ignored: --ignore-index {index}."

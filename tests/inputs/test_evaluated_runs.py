@@ -60,6 +60,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_of_several_test_sets_the_record_is_of_the_first(trained: Path, tmp_path: Path) -> None:
+    opts = ("DATASETS.CHECK", "off", "DATASETS.TEST", '["mine_val", "mine_train"]')
+    train(trained / "c.yaml", tmp_path / "run", *opts)
+    record = strict((tmp_path / "run" / "run.json").read_text())
+    assert record["dataset"] == record["data"]["name"] == "mine_val"
+    assert record["metrics"]["mIoU"] > 0
+
+
 def strict(text: str) -> Any:
     return json.loads(text, parse_constant=pytest.fail)
 

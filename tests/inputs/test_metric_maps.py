@@ -166,6 +166,8 @@ def pickled(d: Path) -> None:
     replaced(d, "a.npy", np.array([{"mask": 1}], dtype=object), npy)
 
 
+THREE = np.zeros((24, 24), np.uint8)
+THREE[:12, :12], THREE[12:, :12] = 1, 255
 NAN = scores((0, 1, 2))
 NAN[0, 0, 0] = np.nan
 
@@ -187,6 +189,12 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...], int, tuple[str
         (),
         3,
         ("class 2 occurs in no label", "--id-map 255:2"),
+    ),
+    "0/1/255 where the third class is never predicted": (
+        lambda d: write(d, THREE % 255, THREE),
+        (),
+        3,
+        ("class 0, 1 and, on 25.0 % of the pixels, 255", "class 2 occurs in no label", "--id-map 255:2"),
     ),
     "probabilities in a float TIFF": (
         lambda d: replaced(d, "a.tif", np.where(PRED, 0.9, 0.1).astype(np.float32)),
@@ -300,3 +308,12 @@ def test_both_conventions_are_printed_where_they_differ(tmp_path: Path, capsys: 
         assert f"(--absent {other}): mIoU {figures[other]:.2f} (not {figures[rule]:.2f})" in shown[rule]
         rows = [line.split(" | ") for line in shown[rule].splitlines() if line.startswith("| a |")]
         assert [float(cell.strip(" |")) for cell in (rows[-1][1], rows[-1][-1])] == [figures[rule], figures[other]]
+
+
+def test_borders_as_pascal_voc_has_them_are_no_class(tmp_path: Path, measure: Callable[..., Measured]) -> None:
+    label = np.where(np.abs(np.arange(24) - 12)[None] <= 2, 255, THREE % 255).astype(np.uint8)
+    write(tmp_path, THREE % 255, label)
+    found = measure(classes=3)
+    assert found.status == 0
+    assert "class 2 occurs in no label" in found.err
+    assert found.result["mIoU"] == 100

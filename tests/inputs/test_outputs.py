@@ -38,6 +38,8 @@ def named(name: str, seed: int = 0) -> list[dict[str, Any]]:
     for one in found:
         one["metrics"] |= {f"IoU-{name}": 40.0}
         one["per_class"] = {"trimap_w3": {name: 30.0, "road": 20.0}}
+        one["data"] = data(classes=["road", name])
+        one["absent"] = {"rule": "zero", "in_no_label": [1], "predicted": [], "other_rule": "skip", "other": {}}
     return found
 
 
@@ -151,10 +153,13 @@ def test_a_full_disk(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_device_is_written_to_and_stays_a_device() -> None:
-    with pytest.raises(OSError, match="/dev/full"):
-        write_text("/dev/full", "text")
-    assert Path("/dev/full").is_char_device()
+def test_a_device_is_written_to_and_not_replaced(folders: list[str], tmp_path: Path, capsys: Any) -> None:
+    link = tmp_path / "full.json"  # so that a fault of the test cannot replace the device itself
+    link.symlink_to("/dev/full")
+    assert run("metrics", [*folders, "--json", str(link)], prog="bpkd metrics") == 2
+    assert "full.json: cannot be written (no space left on device)" in message(capsys)
+    assert link.is_symlink()
+    assert link.is_char_device()
 
 
 def test_a_picture_that_opencv_does_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

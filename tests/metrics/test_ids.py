@@ -70,6 +70,12 @@ def test_batches_of_logits_are_refused_with_argmax_1() -> None:
         counted(torch.zeros(3, 2, 2, 4), LABEL.expand(3, 2, 4))
 
 
+@pytest.mark.parametrize("ratio", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_ratio_is_a_positive_number(ratio: float) -> None:
+    with pytest.raises(ValueError, match="boundary_ratio: expected a positive share"):
+        SegmentationMetrics(2, boundary_ratio=ratio)
+
+
 def test_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 2 or more, got 1: with one class every labelled pixel is right"):
         SegmentationMetrics(1)
