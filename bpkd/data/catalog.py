@@ -18,7 +18,7 @@ from . import procedural
 from .files import IGNORE, DatasetError, label_table
 from .sets import InstanceSet, SemanticSet, published_sets
 from .sets.base import pair
-from .sets.coco import instance_items
+from .sets.coco import instance_items, objects_of
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -33,7 +33,7 @@ def register_datasets(cfg: CfgNode) -> None:
     if cfg.DATASETS.FOLDER.NAME:
         _register_folder(cfg.DATASETS.FOLDER, root)
     if cfg.DATASETS.COCO_FOLDER.NAME:
-        _register_coco_folder(cfg.DATASETS.COCO_FOLDER, root)
+        _register_coco_folder(cfg.DATASETS, root)
 
 
 def _fresh(name: str) -> Any:
@@ -49,6 +49,7 @@ def _register(spec: SemanticSet | InstanceSet) -> None:
     if isinstance(spec, InstanceSet):
         DatasetCatalog.register(spec.name, partial(instance_items, spec))
         metadata.set(json_file=str(spec.json), image_root=str(spec.images), evaluator_type="coco")
+        metadata.set(objects=partial(objects_of, spec))
         return
     DatasetCatalog.register(spec.name, spec.load)
     metadata.set(
@@ -92,7 +93,8 @@ def _register_procedural_instances(node: CfgNode) -> None:
         )
 
 
-def _register_coco_folder(node: CfgNode, root: Path) -> None:
+def _register_coco_folder(sets: CfgNode, root: Path) -> None:
+    node = sets.COCO_FOLDER
     base = Path(node.ROOT) if node.ROOT else root
     for split in ("TRAIN", "VAL"):
         _register(
@@ -101,6 +103,7 @@ def _register_coco_folder(node: CfgNode, root: Path) -> None:
                 json=base / node[f"{split}_JSON"],
                 images=base / node[f"{split}_IMAGES"],
                 others=[base / node[f"{other}_JSON"] for other in ("TRAIN", "VAL") if other != split],
+                drop_unusable=sets.DROP_UNUSABLE_OBJECTS,
             )
         )
 
