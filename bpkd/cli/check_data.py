@@ -9,6 +9,7 @@ KEY VALUE pairs at the end change the config. The exit status is 1 where a data 
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def run(args: Any) -> int:
     from bpkd.data.sheet import contact_sheet
     from bpkd.engine.configure import check_classes, check_data_sets
 
+    logging.getLogger("bpkd.data").addHandler(logging.NullHandler())  # its warnings are the notes printed below
     cfg = read_config(args.config_file, args.opts)
     register_datasets(cfg)
     check_data_sets(cfg)
@@ -86,6 +88,8 @@ def print_survey(name: str, seen: Any) -> None:
         seen: its `bpkd.data.Survey`.
     """
     print(f"{name}: {seen.images} images, all usable")
+    for note in seen.notes:
+        print(f"  note: {note}")
     common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
     if common:
         print(f"  {len(seen.sizes)} size{'s, the most common' if len(seen.sizes) > 1 else ','} {common}")

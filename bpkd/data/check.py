@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from .check_objects import ObjectCheck, judge, notes_of
 from .files import IGNORE, DatasetError, check_values, read_image, read_raw_label
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ class Survey:
     problems: list[str] = field(default_factory=list)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Images of each (height, width)."""
+
+    notes: list[str] = field(default_factory=list)
+    """What was repaired or left out, with counts."""
 
     def __post_init__(self) -> None:
         """Creates counters: pixels (or instances) and images of each id (255: ignored), pixels of each mask value."""
@@ -117,16 +121,19 @@ def survey_dataset(
             )
     table = meta.get("label_table")
     survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table)
+    objects = None if table else ObjectCheck(name, mode)
 
     def look(item: dict[str, Any]) -> _Look:
         if "procedural" in item and not draw:
             return _Look()
-        return _look_at_mask(item, table, mode) if table else _look_at_instances(item, mode)
+        return _look_at_instances(item, mode, objects) if objects else _look_at_mask(item, table or [], mode)
 
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
         for seen in tqdm(pool.map(look, items), name, len(items), disable=not progress, unit="image"):
             survey.add(seen)
-    faults = [f"{name}: {fault}" for fault in _faults_of_the_whole(name, items, survey.values, subset)]
+    whole = _faults_of_the_whole(name, items, survey.values, subset) + judge(objects, items, survey.amounts)
+    survey.notes += notes_of(objects)
+    faults = [f"{name}: {fault}" for fault in whole]
     if faults := faults + _listed(name, survey.problems, len(items)):
         raise DatasetError("\n".join(faults))
     logger.info("%s: %d images checked (%s).", name, len(items), mode)
@@ -168,9 +175,7 @@ def _unlabelled(meta: Any, items: list[dict[str, Any]], values: NDArray[np.int64
     """Returns an error for a split without a labelled pixel or instance."""
     table = meta.get("label_table")
     if not table:
-        if any(item.get("annotations") for item in items):
-            return []
-        return [f"none of the {len(items)} images has an instance: expected annotations in {meta.get('json_file')}."]
+        return []
     if values.any() and not values[np.asarray(table) != IGNORE].any() and not meta.get("labels_withheld"):
         found = np.flatnonzero(values).tolist()
         return [f"every pixel of the {len(items)} masks is ignored: they hold the values {found} alone."]
@@ -213,7 +218,7 @@ def _look_at_mask(item: dict[str, Any], table: list[int], mode: str) -> _Look:
     return _Look(damage) if damage else _Look(size=(label.shape[0], label.shape[1]), values=values)
 
 
-def _look_at_instances(item: dict[str, Any], mode: str) -> _Look:
+def _look_at_instances(item: dict[str, Any], mode: str, objects: ObjectCheck) -> _Look:
     name, drawn = item["file_name"], "procedural" in item
     if not drawn and not os.path.isfile(name):
         return _Look(f"{name}: missing")
@@ -229,11 +234,8 @@ def _look_at_instances(item: dict[str, Any], mode: str) -> _Look:
         if size != (item["height"], item["width"]):
             stated = f"{item['height']}x{item['width']}"
             return _Look(f"{name}: image {height}x{width}, in the JSON {stated}: sizes differ")
-    masks = [a.get("segmentation") for a in item.get("annotations", ())]
-    if any(isinstance(m, dict) and tuple(m["size"]) != (item["height"], item["width"]) for m in masks):
-        return _Look(f"{name}: an instance's run-length mask has another size than the image")
-    ids = [a["category_id"] for a in item.get("annotations", ()) if not a.get("iscrowd")]
-    return _Look(size=size, values=np.bincount(np.asarray(ids, int), minlength=256))
+    problem, counts = objects.look(item)
+    return _Look(problem) if problem else _Look(size=size, values=counts)
 
 
 def _damage(path: str) -> str | None:

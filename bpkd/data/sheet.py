@@ -77,6 +77,8 @@ def _instances(item: dict[str, Any], image: NDArray[Any], metadata: Any) -> NDAr
     drawn = image.astype(np.float32)
     colors = metadata.get("thing_colors")
     for number, annotation in enumerate(item.get("annotations", ())):
+        if not annotation.get("segmentation"):
+            continue
         mask = encode(annotation["segmentation"], item["height"], item["width"])
         # Without the classes' colours: objects that lie beside each other differ.
         color = colors[annotation["category_id"]] if colors else np.random.default_rng(number).integers(60, 255, 3)

@@ -77,7 +77,11 @@ class Labels:
 
 
 def what_counts(
-    labels: Labels, images: Sequence[int], classes: Mapping[int, str], results: Sequence[Mapping[str, Any]], score: float
+    labels: Labels,
+    images: Sequence[int],
+    classes: Mapping[int, str],
+    results: Sequence[Mapping[str, Any]],
+    score: float,
 ) -> list[str]:
     """Says which classes and images the figures leave out.
 

@@ -15,6 +15,8 @@ from .outlines import read_outline, shown
 BOXES = "objects have no valid bbox [x, y, width, height]: taken from the mask"
 OTHER_BOXES = "objects have another bbox than their mask's (in the form [x1, y1, x2, y2]?): taken from the mask"
 AREAS = "objects have no valid area: counted from the mask"
+CROWDS = "objects have no iscrowd, or not as 0 or 1: missing is 0, text and true or false are read"
+IGNORED = "objects are marked 'ignore': treated as crowds, neither trained nor counted as missed"
 STRANGERS = "objects belong to no image of the file: left out"
 
 
@@ -79,10 +81,10 @@ class ObjectReader:
         """
         if self._strangers and len(self._strangers) == total:
             known = [repr(key) for key in list(self.images)[:3]]
+            others = ", ".join(repr(v) for v in self._strangers[:3])
             raise DatasetError(
                 f"{path}: expected annotations of its {len(self.images)} images (ids {', '.join(known)}, ...), got "
-                f"{total} of others (image_id {', '.join(repr(v) for v in self._strangers[:3])}, ...). Do the two parts "
-                "belong together?"
+                f"{total} of others (image_id {others}, ...). Do the two parts belong together?"
             )
         if self._count and self._largest <= 1 and any(max(i["height"], i["width"]) > 8 for i in self.images.values()):
             raise DatasetError(
@@ -143,9 +145,9 @@ class ObjectReader:
     def _crowd(self, row: dict[str, Any], name: Any) -> int:
         crowd, same = read_crowd(row.get("iscrowd"))
         if not same:
-            self.notes.add("objects have no iscrowd, or not as 0 or 1: missing is 0, text and true/false are read", name)
+            self.notes.add(CROWDS, name)
         if row.get("ignore") not in (None, 0, False, "0") and not crowd:
-            self.notes.add("objects are marked 'ignore': treated as crowds, neither trained nor counted as missed", name)
+            self.notes.add(IGNORED, name)
             return 1
         return crowd
 
@@ -158,5 +160,3 @@ class ObjectReader:
             self.notes.add("objects have a category_id that is text: read as a number", name)
         number: int = found if type(found) is int else int(found)
         return number
-
-

@@ -56,7 +56,9 @@ def _image(row: Any, number: int, folder: Path | None, notes: Notes) -> dict[str
     key, name = row.get("id"), row.get("file_name")
     if not (real(key) or (isinstance(key, str) and key)):
         raise DatasetError(f"images[{number}] ({name}): expected an id, a number or a text, got {shown(key)}")
-    if not isinstance(name, str) or not name.strip() or "://" in name:
+    if folder is None:  # the files are not read
+        name = str(name if name is not None else key)
+    elif not isinstance(name, str) or not name.strip() or "://" in name:
         url = name if isinstance(name, str) and "://" in name else row.get("coco_url") or row.get("flickr_url")
         hint = f", only the address {shown(url)}: download it, and name the file" if url else ""
         raise DatasetError(f"image id {key!r}: expected a file_name, got {shown(name)}{hint}")
@@ -122,10 +124,10 @@ def read_categories(rows: list[Any], path: Path, note: Callable[[str, Any], None
     out: dict[int, str] = {}
     for number, row in enumerate(rows):
         key = row.get("id") if isinstance(row, dict) else None
-        whole = key if type(key) is int else _number(key)
+        whole = _number(key)
         if whole is None:
             raise DatasetError(f"{path}: categories[{number}]: expected a whole number as id, got {shown(key)}.")
-        if whole is not key:
+        if type(key) is not int:
             note("categories have an id that is text or no whole number: read as numbers", whole)
         name = _name(row.get("name"), whole, note)
         if out.setdefault(whole, name) != name:
