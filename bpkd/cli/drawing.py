@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from bpkd.analysis.instances import instance_edge_levels, instance_panels
 from bpkd.analysis.overlays import edge_levels, side_by_side
 from bpkd.analysis.plots import panels
+from bpkd.data.annotations import dataset_dicts, read_objects
 from bpkd.data.files import read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
 from bpkd.engine.predict import IMAGE_SUFFIXES, InstancePredictor, Predictor, list_images, predictor
@@ -105,7 +105,10 @@ def labelled(args: Any) -> list[dict[str, Any]]:
     """
     folder = args.images.parent if args.images.is_file() else args.images
     check_coco(args.labels)
-    items: list[dict[str, Any]] = load_coco_json(str(args.labels), str(folder))
+    objects = read_objects(args.labels, folder)
+    for note in objects.notes:
+        print(f"note: {note}")
+    items = dataset_dicts(objects, folder)
     paths = [Path(item["file_name"]) for item in items]
     wanted = {p for p in paths if p.is_file() and (folder == args.images or p.name == args.images.name)}
     if not wanted:

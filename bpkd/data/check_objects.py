@@ -55,7 +55,7 @@ class ObjectCheck:
         if self.empty:
             names = sorted(self.empty, key=str)[:EXAMPLES]
             out.append(f"{len(self.empty)} objects cover no pixel: left out "
-                       f"({first(names, len(self.empty), 'annotation')}).")  # fmt: skip
+                       f"({first(names, len(self.empty), 'annotation id')}).")  # fmt: skip
         return out
 
     def unlabelled(self, items: Sequence[dict[str, Any]], counts: NDArray[np.int64]) -> list[str]:

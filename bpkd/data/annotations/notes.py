@@ -19,13 +19,13 @@ class Notes:
 
     found: dict[str, list[Any]] = field(default_factory=dict)
 
-    def add(self, what: str, who: Any, *, unit: str = "annotation") -> None:
+    def add(self, what: str, who: Any, *, unit: str = "annotation id") -> None:
         """Counts one case.
 
         Args:
             what: sentence that follows the number of cases.
             who: id of the case.
-            unit: what the id belongs to, such as "image".
+            unit: what the id is, such as "image id".
         """
         entry = self.found.setdefault(what, [0, [], unit])
         entry[0] += 1
@@ -43,10 +43,11 @@ def first(who: Sequence[Any], count: int, unit: str) -> str:
     Args:
         who: the first ids.
         count: how many there are.
-        unit: what the ids belong to.
+        unit: what one of them is.
     """
     more = ", ..." if count > len(who) else ""
-    return f"{unit} id{'s' if count > 1 else ''} {', '.join(repr(w) for w in who)}{more}"
+    plural = "" if count == 1 else "es" if unit.endswith("x") else "s"
+    return f"{unit}{plural} {', '.join(repr(w) for w in who)}{more}"
 
 
 def listed(problems: Sequence[str]) -> str:

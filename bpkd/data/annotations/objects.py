@@ -80,10 +80,10 @@ class ObjectReader:
             DatasetError: no annotation belongs to an image, or coordinates are shares of the image's size.
         """
         if self._strangers and len(self._strangers) == total:
-            known = [repr(key) for key in list(self.images)[:3]]
+            known = ", ".join(repr(key) for key in list(self.images)[:3]) or "none"
             others = ", ".join(repr(v) for v in self._strangers[:3])
             raise DatasetError(
-                f"{path}: expected annotations of its {len(self.images)} images (ids {', '.join(known)}, ...), got "
+                f"{path}: expected annotations of its {len(self.images)} images (ids {known}, ...), got "
                 f"{total} of others (image_id {others}, ...). Do the two parts belong together?"
             )
         if self._count and self._largest <= 1 and any(max(i["height"], i["width"]) > 8 for i in self.images.values()):
@@ -101,7 +101,7 @@ class ObjectReader:
         """Returns the annotation's id, for messages; its place in the file where it has none."""
         name = row.get("id")
         if not isinstance(name, int | float | str):
-            self.notes.add("annotations have no id: numbered anew (in messages by their place in the file)", number)
+            self.notes.add("annotations have no id: numbered anew", number, unit="index")
             return f"[{number}]"
         if name in self._seen:
             self.notes.add("annotations have the id of another one: kept as objects of their own", name)

@@ -13,6 +13,8 @@ from .masks import encode, run_total
 from .notes import UnusableError
 from .polygons import Extent, plain_extent, repaired_polygons
 
+MISSING = "no outline (segmentation is missing or empty)"
+
 
 class Outline(NamedTuple):
     """An outline that pycocotools can take."""
@@ -48,11 +50,11 @@ def read_outline(value: Any, height: int, width: int, *, lenient: bool = False) 
     if _is_run_list(value, height, width):
         repairs.append("run-length masks without 'size': read as one of the image's size")
         value = {"counts": value, "size": [height, width]}
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         return Outline(_run_lengths(value, height, width, repairs), None, tuple(repairs))
     if not isinstance(value, list) or not value or value == [[]]:
         if value in (None, [], [[]], "", {}):
-            raise UnusableError("no outline (segmentation is missing or empty)")
+            raise UnusableError(MISSING)
         raise UnusableError(f"segmentation: expected polygons or run lengths, got {shown(value)}")
     polygons = repaired_polygons(value, repairs, height=height, width=width, lenient=lenient)
     extent = plain_extent(polygons, height, width)

@@ -16,6 +16,7 @@ from bpkd.data.files import DatasetError
 from .json_file import parts, read_json
 from .notes import Notes, listed
 from .objects import ObjectReader
+from .outlines import MISSING
 from .tables import read_categories, read_images
 
 KEPT = 100 * 2**20  # larger files are read anew each time: their objects would stay in memory beside the loader's
@@ -72,12 +73,19 @@ def read_objects(
         return found
     if not (published or drop_unusable):
         raise DatasetError(
-            f"{path}: {len(found.problems)} of {found.total} objects cannot be used:\n  {listed(found.problems)}"
-            "\nRepair them, or leave them out with DATASETS.DROP_UNUSABLE_OBJECTS True."
+            f"{path}: {len(found.problems)} of {found.total} objects cannot be used:\n  {listed(found.problems)}."
+            f"{_boxes_only(found)}\nRepair them, or leave them out with DATASETS.DROP_UNUSABLE_OBJECTS True."
         )
     why = "as Detectron2 does" if published else "DATASETS.DROP_UNUSABLE_OBJECTS"
     more = f"{len(found.problems)} of {found.total} objects cannot be used and are left out ({why}); the first: "
     return Objects(**{**vars(found), "notes": (*found.notes, more + found.problems[0] + "."), "problems": ()})
+
+
+def _boxes_only(found: Objects) -> str:
+    """Returns a hint for a file of boxes without masks."""
+    if len(found.problems) < found.total or not all(p.endswith(MISSING) for p in found.problems):
+        return ""
+    return " The file holds boxes alone: instance segmentation learns from masks."
 
 
 @lru_cache(maxsize=4)
@@ -85,7 +93,7 @@ def _read(path: Path, folder: Path | None, published: bool, version: Any) -> Obj
     notes = Notes()
     rows, annotations, categories = parts(path)
     images = read_images(rows, path, folder, notes)
-    names = read_categories(categories, path, lambda what, who: notes.add(what, who, unit="category"))
+    names = read_categories(categories, path, lambda what, who: notes.add(what, who, unit="category id"))
     reader = ObjectReader(images, names, notes, published=published)
     for number, row in enumerate(annotations):
         reader.add(row, number)

@@ -43,7 +43,7 @@ def read_images(rows: list[Any], path: Path, folder: Path | None, notes: Notes) 
                 "objects are meant? Give each image its own id"
             )
         else:
-            notes.add("images are listed twice under one id and name: read once", one["id"], unit="image")
+            notes.add("images are listed twice under one id and name: read once", one["id"], unit="image id")
     if problems:
         raise DatasetError(f"{path}: {len(problems)} of {len(rows)} images cannot be used:\n  {listed(problems)}")
     _same_files(out, notes)
@@ -65,7 +65,7 @@ def _image(row: Any, number: int, folder: Path | None, notes: Notes) -> dict[str
     if folder is not None:
         name, repair = located(folder, name)
         if repair:
-            notes.add(repair, key, unit="image")
+            notes.add(repair, key, unit="image id")
     height, width = _sizes(row, key, name, folder, notes)
     return {"id": key, "file_name": name, "height": height, "width": width}
 
@@ -76,7 +76,9 @@ def _sizes(row: dict[str, Any], key: Any, name: str, folder: Path | None, notes:
         return height, width
     numbers = [_whole(v) for v in (height, width)]
     if numbers[0] and numbers[1]:
-        notes.add("images have a height or width that is text or no whole number: read as numbers", key, unit="image")
+        notes.add(
+            "images have a height or width that is text or no whole number: read as numbers", key, unit="image id"
+        )
         return numbers[0], numbers[1]
     size = stored_size(folder / name) if folder is not None else None
     if size is None:
@@ -84,7 +86,7 @@ def _sizes(row: dict[str, Any], key: Any, name: str, folder: Path | None, notes:
             f"image id {key!r} ({name}): expected height and width, got {shown(height)} and {shown(width)}, and the "
             "image file cannot be read for them"
         )
-    notes.add("images have no height or width: read from the image files", key, unit="image")
+    notes.add("images have no height or width: read from the image files", key, unit="image id")
     return size
 
 
