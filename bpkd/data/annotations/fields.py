@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .notes import UnusableError
@@ -31,7 +31,7 @@ def read_box(value: Any, *, published: bool = False) -> list[float] | None:
 
 
 def box_differs(box: list[float], extent: Extent, height: int, width: int) -> bool:
-    """Whether a box is another one than that around the mask, by more than rounding.
+    """Whether a box is another one than that around the mask: an edge more than 3 pixels away, and IoU below 0.5.
 
     Args:
         box: [x, y, width, height].
@@ -39,13 +39,23 @@ def box_differs(box: list[float], extent: Extent, height: int, width: int) -> bo
         height: height of the image.
         width: width of the image.
     """
-    ends = (width, height, width, height)
-    mine = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-    for i in range(4):
-        side = extent[i % 2 + 2] - extent[i % 2]
-        if abs(min(max(mine[i], 0), ends[i]) - min(max(extent[i], 0), ends[i])) > max(3.0, 0.15 * side):
-            return True
-    return False
+    corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    if _near(corners, extent):
+        return False
+    mine, theirs = ([min(max(v, 0), (width, height)[i % 2]) for i, v in enumerate(c)] for c in (corners, extent))
+    if _near(mine, theirs):
+        return False
+    sides = [max(0, min(mine[i + 2], theirs[i + 2]) - max(mine[i], theirs[i])) for i in (0, 1)]
+    both, own, other = sides[0] * sides[1], _area(mine), _area(theirs)
+    return 2 * both < own + other - both
+
+
+def _near(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(-3 <= a - b <= 3 for a, b in zip(one, other, strict=True))
+
+
+def _area(corners: list[float]) -> float:
+    return (corners[2] - corners[0]) * (corners[3] - corners[1])
 
 
 def read_area(value: Any, *, published: bool = False) -> float | None:

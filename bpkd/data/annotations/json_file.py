@@ -40,15 +40,20 @@ def read_json(path: Path) -> dict[str, Any]:
     raw = path.read_bytes()
     if not raw.strip():
         raise DatasetError(f"{path} cannot be read as a COCO file: expected JSON, got an empty file.")
+    head, size = raw[:64], len(raw)
     try:
-        found = json.loads(raw, object_pairs_hook=_once)
+        text = raw.decode(json.detect_encoding(raw))
+        del raw  # a large file need not be there twice
+        found = json.loads(text, object_pairs_hook=_once)
     except _TwiceError as error:
         raise DatasetError(
             f"{path} cannot be read as a COCO file: expected the key {error} once, got it twice, and only one of the "
             "two can be meant. Join the two."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read as a COCO file: expected JSON, got {_fault(raw, error)}.") from error
+        raise DatasetError(
+            f"{path} cannot be read as a COCO file: expected JSON, got {_fault(head, size, error)}."
+        ) from error
     if not isinstance(found, dict):
         raise DatasetError(f"{path} cannot be read as a COCO file: expected {', '.join(PARTS)}, got {_other(found)}.")
     return found
@@ -89,8 +94,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _fault(raw: bytes, error: Exception) -> str:
-    beginning = raw[:64].lstrip()
+def _fault(head: bytes, size: int, error: Exception) -> str:
+    beginning = head.lstrip()
     for start, what in BEGINNINGS.items():
         if beginning.startswith(start):
             return what
@@ -98,7 +103,7 @@ def _fault(raw: bytes, error: Exception) -> str:
         return f"text that is not UTF-8 (byte {error.start})"
     if isinstance(error, json.JSONDecodeError):
         if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string"):
-            return f"a file that ends in the middle (line {error.lineno}, {len(raw)} bytes): a part of it is missing"
+            return f"a file that ends in the middle (line {error.lineno}, {size} bytes): a part of it is missing"
         return f"line {error.lineno}, column {error.colno}: {error.msg}"
     return str(error) or type(error).__name__
 

@@ -124,6 +124,7 @@ def _numbers(ring: list[Any], repairs: list[str]) -> list[float]:
                 raise UnusableError(f"coordinate {value!r}: expected a number") from None
             repairs.append("outlines whose coordinates are text: read as numbers")
         if number is None or isinstance(number, bool) or not -1e300 < number < 1e300:  # not of NaN either
-            raise UnusableError(f"coordinate {'null' if number is None else str(number)[:20]}: expected a finite number")
+            shown = "null" if number is None else str(number)[:20]
+            raise UnusableError(f"coordinate {shown}: expected a finite number")
         out.append(number)
     return out
