@@ -31,7 +31,7 @@ def read_box(value: Any, *, published: bool = False) -> list[float] | None:
 
 
 def box_differs(box: list[float], extent: Extent, height: int, width: int) -> bool:
-    """Whether a box is another one than that around the mask: an edge more than 3 pixels away, and IoU below 0.5.
+    """Whether a box is another one than that around the mask: written in another form, or with an IoU below 0.5.
 
     Args:
         box: [x, y, width, height].
@@ -39,22 +39,31 @@ def box_differs(box: list[float], extent: Extent, height: int, width: int) -> bo
         height: height of the image.
         width: width of the image.
     """
-    corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    x, y, w, h = box
+    corners = (x, y, x + w, y + h)
     if _near(corners, extent):
         return False
-    mine, theirs = ([min(max(v, 0), (width, height)[i % 2]) for i, v in enumerate(c)] for c in (corners, extent))
+    mine, theirs, as_corners, around = (
+        [min(max(v, 0), (width, height)[i % 2]) for i, v in enumerate(one)]
+        for one in (corners, extent, (x, y, w, h), (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+    )
     if _near(mine, theirs):
         return False
-    sides = [max(0, min(mine[i + 2], theirs[i + 2]) - max(mine[i], theirs[i])) for i in (0, 1)]
-    both, own, other = sides[0] * sides[1], _area(mine), _area(theirs)
-    return 2 * both < own + other - both
+    return _near(as_corners, theirs) or _near(around, theirs) or _overlap(mine, theirs) < 0.5
+
+
+def _overlap(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """Returns the IoU of two boxes given by their corners."""
+    sides = [max(0.0, min(mine[i + 2], theirs[i + 2]) - max(mine[i], theirs[i])) for i in (0, 1)]
+    both = sides[0] * sides[1]
+    return both / max(_area(mine) + _area(theirs) - both, 1e-9)
 
 
 def _near(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(-3 <= a - b <= 3 for a, b in zip(one, other, strict=True))
 
 
-def _area(corners: list[float]) -> float:
+def _area(corners: Sequence[float]) -> float:
     return (corners[2] - corners[0]) * (corners[3] - corners[1])
 
 

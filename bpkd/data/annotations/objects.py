@@ -13,7 +13,7 @@ from .notes import Notes, UnusableError
 from .outlines import read_outline, shown
 
 BOXES = "objects have no valid bbox [x, y, width, height]: taken from the mask"
-OTHER_BOXES = "objects have another bbox than their mask's (in the form [x1, y1, x2, y2]?): taken from the mask"
+OTHER_BOXES = "objects have another bbox [x, y, width, height] than their mask's (as corners?): taken from the mask"
 AREAS = "objects have no valid area: counted from the mask"
 CROWDS = "objects have no iscrowd, or not as 0 or 1: missing is 0, text and true or false are read"
 IGNORED = "objects are marked 'ignore': treated as crowds, neither trained nor counted as missed"
@@ -39,8 +39,6 @@ class ObjectReader:
         self.found: dict[Any, list[dict[str, Any]]] = {}
         self.problems: list[str] = []
         self._seen: set[Any] = set()
-        self._boxes: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._other_boxes: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._strangers: list[Any] = []
         self._largest, self._count = 0.0, 0
 
@@ -70,7 +68,7 @@ class ObjectReader:
         self.found.setdefault(image, []).append(one)
 
     def finish(self, path: Path, total: int) -> None:
-        """Repairs what only the whole file tells.
+        """Checks what only the whole file tells.
 
         Args:
             path: COCO file, for messages.
@@ -91,11 +89,6 @@ class ObjectReader:
                 f"{path}: expected coordinates in pixels, got none above {self._largest:g}: they are shares of the "
                 "image's width and height. Multiply them."
             )
-        if len(self._other_boxes) > len(self._boxes):  # the file has another form: those near the origin too
-            self._other_boxes += self._boxes
-        for one, image in self._other_boxes:
-            self.notes.add(OTHER_BOXES, one["id"])
-            one["bbox"] = masks.box(one["segmentation"], image["height"], image["width"])
 
     def _id(self, row: dict[str, Any], number: int) -> Any:
         """Returns the annotation's id, for messages; its place in the file where it has none."""
@@ -139,8 +132,9 @@ class ObjectReader:
             self._largest, self._count = max(self._largest, extent[2], extent[3]), self._count + 1
         # Of crowds and of masks without a pixel nothing can be told.
         comparable = not one["iscrowd"] and extent[2] - extent[0] >= 1 and extent[3] - extent[1] >= 1
-        if comparable:
-            (self._other_boxes if box_differs(one["bbox"], extent, height, width) else self._boxes).append((one, image))
+        if comparable and box_differs(one["bbox"], extent, height, width):
+            self.notes.add(OTHER_BOXES, one["id"])
+            one["bbox"] = masks.box(one["segmentation"], height, width)
 
     def _crowd(self, row: dict[str, Any], name: Any) -> int:
         crowd, same = read_crowd(row.get("iscrowd"))

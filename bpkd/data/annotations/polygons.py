@@ -20,6 +20,7 @@ def plain_extent(polygons: list[Any], height: int, width: int) -> Extent | None:
         height: height of the image.
         width: width of the image.
     """
+    far = FAR * max(height, width)
     left = top = math.inf
     right = bottom = -math.inf
     try:
@@ -27,13 +28,14 @@ def plain_extent(polygons: list[Any], height: int, width: int) -> Extent | None:
             if type(one) is not list or len(one) < 6 or len(one) % 2 or not math.isfinite(sum(one)):
                 return None
             xs, ys = one[::2], one[1::2]
-            left, top = min(left, min(xs)), min(top, min(ys))
-            right, bottom = max(right, max(xs)), max(bottom, max(ys))
+            x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+            if x1 < -far or y1 < -far or x2 > far or y2 > far:
+                return None
+            if x1 < width and y1 < height and x2 > 0 and y2 > 0:  # a part outside covers nothing
+                left, top, right, bottom = min(left, x1), min(top, y1), max(right, x2), max(bottom, y2)
     except (TypeError, OverflowError):
         return None
-    far = FAR * max(height, width)
-    inside = -far <= left < width and -far <= top < height and 0 < right <= far and 0 < bottom <= far
-    return (left, top, right, bottom) if inside else None
+    return (left, top, right, bottom) if left <= right else None
 
 
 def repaired_polygons(
