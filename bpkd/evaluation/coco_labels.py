@@ -19,8 +19,8 @@ class Labels:
     def __init__(self, objects: Objects) -> None:
         """Takes the objects of a COCO file."""
         self.path, self.classes = objects.path, objects.categories
-        # COCOeval needs numbers; its results file has the file's own ids.
-        plain = all(type(key) is int for key in objects.images)
+        # Evaluations need whole numbers from 0 on; the results file has the file's own ids.
+        plain = all(type(key) is int and 0 <= key < 2**62 for key in objects.images)
         self.number: dict[Any, int] = {key: key if plain else i for i, key in enumerate(objects.images, 1)}
         self.empty: list[Any] = []
         rows = [
