@@ -66,15 +66,21 @@ def objects_of(spec: InstanceSet) -> Objects:
     return found
 
 
-def instance_items(spec: InstanceSet) -> list[dict[str, Any]]:
+def instance_items(spec: InstanceSet, told: list[str]) -> list[dict[str, Any]]:
     """Reads a COCO file into Detectron2's dataset dicts; polygons and run-length masks stay what they are.
+
+    Args:
+        spec: the split.
+        told: notes that have been logged already; takes those that are logged now.
 
     Raises:
         DatasetError: see `objects_of`.
     """
     found = objects_of(spec)
     for note in found.notes:
-        logger.warning("%s: %s", spec.name, note)
+        if note not in told:
+            logger.warning("%s: %s", spec.name, note)
+            told.append(note)
     names, meta = list(found.categories.values()), MetadataCatalog.get(spec.name)
     if meta.get("thing_classes", names) != names or meta.get(IDS, found.classes) != found.classes:
         raise DatasetError(
