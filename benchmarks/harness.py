@@ -183,14 +183,15 @@ def peak_mib(call: Call, *, warm_up: bool = False) -> float:
     if trim:
         trim(0)  # freed memory would be used again, unseen
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present size
-    before = _status("VmRSS")
+    before = status_mib("VmRSS")
     call()
     if not warm_up:
         call()
-    return max(0.0, _status("VmHWM") - before)
+    return max(0.0, status_mib("VmHWM") - before)
 
 
-def _status(key: str) -> float:
+def status_mib(key: str) -> float:
+    """Returns a size in MiB that Linux tells of this process, such as VmHWM, the peak of its memory."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 

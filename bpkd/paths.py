@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 
 from bpkd.errors import UserError
 
@@ -52,29 +51,3 @@ def expanded(text: str, name: str) -> str:
 def as_written(path: str | os.PathLike[str]) -> str:
     """Returns a path as a config or command holds it, so that `expanded` returns the path."""
     return os.fspath(path).replace("$", "$$")
-
-
-def file_in(folder: str | os.PathLike[str], name: str) -> str:
-    r"""Returns the path of a file that a list (COCO's ``file_name``) names, as the file is called here.
-
-    The name is taken as it stands where such a file exists. Else a backslash separates folders, as Windows writes it,
-    and letters with accents may be composed or decomposed (macOS). Where none of these exists, the first of them.
-
-    Args:
-        folder: folder that the name is relative to.
-        name: name with its folders.
-
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> os.mkdir(f"{folder}/sub")
-    >>> _ = open(f"{folder}/sub/a.png", "w").close()
-    >>> file_in(folder, r"sub\a.png") == f"{folder}/sub/a.png"
-    True
-    """
-    first = os.path.join(folder, name)
-    if "\\" not in name and name.isascii():
-        return first
-    ways = [name, name.replace("\\", "/")]
-    ways += [unicodedata.normalize(form, way) for way in ways for form in ("NFC", "NFD")]
-    paths = [os.path.join(folder, way) for way in ways]
-    return next((path for path in paths if os.path.lexists(path)), paths[1])

@@ -9,6 +9,7 @@ KEY VALUE pairs at the end change the config. The exit status is 1 where a data 
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def run(args: Any) -> int:
     from bpkd.data.sheet import contact_sheet
     from bpkd.engine.configure import check_classes, check_data_sets
 
+    logging.getLogger("bpkd.data").addHandler(logging.NullHandler())  # its warnings are the notes printed below
     cfg = read_config(args.config_file, args.opts)
     register_datasets(cfg)
     check_data_sets(cfg)
@@ -111,8 +113,6 @@ def print_survey(name: str, seen: Any) -> None:
     for index, label in rows:
         share = 100 * seen.amounts[index] / max(seen.amounts.sum(), 1)
         print(f"  {index:>3} {label:<20} {share:6.2f} % of the {seen.unit}, in {seen.occurs[index]} images")
-    for note in seen.notes:
-        print(f"  note: {note}")
     absent = [label for index, label in rows[: len(seen.classes)] if not seen.amounts[index]]
     if absent:
         print(f"  note: {len(absent)} classes never occur: {', '.join(absent[:10])}{', ...' if absent[10:] else ''}")

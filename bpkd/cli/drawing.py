@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.datasets import load_coco_json
 from numpy.typing import NDArray
 from PIL import Image
 
 from bpkd.analysis.instances import instance_edge_levels, instance_panels
 from bpkd.analysis.overlays import edge_levels, side_by_side
 from bpkd.analysis.plots import panels
+from bpkd.data.annotations import dataset_dicts, read_objects
 from bpkd.data.files import check_sizes, read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
 from bpkd.engine.predict import InstancePredictor, Predictor, list_images, predictor
@@ -24,7 +24,6 @@ from bpkd.files import replacing
 from bpkd.functional.edges import window_side
 from bpkd.listing import IMAGE_FORMATS, output_file, output_names, some
 from bpkd.metrics.folders import pair_files
-from bpkd.paths import file_in
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
 
 # File suffix of --labels -> their task; all others are folders of label maps.
@@ -111,9 +110,10 @@ def labelled(args: Any) -> dict[str, dict[str, Any]]:
     """
     folder = args.images.parent if args.images.is_file() else args.images
     check_coco(args.labels)
-    items: list[dict[str, Any]] = load_coco_json(str(args.labels), str(folder))
-    for item in items:
-        item["file_name"] = file_in(folder, os.path.relpath(item["file_name"], folder))
+    objects = read_objects(args.labels, folder)
+    for note in objects.notes:
+        print(f"note: {note}")
+    items = dataset_dicts(objects, folder)
     paths = [Path(item["file_name"]) for item in items]
     wanted = {p for p in paths if p.is_file() and (folder == args.images or p.name == args.images.name)}
     if not wanted:

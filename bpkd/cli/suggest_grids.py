@@ -76,21 +76,13 @@ def sized(item: dict[str, Any], cfg: Any) -> Any:
         item: dataset dict with ``height``, ``width`` and ``annotations``.
         cfg: INPUT.MIN_SIZE_TRAIN, INPUT.MAX_SIZE_TRAIN.
     """
-    from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
     from torch import device
 
-    from bpkd.data.instances import shortest_side
+    from bpkd.data.instances import instances_at
     from bpkd.modeling.solov2 import image_instances
 
-    side, longest = cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN
-    transform = shortest_side(item["height"], item["width"], side, longest)
-    height, width = transform.new_h, transform.new_w
-    found = [
-        transform_instance_annotations(dict(a), [transform], (height, width))
-        for a in item["annotations"]
-        if not a.get("iscrowd")
-    ]
-    return image_instances(annotations_to_instances(found, (height, width), "bitmask"), device("cpu"))
+    found = instances_at(item, cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN)
+    return image_instances(found, device("cpu"))
 
 
 def show(row: Any) -> None:

@@ -76,6 +76,9 @@ def _add_data(cfg: CN) -> None:
     # The check refuses a published data set that is not as large as published: a part of an archive is missing. True:
     # a part is meant.
     cfg.DATASETS.SUBSET = False
+    # Objects of your own COCO files that cannot be used (no outline, an outline outside the image, damaged run lengths,
+    # an unknown category): False refuses the file and names them, True leaves them out and says how many.
+    cfg.DATASETS.DROP_UNUSABLE_OBJECTS = False
 
     # Worker processes of each training process; -1: what fits the machine (on a CPU none below four cores, else one; on
     # a GPU up to four).

@@ -21,7 +21,7 @@ from .files import IGNORE, label_table
 from .folder import FolderSplit
 from .mask_values import forget
 from .sets import InstanceSet, SemanticSet, published_sets
-from .sets.coco import instance_items
+from .sets.coco import instance_items, objects_of
 
 UNSAID = -1  # DATASETS.FOLDER.IGNORE_INDEX: 255 is ignored, if the check finds that it is no class
 
@@ -42,7 +42,7 @@ def register_datasets(cfg: CfgNode) -> None:
     if own:
         _register_folder(cfg.DATASETS.FOLDER, root)
     if cfg.DATASETS.COCO_FOLDER.NAME:
-        _register_coco_folder(cfg.DATASETS.COCO_FOLDER, root)
+        _register_coco_folder(cfg.DATASETS, root)
 
 
 def _fresh(name: str) -> Any:
@@ -56,8 +56,9 @@ def _register(spec: SemanticSet | InstanceSet) -> None:
     metadata = _fresh(spec.name)
     metadata.set(published=spec.published, **spec.more)
     if isinstance(spec, InstanceSet):
-        DatasetCatalog.register(spec.name, partial(instance_items, spec))
+        DatasetCatalog.register(spec.name, partial(instance_items, spec, []))
         metadata.set(json_file=str(spec.json), image_root=str(spec.images), evaluator_type="coco")
+        metadata.set(objects=partial(objects_of, spec))
         return
     DatasetCatalog.register(spec.name, spec.load)
     metadata.set(
@@ -101,7 +102,8 @@ def _register_procedural_instances(node: CfgNode) -> None:
         )
 
 
-def _register_coco_folder(node: CfgNode, root: Path) -> None:
+def _register_coco_folder(sets: CfgNode, root: Path) -> None:
+    node = sets.COCO_FOLDER
     base = Path(node.ROOT) if node.ROOT else root
     for split in ("TRAIN", "VAL"):
         _register(
@@ -110,6 +112,7 @@ def _register_coco_folder(node: CfgNode, root: Path) -> None:
                 json=base / node[f"{split}_JSON"],
                 images=base / node[f"{split}_IMAGES"],
                 others=[base / node[f"{other}_JSON"] for other in ("TRAIN", "VAL") if other != split],
+                drop_unusable=sets.DROP_UNUSABLE_OBJECTS,
             )
         )
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from bpkd.listing import trouble
 
+from .check_objects import ObjectCheck, judge, notes_of
 from .files import IGNORE, DatasetError, check_sizes
 from .look import Look, look_at_image, look_at_mask
 from .mask_values import MaskValues
@@ -139,17 +140,19 @@ def survey_dataset(
             )
     table = meta.get("label_table")
     survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table, notes=notes)
+    objects = None if table else ObjectCheck(name, mode)
 
     def look(item: dict[str, Any]) -> Look:
         if "procedural" in item and not draw:
             return Look()
-        return look_at_mask(item, table, mode, span) if table else _look_at_instances(item, mode, span)
+        return _look_at_instances(item, mode, span, objects) if objects else look_at_mask(item, table or [], mode, span)
 
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) * 2)) as pool:
         for seen in tqdm(pool.map(look, items), name, len(items), disable=not progress, unit="image"):
             survey.add(seen)
-    survey.notes += survey.noted.texts()
+    survey.notes += survey.noted.texts() + notes_of(objects)
     whole = _faults_of_the_whole(name, items, survey.values, subset) + survey.faults(name)
+    whole += judge(objects, items, survey.amounts)
     faults = [f"{name}: {fault}" for fault in whole]
     if faults := faults + _listed(name, survey.problems, len(items)):
         raise DatasetError("\n".join([*faults, *notes]))
@@ -192,9 +195,7 @@ def _unlabelled(meta: Any, items: list[dict[str, Any]], values: NDArray[np.int64
     """Returns an error for a split without a labelled pixel or instance."""
     table = meta.get("label_table")
     if not table:
-        if any(item.get("annotations") for item in items):
-            return []
-        return [f"none of the {len(items)} images has an instance: expected annotations in {meta.get('json_file')}."]
+        return []
     if values.any() and not values[np.asarray(table) != IGNORE].any() and not meta.get("labels_withheld"):
         found = np.flatnonzero(values).tolist()
         return [f"every pixel of the {len(items)} masks is ignored: they hold the values {found} alone."]
@@ -215,7 +216,7 @@ def _in_another_folder(items: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _look_at_instances(item: dict[str, Any], mode: str, span: Span) -> Look:
+def _look_at_instances(item: dict[str, Any], mode: str, span: Span, objects: ObjectCheck) -> Look:
     name, drawn = item["file_name"], "procedural" in item
     if not drawn and (why := trouble(name)):
         return Look(f"{name}: {why}")
@@ -226,8 +227,5 @@ def _look_at_instances(item: dict[str, Any], mode: str, span: Span) -> Look:
             check_sizes(item, seen.size or (0, 0), (item["height"], item["width"]), "in the JSON")
         except DatasetError as error:
             return Look(str(error))
-    masks = [a.get("segmentation") for a in item.get("annotations", ())]
-    if any(isinstance(m, dict) and tuple(m["size"]) != (item["height"], item["width"]) for m in masks):
-        return Look(f"{name}: an instance's run-length mask has another size than the image")
-    ids = [a["category_id"] for a in item.get("annotations", ()) if not a.get("iscrowd")]
-    return replace(seen, values=np.bincount(np.asarray(ids, int), minlength=256))
+    problem, counts = objects.look(item)
+    return Look(problem) if problem else replace(seen, values=counts)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_length
 
+from .annotations import encode
 from .files import IGNORE, read_image, read_label
 from .pictures import WHOLE_TYPE, Span
 
@@ -80,11 +81,9 @@ def _instances(item: dict[str, Any], image: NDArray[Any], metadata: Any) -> NDAr
     drawn = image.astype(np.float32)
     colors = metadata.get("thing_colors")
     for number, annotation in enumerate(item.get("annotations", ())):
-        mask = annotation.get("segmentation")
-        if mask is None:
+        if not annotation.get("segmentation"):
             continue
-        if isinstance(mask, list):
-            mask = run_length.merge(run_length.frPyObjects(mask, item["height"], item["width"]))
+        mask = encode(annotation["segmentation"], item["height"], item["width"])
         # Without the classes' colours: objects that lie beside each other differ.
         color = colors[annotation["category_id"]] if colors else np.random.default_rng(number).integers(60, 255, 3)
         region = run_length.decode(mask).astype(bool)

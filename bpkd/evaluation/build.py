@@ -94,8 +94,10 @@ def _instances(cfg: CfgNode, name: str, output_dir: str | None) -> InstanceEvalu
         json_file = os.path.join(output_dir, f"{name}_coco_format_{comm.get_rank()}.json")
         convert_to_coco_json(name, json_file, allow_cached=False)
     ids = meta.get("thing_dataset_id_to_contiguous_id")
+    read = meta.get("objects")
     return InstanceEvaluator(
         json_file=json_file,
+        objects=read() if read else None,
         class_names=meta.thing_classes,
         dataset_ids={i: category for category, i in ids.items()} if ids else None,
         boundary_ratio=cfg.TEST.BOUNDARY_RATIO,

@@ -9,6 +9,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from bpkd.data.annotations import Objects, read_objects
 from bpkd.metrics.boundary import boundary_width, mask_boundary
+
+from .coco_labels import Labels, what_counts
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +97,7 @@ class InstanceEvaluator(DatasetEvaluator):
         backend: str = "auto",
         max_detections: int = 100,
         output_dir: str | None = None,
+        objects: Objects | None = None,
     ) -> None:
         """Takes labels and classes.
 
@@ -106,9 +111,11 @@ class InstanceEvaluator(DatasetEvaluator):
             max_detections: detections of an image that count, of each class the highest-scoring ones. COCO's figures
                 are those at 100; images with more objects than that cannot reach full recall.
             output_dir: folder of ``coco_instances_results.json``; None writes nothing.
+            objects: the file's objects, where they have been read already.
 
         Raises:
-            ValueError: the backend is unknown, no detection may count, or the file has other categories.
+            ValueError: the backend is unknown, no detection may count, the file has other categories, or objects that
+                cannot be used.
             ImportError: the backend is not installed.
         """
         if max_detections < 1:
@@ -116,8 +123,17 @@ class InstanceEvaluator(DatasetEvaluator):
         self.backend, self.max_detections = pick_backend(backend), max_detections
         self.class_names, self.boundary_ratio, self.output_dir = list(class_names), boundary_ratio, output_dir
         self.json_file = json_file
+        if objects is None:
+            objects = read_objects(Path(json_file))
+            for note in objects.notes:
+                logger.warning("%s", note)
+        self.labels = Labels(objects)
         with contextlib.redirect_stdout(io.StringIO()):
-            self.truth = COCO(json_file)
+            self.truth = self.labels.load(COCO)
+        if empty := self.labels.empty:
+            what = "count as missed, as in COCO's own figures" if objects.published else "are left out"
+            names = ", ".join(repr(v) for v in empty[:5]) + (", ..." if empty[5:] else "")
+            logger.warning("%s: %d objects cover no pixel and %s (ids %s).", json_file, len(empty), what, names)
         known = sorted(self.truth.getCatIds())
         ids = dict(dataset_ids) if dataset_ids is not None else dict(enumerate(known))
         if set(ids) != set(range(len(class_names))) or not set(ids.values()) <= set(known):
@@ -145,10 +161,10 @@ class InstanceEvaluator(DatasetEvaluator):
         """
         for item, output in zip(inputs, outputs, strict=True):
             image_id, found = item["image_id"], output["instances"].to("cpu")
-            if image_id not in self.truth.imgs:
+            if image_id not in self.labels.number:
                 name = item.get("file_name", image_id)
                 raise ValueError(f"{name}: image_id {image_id!r} is not in {self.json_file}.")
-            info = self.truth.imgs[image_id]
+            info = self.truth.imgs[self.labels.number[image_id]]
             masks = np.asarray(found.pred_masks, dtype=np.uint8)
             if masks.shape[1:] != (info["height"], info["width"]):
                 raise ValueError(
@@ -173,9 +189,10 @@ class InstanceEvaluator(DatasetEvaluator):
         gathered = comm.gather((self.images, self.results))
         if not comm.is_main_process():
             return None
-        images = sorted({i for part, _ in gathered for i in part})
+        number = self.labels.number
+        images = sorted({number[i] for part, _ in gathered for i in part})
         # By image, so that the order of equal scores does not depend on who counted which image.
-        results = sorted((r for _, part in gathered for r in part), key=lambda r: r["image_id"])
+        results = sorted((r for _, part in gathered for r in part), key=lambda r: number[r["image_id"]])
         if len(images) < len(self.truth.imgs):
             logger.info("%d of the %d images of %s are evaluated.", len(images), len(self.truth.imgs), self.json_file)
         if self.output_dir:
@@ -184,8 +201,13 @@ class InstanceEvaluator(DatasetEvaluator):
                 json.dump([_plain(r) for r in results], f)
         if self.max_detections != 100:
             logger.info("%d detections of an image count; COCO's own figures count 100.", self.max_detections)
+        found = [{**r, "image_id": number[r["image_id"]]} for r in results]
         names = ("segm", "boundary", "bbox")
-        return OrderedDict((name, self._figures(name, images, results)) for name in names)
+        figures = OrderedDict((name, self._figures(name, images, found)) for name in names)
+        classes = {self.ids[i]: name for i, name in enumerate(self.class_names)}
+        for line in what_counts(self.labels, images, classes, results, figures["segm"]["AP"]):
+            logger.warning("%s: %s", self.json_file, line)
+        return figures
 
     def _figures(self, name: str, images: list[int], results: list[dict[str, Any]]) -> dict[str, float]:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -207,7 +229,7 @@ class InstanceEvaluator(DatasetEvaluator):
         if name != "boundary" and self.backend == "faster-coco-eval":
             import faster_coco_eval
 
-            truth = faster_coco_eval.COCO(self.json_file)
+            truth = self.labels.load(faster_coco_eval.COCO)
             return faster_coco_eval.COCOeval_faster(truth, loaded(truth, results), name, print_function=logger.debug)
         if name != "boundary":
             return COCOeval(self.truth, loaded(self.truth, results), name)

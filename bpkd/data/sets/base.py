@@ -53,6 +53,9 @@ class InstanceSet:
     others: Sequence[Path] = ()
     """JSON files of its other splits, which must have the same categories."""
 
+    drop_unusable: bool = False
+    """Leave out objects that cannot be used instead of refusing them."""
+
     more: Mapping[str, Any] = field(default_factory=dict)
 
 

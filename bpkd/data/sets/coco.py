@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.builtin_meta import _get_builtin_metadata
 
+from bpkd.data.annotations import Objects, category_names, dataset_dicts, read_objects
 from bpkd.data.files import DatasetError
 
 from .base import InstanceSet, Place
 
+logger = logging.getLogger(__name__)
+
+IDS = "thing_dataset_id_to_contiguous_id"
 PUBLISHED = {"train": 118_287, "val": 5_000}
 
 
@@ -39,11 +42,12 @@ def place(root: Path) -> Place:
     return Place("COCO", root, layouts, "annotations")
 
 
-def instance_items(spec: InstanceSet) -> list[dict[str, Any]]:
-    """Reads a COCO file into Detectron2's dataset dicts; polygons and run-length masks stay what they are.
+def objects_of(spec: InstanceSet) -> Objects:
+    """Reads the objects of a COCO file, repaired where that is certain.
 
     Raises:
-        DatasetError: the file or the image folder is missing, or the file is no COCO file.
+        DatasetError: the file or the image folder is missing, the file is no COCO file, its categories are not those
+            that are expected, or objects cannot be used.
     """
     spec.check()
     for path, what in ((spec.json, "COCO JSON"), (spec.images, "folder of images")):
@@ -53,35 +57,51 @@ def instance_items(spec: InstanceSet) -> list[dict[str, Any]]:
                 "your own data."
             )
     try:
-        items: list[dict[str, Any]] = load_coco_json(str(spec.json), str(spec.images), spec.name)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise DatasetError(f"{spec.name}: {_fault(spec, error)}") from error
-    meta = MetadataCatalog.get(spec.name)
-    mine = dict(zip(meta.thing_dataset_id_to_contiguous_id, meta.thing_classes, strict=True))
-    for other in spec.others:
-        if other.is_file() and mine != (theirs := categories(other)):
-            raise DatasetError(
-                f"{spec.name}: {spec.json} has the categories {mine}, {other} has {theirs}: expected the same, or each "
-                "would call its classes by the other's names."
-            )
-    return items
+        found = read_objects(
+            spec.json, spec.images, published=spec.published is not None, drop_unusable=spec.drop_unusable
+        )
+    except DatasetError as error:
+        raise DatasetError(f"{spec.name}: {error}") from error
+    _check_categories(spec, found.categories)
+    return found
 
 
-def categories(path: Path) -> dict[int, str] | None:
-    """Returns a COCO file's category names by id; None where it has none."""
-    try:
-        return {c["id"]: c["name"] for c in json.loads(path.read_text())["categories"]}
-    except (KeyError, TypeError, ValueError):
-        return None
+def instance_items(spec: InstanceSet, told: list[str]) -> list[dict[str, Any]]:
+    """Reads a COCO file into Detectron2's dataset dicts; polygons and run-length masks stay what they are.
+
+    Args:
+        spec: the split.
+        told: notes that have been logged already; takes those that are logged now.
+
+    Raises:
+        DatasetError: see `objects_of`.
+    """
+    found = objects_of(spec)
+    for note in found.notes:
+        if note not in told:
+            logger.warning("%s: %s", spec.name, note)
+            told.append(note)
+    names, meta = list(found.categories.values()), MetadataCatalog.get(spec.name)
+    if meta.get("thing_classes", names) != names or meta.get(IDS, found.classes) != found.classes:
+        raise DatasetError(
+            f"{spec.name}: {spec.json} has the classes {names}, but had {meta.thing_classes} when it was first read. "
+            "Start anew."
+        )
+    meta.set(thing_classes=names, **{IDS: found.classes})
+    return dataset_dicts(found, str(spec.images))
 
 
-def _fault(spec: InstanceSet, error: Exception) -> str:
-    wanted, have = spec.more.get("thing_classes"), categories(spec.json)
-    if not have:
-        return f"{spec.json} cannot be read as a COCO file ({error}): expected images, annotations, categories."
-    if wanted and have != dict(zip(spec.more["thing_dataset_id_to_contiguous_id"], wanted, strict=True)):
-        return (
-            f"{spec.json}: expected COCO's {len(wanted)} categories, got {len(have)}, the first "
+def _check_categories(spec: InstanceSet, have: dict[int, str]) -> None:
+    wanted = spec.more.get("thing_classes")
+    if wanted and have != dict(zip(spec.more[IDS], wanted, strict=True)):
+        raise DatasetError(
+            f"{spec.name}: {spec.json}: expected COCO's {len(wanted)} categories, got {len(have)}, the first "
             f"{sorted(have.items())[:3]}. Your own instances belong into DATASETS.COCO_FOLDER."
         )
-    return f"{spec.json} cannot be read as a COCO file ({error})."
+    for other in spec.others:
+        theirs = category_names(other) if other.is_file() else None
+        if theirs is not None and theirs != have:
+            raise DatasetError(
+                f"{spec.name}: {spec.json} has the categories {have}, {other} has {theirs}: expected the same, or each "
+                "would call its classes by the other's names."
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
+from bpkd.data.annotations import category_names
 from bpkd.distillers.adapters import map_classes
 from bpkd.modeling.base import DenseModel
 from bpkd.modeling.build import Network, task_of
@@ -64,16 +64,10 @@ def class_names(cfg: CfgNode, split: str = "TRAIN") -> tuple[str, ...] | None:
     if not cfg.DATASETS[split]:
         return None
     meta = MetadataCatalog.get(cfg.DATASETS[split][0])
-    return tuple(task_of(cfg).class_names(meta) or _categories(meta.get("json_file", ""))) or None
-
-
-def _categories(file: str) -> list[str]:
-    """Returns the class names in a COCO file; an empty list if they cannot be read, which the file's reader reports."""
-    try:
-        rows = json.loads(Path(file).read_text())["categories"]
-        return [row["name"] for row in sorted(rows, key=lambda row: row["id"])]
-    except (OSError, KeyError, TypeError, ValueError):
-        return []
+    names = task_of(cfg).class_names(meta)
+    if not names and (file := meta.get("json_file")):
+        names = list((category_names(Path(file)) or {}).values())
+    return tuple(names) or None
 
 
 def check_class_names(teacher_names: Names, student_names: Names, *, advice: str) -> None:
