@@ -50,6 +50,14 @@ class Range:
         return " and ".join(words)
 
 
+class OneOf(tuple[Any, ...]):
+    """Values of which an argument has one: ``OneOf(("mean", "sum"))``."""
+
+    def __str__(self) -> str:
+        """Returns the values, as they follow "expected"."""
+        return f"one of {', '.join(map(str, self))}"
+
+
 NOT_NEGATIVE, POSITIVE, AT_LEAST_1, SHARE = Range(0), Range(above=0), Range(1), Range(0, 1)
 
 

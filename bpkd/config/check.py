@@ -14,14 +14,28 @@ from .keys import KEYS
 from .keys.solver import AMP_CHOICES, AMP_NAMES
 from .teachers import teacher_nodes, teacher_shares
 
-__all__ = ["AMP_CHOICES", "AMP_NAMES", "check_values", "value_of"]
+__all__ = ["AMP_CHOICES", "AMP_NAMES", "check_ranges", "check_values", "value_of"]
 
 # Label of ignored pixels of bpkd's data sets (bpkd.data.files.IGNORE).
 IGNORED = 255
 
 
 def check_values(cfg: CfgNode) -> None:
+    """Checks all values of a config that a run is started with.
+
+    Raises:
+        ValueError: a value is wrong; the message names the key, what was expected and what was given.
+    """
+    check_ranges(cfg)
+    _check_distillation(cfg)
+    if cfg.DATALOADER.EDGE_MASKS == "workers":
+        _check_edge_masks(cfg)
+
+
+def check_ranges(cfg: CfgNode) -> None:
     """Checks the value of every declared key (`bpkd.config.keys`), and keys that depend on each other.
+
+    Of a config that is only read, as for its network or its data sets: METHOD and META_ARCHITECTURE need not agree.
 
     Raises:
         ValueError: a value is wrong; the message names the key, what was expected and what was given.
@@ -34,9 +48,8 @@ def check_values(cfg: CfgNode) -> None:
     _check_folder(cfg.DATASETS.FOLDER)
     _check_ignored(cfg)
     _check_schedule(cfg.SOLVER)
-    _check_distillation(cfg)
-    if cfg.DATALOADER.EDGE_MASKS == "workers":
-        _check_edge_masks(cfg)
+    teacher_nodes(cfg)
+    teacher_shares(cfg)
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -122,8 +135,6 @@ def _check_schedule(node: CfgNode) -> None:
 
 
 def _check_distillation(cfg: CfgNode) -> None:
-    teacher_nodes(cfg)
-    teacher_shares(cfg)
     if cfg.DISTILL.METHOD != "none" and cfg.MODEL.META_ARCHITECTURE not in WRAPPERS:
         raise ValueError(
             f"DISTILL.METHOD is {cfg.DISTILL.METHOD!r}, but {cfg.MODEL.META_ARCHITECTURE!r} trains the student alone. "

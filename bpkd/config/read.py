@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from bpkd.errors import did_you_mean, nearest
 
-from .check import check_values
+from .check import check_ranges
 from .defaults import add_bpkd_config
 from .distillers import open_distillers, settle_distillers
 from .renamed import rename_entries, rename_pairs, rename_tree
@@ -87,7 +87,7 @@ class _Reading:
         cfg.merge_from_list(read_pairs(cfg, self.opts))
         cfg.TEACHER.OTHERS = rename_entries(cfg.TEACHER.OTHERS, "TEACHER.OTHERS")
         settle_distillers(cfg)
-        check_values(cfg)
+        check_ranges(cfg)
         own = [key for key, (file, _) in self.lines.places.items() if file == self.path]
         written = own if len(own) < DUMPED else []
         warn_unread(cfg, [*written, *map(str, self.opts[::2])])

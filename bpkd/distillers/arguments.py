@@ -12,8 +12,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bpkd.ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, OneOf, Range
+
 if TYPE_CHECKING:
     from .base import Distiller
+
+# Annotations of arguments with a range: the config's values are checked by them.
+Weight = typing.Annotated[float, NOT_NEGATIVE]
+Positive = typing.Annotated[float, POSITIVE]
+Count = typing.Annotated[int, AT_LEAST_1]
+CountOrZero = typing.Annotated[int, NOT_NEGATIVE]
 
 # Values that meant "from the preset" before None did.
 OPEN = (-1, "")
@@ -56,8 +64,9 @@ class Argument:
             return None
         if value is None and (self.default is None or self.optional):
             return None
-        if type(value) is int and float in self.hints and int not in self.hints:
-            return float(value)
+        kinds = [_kind(hint) for hint in self.hints]
+        if type(value) is int and float in kinds and int not in kinds:
+            value = float(value)
         if self.hints and not any(_fits(value, hint) for hint in self.hints):
             expected = " or ".join(map(_described, self.hints))
             empty = " or None" if self.default is None or self.optional else ""
@@ -101,7 +110,8 @@ def _arguments(distiller: Any) -> dict[str, Argument]:
             )
         hint = hints.get(name, Any)
         allowed, optional = _parts(hint), type(None) in typing.get_args(hint)
-        if type(default) is int and float in allowed and int not in allowed:
+        kinds = [_kind(part) for part in allowed]
+        if type(default) is int and float in kinds and int not in kinds:
             default = float(default)  # a config's key keeps the type of its default
         out[name] = Argument(name, default, allowed, meanings.get(name, ""), name in filled, optional)
     return out
@@ -161,7 +171,7 @@ def _warn_renamed(old: str, new: str) -> None:
 
 def _hints(distiller: type[Distiller]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(distiller.__init__)
+        return typing.get_type_hints(distiller.__init__, include_extras=True)
     except NameError:  # a type that is imported for type checkers alone: that class's values are not checked
         return {}
 
@@ -173,7 +183,13 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return tuple(found) if all(_checkable(part) for part in found) else ()
 
 
+def _kind(hint: Any) -> Any:
+    """Returns a type without what `Annotated` says of it."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
 def _checkable(hint: Any) -> bool:
+    hint = _kind(hint)
     origin = typing.get_origin(hint) or hint
     return origin in NAMES or origin is typing.Literal or _is_list(origin)
 
@@ -195,11 +211,14 @@ def _items(hint: Any, length: int) -> list[Any] | None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Annotated:
+        kind, *bounds = typing.get_args(hint)
+        return _fits(value, kind) and all(value in bound for bound in bounds if isinstance(bound, Range | OneOf))
     origin = typing.get_origin(hint) or hint
     if origin is typing.Literal:
         return any(type(value) is type(one) and value == one for one in typing.get_args(hint))
     if origin in NAMES:
-        return type(value) is origin or (origin is float and type(value) is int)
+        return (type(value) is origin or (origin is float and type(value) is int)) and value == value  # not NaN
     if _is_list(origin):
         items = _items(hint, len(value)) if isinstance(value, list | tuple) else None
         return items is not None and all(map(_fits, value, items))
@@ -209,6 +228,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _described(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Annotated:
+        kind, *bounds = typing.get_args(hint)
+        choices = [str(bound) for bound in bounds if isinstance(bound, OneOf)]
+        return " ".join(choices or [_described(kind), *(str(bound) for bound in bounds if isinstance(bound, Range))])
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, inner))}"

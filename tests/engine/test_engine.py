@@ -196,7 +196,7 @@ def test_unknown_key_lists_the_known_ones(tiny: Path) -> None:
     ("opts", "message"),
     [
         (["TEST.MODE", "slid"], "TEST.MODE: expected one of whole, slide, got 'slid'"),
-        (["INPUT.CROP_SIZE", "[48]"], r"INPUT.CROP_SIZE: expected two numbers, got \[48\]"),
+        (["INPUT.CROP_SIZE", "[48]"], r"INPUT.CROP_SIZE: expected two whole numbers of at least 1, got \[48\]"),
         (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "11"], "NUM_CLASSES is 11, but procedural_train has 9 classes"),
         (["DATASETS.TRAIN", "('typo',)"], r"DATASETS: expected one of .*camvid_train.*got 'typo'"),
         (["TEST.SLIDE_STRIDE", "[600, 600]"], "would get no score"),
