@@ -15,6 +15,7 @@ from bpkd.ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range, is_num
 
 # Longest value that a message shows as it is.
 SHOWN = 100
+DATE = re.compile(r"datetime\.date\((\d+), (\d+), (\d+)\)")
 NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|\.?(nan|inf))\s*", re.IGNORECASE)
 WORDS: dict[type, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list", tuple: "a list",
@@ -203,7 +204,7 @@ def quoted_advice(value: Any) -> str:
     if isinstance(value, bool):
         names = "'yes', 'on', 'true', ..." if value else "'no', 'off', 'false', ..."
         return f"{names} without quotes are {value} in YAML."
-    return f"'{value}'."
+    return f"'{value}'." if isinstance(value, datetime.date) else f"YAML has read {value!r}."
 
 
 def shown(value: Any, *, kind: Kind | None = None) -> str:
@@ -215,9 +216,7 @@ def shown(value: Any, *, kind: Kind | None = None) -> str:
     """
     if value is None:
         return "nothing (null)"
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    if isinstance(value, datetime.date):
-        text = str(value)
+    text = DATE.sub(r"\1-\2-\3", repr(list(value) if isinstance(value, tuple) else value))
     text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     right = isinstance(value, list | tuple) and isinstance(kind, ListOf | Entries)
     right |= is_number(value) and isinstance(kind, Number) and (not kind.whole or isinstance(value, int))

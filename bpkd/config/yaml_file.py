@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 BASE = "_BASE_"
 MERGE, TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+UNMEANT = re.compile(r"[+-]?0[0-9_]+|.*:.*")
 # Most values of a file, aliases counted where they are used: a config has some hundred.
 MOST = 100_000
 
@@ -71,27 +74,29 @@ def _read(path: str) -> tuple[dict[str, Any], Lines]:
         if not isinstance(node, MappingNode):
             kinds = {SequenceNode: "a list", ScalarNode: "one value"}
             what = "a file without any" if node is None else f"{kinds.get(type(node), 'something else')} alone"
-            raise ValueError(f"expected keys with values, got {what}")
+            raise ValueError(f"expected keys with values, got {what}.")
         lines = Lines()
         _walk(node, "", path, lines, [0])
         loader = yaml.SafeLoader("")
         return dict(loader.construct_document(node)), lines
     except yaml.reader.ReaderError as error:
-        raise ValueError(f"expected YAML, got a file that is no text in UTF-8 or UTF-16 ({error.reason})") from error
+        raise ValueError(f"expected YAML, got a file that is no text in UTF-8 or UTF-16 ({error.reason}).") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"expected YAML{_fault(error)}") from error
+        raise ValueError(f"expected YAML{_fault(error)}.") from error
     except RecursionError as error:
-        raise ValueError("expected YAML, got nodes in nodes without end") from error
+        raise ValueError("expected YAML, got nodes in nodes without end.") from error
 
 
 def _walk(node: Node, prefix: str, path: str, lines: Lines, seen: list[int]) -> None:
     """Checks the keys of a node and those below it, and notes their lines."""
     seen[0] += 1
     if seen[0] > MOST:
-        raise ValueError(f"expected a config, got more than {MOST} values (aliases of aliases?)")
+        raise ValueError(f"expected a config, got more than {MOST} values (aliases of aliases?).")
     if isinstance(node, SequenceNode):
         for i, one in enumerate(node.value):
-            _walk(one, f"{prefix}[{i}]", path, lines, seen)
+            _walk(one, f"{prefix[:-1]}[{i}].", path, lines, seen)
+    if isinstance(node, ScalarNode):
+        _check_number(node)
     if not isinstance(node, MappingNode):
         return
     known: dict[str, int] = {}
@@ -129,6 +134,16 @@ def _walk_merged(node: MappingNode, merged: Node, prefix: str, path: str, lines:
                     "<<. Write it beside the <<."
                 )
             first.setdefault(key.value, yaml.serialize(value))
+
+
+def _check_number(node: ScalarNode) -> None:
+    """Refuses numbers that YAML reads as nobody means them: 010 as 8, 1:30 as 90."""
+    if node.style is None and node.tag in NUMBERS and UNMEANT.fullmatch(node.value):
+        meant = yaml.safe_load(node.value)
+        raise ValueError(
+            f"line {node.start_mark.line + 1}: expected a number without zeros before it and colons in it, got "
+            f"{node.value}, which YAML reads as {meant}. Write the number that you mean, or '{node.value}' in quotes."
+        )
 
 
 def _key(key: Node, prefix: str, line: int) -> str:

@@ -69,7 +69,7 @@ def test_values_of_older_configs_mean_the_preset(tmp_path: Path) -> None:
         ),
         ("BPKD.EDGE_WEIGHT", "True", r"expected a number of at least 0 or None, got True \(bool\)"),
         ("BPKD.RAMP_ITERS", "2.5", r"expected a whole number of at least 0 or None, got 2.5 \(float\)"),
-        ("BPKD.NORMALIZER", "3", r"expected one of positions, classes, weights, average or None, got 3 \(int\)"),
+        ("BPKD.NORMALIZER", "3", r"expected one of positions, .* or None, got 3 \(int\)"),
         ("KD.WEIGHT", "much", "Type mismatch"),
         ("BPKD.PRESET", "printed", r"DISTILL.BPKD.PRESET\): expected one of \['literal', 'paper', 'recommended'"),
     ],
