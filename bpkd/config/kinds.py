@@ -16,7 +16,7 @@ from bpkd.ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, SHARE, Range, is_num
 # Longest value that a message shows as it is.
 SHOWN = 100
 DATE = re.compile(r"datetime\.date\((\d+), (\d+), (\d+)\)")
-NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|\.?(nan|inf))\s*", re.IGNORECASE)
+NUMBER = re.compile(r"\s*[+-]?((\d+(_\d+)*\.?\d*|\.\d+)(e[+-]?\d+)?|\.?(nan|inf))\s*", re.IGNORECASE)
 WORDS: dict[type, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "a text", list: "a list", tuple: "a list",
     dict: "keys with values", datetime.date: "a date", datetime.datetime: "a date", bytes: "bytes", set: "a set",
@@ -237,7 +237,7 @@ def _number(text: str) -> Any:
     if not NUMBER.fullmatch(text):
         return text
     plain = text.strip()
-    if re.fullmatch(r"[+-]?\d+", plain):
+    if re.fullmatch(r"[+-]?[\d_]+", plain):
         return int(plain) if len(plain) < 100 else float(plain)
     return float(plain.lower().replace(".nan", "nan").replace(".inf", "inf"))
 

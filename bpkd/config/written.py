@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .keys import KEYS, Key
-from .kinds import Kind, Number, literal, shown
+from .kinds import Kind, Number, Text, literal, shown
 
 
 def read_tree(node: CfgNode, tree: dict[str, Any], prefix: str = "") -> None:
@@ -68,6 +68,8 @@ def read_value(key: Key, value: Any, name: str = "") -> Any:
         ValueError: the key does not accept it.
     """
     meant = key.kind.read(value)
+    if isinstance(key.kind, Text) and meant in (None, "None"):
+        meant = None if key.kind.filled else ""
     problem = key.problem(meant, name)
     if problem:
         raise ValueError(problem)

@@ -66,6 +66,19 @@ def read_yaml(path: str, opened: tuple[str, ...] = ()) -> tuple[dict[str, Any], 
     return merged, found
 
 
+def read_mapping(path: str) -> dict[str, Any]:
+    """Returns the keys of one YAML file without ``_BASE_``.
+
+    Args:
+        path: YAML file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no YAML of keys with values, or a key stands twice in it or is no text.
+    """
+    return _read(path)[0]
+
+
 def _read(path: str) -> tuple[dict[str, Any], Lines]:
     with open(path, "rb") as file:
         content = file.read()

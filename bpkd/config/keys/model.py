@@ -116,7 +116,8 @@ HEADS = (
     Key("MODEL.MODULE.FACTORY", "", TEXT,
         "ModuleSegmentor: what makes the torch.nn.Module, as package.module:callable. It maps [N, 3, H, W] to logits "
         '(a tensor, a dict with "out", or a SegOutput).'),
-    Key("MODEL.MODULE.KWARGS", [], ListOf(ListOf(Kind(), length=2)), "ModuleSegmentor: keyword arguments as pairs [name, value]."),
+    Key("MODEL.MODULE.KWARGS", [], ListOf(ListOf(Kind(), length=2)),
+        "ModuleSegmentor: keyword arguments as pairs [name, value]."),
 )  # fmt: skip
 
 # Detectron2's ResNet and feature pyramid, which SOLOv2 stands on.
