@@ -173,9 +173,8 @@ def note_repeated(pairs: Sequence[str]) -> None:
         given.setdefault(key, []).append(value)
     for key, values in given.items():
         if len(set(values)) > 1:
-            warn(
-                f"KEY VALUE: {key} is given {len(values)} times ({', '.join(values)}): the last one, {values[-1]}, counts"
-            )
+            shown = ", ".join(values)
+            warn(f"KEY VALUE: {key} is given {len(values)} times ({shown}): the last, {values[-1]}, counts")
 
 
 def warn(text: str) -> None:

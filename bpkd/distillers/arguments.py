@@ -68,10 +68,14 @@ class Argument:
         if type(value) is int and float in kinds and int not in kinds:
             value = float(value)
         if self.hints and not any(_fits(value, hint) for hint in self.hints):
-            expected = " or ".join(map(_described, self.hints))
-            empty = " or None" if self.default is None or self.optional else ""
-            raise ValueError(f"expected {expected}{empty}, got {value!r} ({type(value).__name__})")
+            raise ValueError(f"expected {expected(self)}, got {value!r} ({type(value).__name__})")
         return value
+
+
+def expected(argument: Argument) -> str:
+    """Returns what an argument accepts, in words, e.g. "a number of at least 0 or None"."""
+    empty = " or None" if argument.default is None or argument.optional else ""
+    return f"{' or '.join(map(_described, argument.hints)) or 'a value'}{empty}"
 
 
 def arguments(distiller: type[Distiller]) -> dict[str, Argument]:

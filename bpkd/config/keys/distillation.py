@@ -50,8 +50,8 @@ METHOD = (
         "wraps it and the teacher."),
     Key("DISTILL.METHOD", "none", FILLED,
         'Distiller. "none" trains the student alone; else a name of bpkd.distillers.DISTILLERS, or several joined by '
-        '"+" ("CWD+IFVD"). Its node DISTILL.<NAME> holds that distiller\'s keyword arguments in upper case, with their '
-        'defaults; null means "from the preset". `help(bpkd.distillers.BPKD)` says what each of them does.'),
+        '"+" ("CWD+IFVD"). Its node `DISTILL.<NAME>` holds that distiller\'s keyword arguments in upper case, with '
+        'their defaults; null means "from the preset". `help(bpkd.distillers.BPKD)` says what each of them does.'),
     Key("DISTILL.WEIGHTS", [], ListOf(Number(Range(above=0))),
         "A factor for all terms of a distiller that teach the student, one per name of METHOD in its order. Empty: 1 "
         "each."),
