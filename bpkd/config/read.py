@@ -64,7 +64,8 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
     except PermissionError as error:
         raise PermissionError(f"{source} {error.filename or path}: it cannot be read (permission denied).") from error
     except OSError as error:
-        raise FileNotFoundError(f"{source} {path}: it cannot be read ({error}).") from error
+        message = str(error) if error.errno is None else f"it cannot be read ({error})."
+        raise FileNotFoundError(f"{source} {path}: {message}") from error
 
 
 class _Reading:

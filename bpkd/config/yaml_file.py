@@ -203,7 +203,8 @@ def _base_file(path: str, base: str, chain: tuple[str, ...], where: str) -> str:
     """Returns the path of a base.
 
     Raises:
-        ValueError: there is no such file, or it has the file itself as a base.
+        FileNotFoundError: there is no such file.
+        ValueError: it has the file itself as a base.
     """
     file = os.path.expanduser(os.path.expandvars(base))
     if "://" in file:
@@ -213,7 +214,7 @@ def _base_file(path: str, base: str, chain: tuple[str, ...], where: str) -> str:
         raise ValueError(f"{where}a _BASE_ that leads back to the file: {' -> '.join([*chain, file])}.")
     if not os.path.isfile(file):
         what = "is a folder" if os.path.isdir(file) else "does not exist"
-        raise ValueError(
+        raise FileNotFoundError(
             f"{where}its _BASE_ cannot be read: {file} {what}. _BASE_ is relative to the file it stands in."
         )
     return file

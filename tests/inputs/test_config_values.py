@@ -50,7 +50,7 @@ REFUSED = {
     ("SEED", "1.5"): "expected a whole number from 0",
     ("DATALOADER.NUM_WORKERS", "auto"): "expected a whole number of at least -1, got 'auto'",
     ("DATALOADER.NUM_WORKERS", "-2"): "expected a whole number of at least -1, got -2",
-    ("DATASETS.FOLDER.ID_MAP", "{0: 0}"): "expected a list, each two whole numbers from 0 to 65,535",
+    ("DATASETS.FOLDER.ID_MAP", "{0: 0}"): "expected a list, each two whole numbers from 0 to 255",
     ("DATASETS.FOLDER.ID_MAP", "[[7, 0], [8, 1], [7, 1]]"): "expected one trained id per mask value, got 0 and 1 for 7",
     ("OUTPUT_DIR", ""): "expected a text that is not empty, got ''",
     ("DISTILL.CWD.WEIGHT", "-3"): "expected a number of at least 0, got -3.0",

@@ -9,7 +9,7 @@ from .key import DETECTRON2, Key
 PAIR_OF_PIXELS = ListOf(COUNT, length=2)
 PAIR_OR_0 = ListOf(COUNT_OR_0, length=2)
 FILLED = Text(filled=True)
-MASK_VALUE = whole(0, 65535)
+MASK_VALUE = whole(0, 255)
 PYRAMID = ("MODEL.META_ARCHITECTURE", ("SOLOv2", "InstanceDistiller"))
 
 DATA_SETS = (
