@@ -97,8 +97,10 @@ class _Reading:
     def place(self, message: str) -> str:
         """Returns where the key that a message begins with was set: the pairs, or a file and a line of it."""
         start = f"{self.source} {self.path}"
-        found = re.match(r"(?:Type mismatch: |Non-existent (?:config )?key: )?([A-Z]\w*(?:\.\w+)*)", message)
-        key = found[1] if found else ""
+        found = re.match(
+            r"(?:Type mismatch: )?([A-Z]\w*(?:\.\w+)*)(?=[\[: ])|Non-existent (?:config )?key: ([\w.]+)", message
+        )
+        key = (found[1] or found[2].rstrip(".")) if found else ""
         if key in map(str, self.opts[::2]):
             return f"KEY VALUE pairs over {start}"
         if key not in self.lines.places:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,29 @@ def _arguments(distiller: Any) -> dict[str, Argument]:
             default = float(default)  # a config's key keeps the type of its default
         out[name] = Argument(name, default, allowed, meanings.get(name, ""), name in filled, optional)
     return out
+
+
+def in_ranges(distiller: type[Distiller], constructor: Callable[..., None]) -> Callable[..., None]:
+    """Returns a constructor that first checks the arguments whose annotations give a range or a choice.
+
+    Args:
+        distiller: class of the constructor.
+        constructor: its ``__init__``.
+    """
+    filled = {key for preset in distiller.presets.values() for key in preset}
+
+    @functools.wraps(constructor)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        for name, hint in _hints(distiller).items():
+            value = options.get(name)
+            if "Annotated" not in str(hint) or value is None or (name in filled and is_open(value)):
+                continue
+            if not any(_fits(value, part) for part in _parts(hint)):
+                expected = " or ".join(map(_described, _parts(hint)))
+                raise ValueError(f"{distiller.__name__}: {name}: expected {expected}, got {value!r}.")
+        constructor(self, *args, **options)
+
+    return checked
 
 
 def with_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, given: Mapping[str, Any]) -> dict[str, Any]:

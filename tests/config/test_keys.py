@@ -195,6 +195,21 @@ def test_a_wrong_argument_is_one_line(text: str, message: str, tmp_path: Path) -
         read_config(str(tmp_path / "c.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("KD", {"weight": -1.0}, "KD: weight: expected a number of at least 0, got -1.0"),
+        ("CWD", {"temperature": 0}, "CWD: temperature: expected a number above 0, got 0"),
+        ("BPKD", {"edge_weight": NAN}, "BPKD: edge_weight: expected a number of at least 0, got nan"),
+        ("BPKD", {"class_weight": (1.0, -1.0)}, "BPKD: class_weight: expected a number of at least 0 or a list"),
+        ("SKDS", {"critic_optimizer": "rmsprop"}, "SKDS: critic_optimizer: expected one of adam, sgd, got 'rmsprop'"),
+    ],
+)
+def test_constructors_refuse_the_same(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DISTILLERS[name](num_classes=2, **options)
+
+
 def test_ranges_in_words() -> None:
     said = [str(r) for r in (Range(), Range(0, 1), Range(1), Range(above=0), Range(0, below=1), Range(above=0, high=1))]
     assert said == ["", "from 0 to 1", "of at least 1", "above 0", "of at least 0 and below 1",
