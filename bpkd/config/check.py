@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -129,9 +128,6 @@ def _check_schedule(node: CfgNode) -> None:
             f"SOLVER.{end}: expected at most SOLVER.BASE_LR {node.BASE_LR:g}, got {node[end]:g}: the learning rate "
             f"would rise. Set SOLVER.{end} too."
         )
-    if node.WARMUP_ITERS >= node.MAX_ITER:
-        message = f"SOLVER.WARMUP_ITERS: the run of {node.MAX_ITER} iterations ends within the warm-up of "
-        warnings.warn(f"{message}{node.WARMUP_ITERS}.", UserWarning, stacklevel=3)
 
 
 def _check_distillation(cfg: CfgNode) -> None:

@@ -15,12 +15,17 @@ from .keys import KEYS
 def warn_unread(cfg: CfgNode, stated: Iterable[str]) -> None:
     """Warns of keys that a file or a command sets to something else than the default, where nothing reads them.
 
-    Configs with IMPORTS are left alone: modules outside of bpkd may read any key.
+    Also of a run that ends within its warm-up. Configs with IMPORTS are left alone: modules outside of bpkd may read
+    any key.
 
     Args:
         cfg: the config.
         stated: dotted keys that the file or the command sets.
     """
+    node = cfg.SOLVER
+    if node.WARMUP_ITERS >= node.MAX_ITER:
+        message = f"the run of {node.MAX_ITER} iterations ends within the warm-up of {node.WARMUP_ITERS}"
+        warnings.warn(f"SOLVER.WARMUP_ITERS: {message}.", UserWarning, stacklevel=3)
     if cfg.IMPORTS:
         return
     for key in dict.fromkeys(stated):

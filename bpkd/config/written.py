@@ -43,17 +43,28 @@ def read_pairs(cfg: CfgNode, pairs: Sequence[Any]) -> list[Any]:
         pairs: keys and values in turn.
 
     Raises:
-        ValueError: a value is not of its key's kind.
+        ValueError: a value is not of its key's kind, or a key is a node.
     """
     found = list(pairs)
     for i in range(0, len(found) - 1, 2):
         key, value = str(found[i]), found[i + 1]
+        _check_is_leaf(cfg, key)
         if key in KEYS:
             found[i + 1] = read_value(KEYS[key], value)
         elif isinstance(_default(cfg, key), float):
             number = Number().read(value)
             found[i + 1] = float(number) if type(number) is int else value
     return found
+
+
+def _check_is_leaf(cfg: CfgNode, key: str) -> None:
+    """Raises ValueError for a pair's key that is a node, or that lies below a value."""
+    node = _default(cfg, key)
+    if isinstance(node, CfgNode):
+        raise ValueError(f"{key}: expected one of its keys, {', '.join(node)}, got the node. Write {key}.<KEY>.")
+    above = key.rpartition(".")[0]
+    if above in KEYS:
+        raise ValueError(f"{key}: expected {above}, which has no keys below it, got {key}.")
 
 
 def read_value(key: Key, value: Any, name: str = "") -> Any:

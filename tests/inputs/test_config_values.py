@@ -52,6 +52,8 @@ REFUSED = {
     ("DATALOADER.NUM_WORKERS", "-2"): "expected a whole number of at least -1, got -2",
     ("DATASETS.FOLDER.ID_MAP", "{0: 0}"): "expected a list, each two whole numbers from 0 to 255",
     ("DATASETS.FOLDER.ID_MAP", "[[7, 0], [8, 1], [7, 1]]"): "expected one trained id per mask value, got 0 and 1 for 7",
+    ("SOLVER.MAX_ITER.X", "1"): "expected SOLVER.MAX_ITER, which has no keys below it",
+    ("SOLVER", "{'MAX_ITER': 3}"): "SOLVER: expected one of its keys, .*MAX_ITER.*, got the node",
     ("OUTPUT_DIR", ""): "expected a text that is not empty, got ''",
     ("DISTILL.CWD.WEIGHT", "-3"): "expected a number of at least 0, got -3.0",
     ("DISTILL.WEIGHTS", "[1, -1]"): "expected a list, each a number above 0",

@@ -35,7 +35,7 @@ TEACHERS = (
         "A folder that bpkd cache-teacher recorded. The teachers' logits are read from it and no teacher is loaded. "
         "CONFIG_FILE and WEIGHTS stay, to tell whether it is theirs."),
     Key("TEACHER.OTHERS", [], Entries(),
-        "More teachers: a list of mappings with the keys of TEACHER, e.g. [{CONFIG_FILE: b.yaml, WEIGHTS: b.pth}]."),
+        "More teachers: a list of mappings with the keys of TEACHER, such as [{CONFIG_FILE: b.yaml, WEIGHTS: b.pth}]."),
     Key("TEACHER.SHARES", [], ListOf(WEIGHT),
         "What each teacher counts, TEACHER first, then OTHERS, divided by their sum. Empty: all the same. A teacher "
         "with the share 0 is not loaded."),
