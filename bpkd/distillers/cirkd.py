@@ -28,6 +28,15 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 
 
+def _check_queues(**queues: tuple[float, int]) -> None:
+    for name, (weight, length) in queues.items():
+        if weight and not length:
+            raise ValueError(
+                f"CIRKD: {name}_queue: expected at least 1 with {name}_weight {weight}, got 0. Set {name}_weight 0 to "
+                "leave the term out."
+            )
+
+
 class CIRKD(Distiller):
     """Pixel KD on the logits; similarities within the batch and to a memory on a feature map.
 
@@ -64,8 +73,8 @@ class CIRKD(Distiller):
         max_nodes: Count = 8192,
         gather: bool = False,
         hidden_channels: CountOrZero = 0,
-        pixel_queue: Count = 20000,
-        region_queue: Count = 2000,
+        pixel_queue: CountOrZero = 20000,
+        region_queue: CountOrZero = 2000,
         pixels_per_image: Count = 16,
         pixel_anchors: Count = 4096,
         region_anchors: Count = 1024,
@@ -135,6 +144,7 @@ class CIRKD(Distiller):
             return
         if self.num_classes < 1:
             raise ValueError(f"num_classes: CIRKD's memory expects at least 1, got {self.num_classes} classes.")
+        _check_queues(pixel=(self.pixel_weight, pixel_queue), region=(self.region_weight, region_queue))
         student_channels, channels = self.channels(tap, "Name another TAP, or set both memory weights to 0.")
         self.pixel_anchors = pixel_anchors // self.num_classes + 1
         self.region_anchors = region_anchors // self.num_classes + 1

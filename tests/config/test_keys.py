@@ -186,7 +186,7 @@ def test_arguments_of_distillers_have_ranges(method: str, name: str, tmp_path: P
         ("BPKD: {KERNEL_SIZE: 0}", "KERNEL_SIZE: expected a whole number of at least 1, got 0"),
         ("BPKD: {IGNORE_MODE: solid}", "IGNORE_MODE: expected one of opaque, transparent, got 'solid'"),
         ("SKDS: {POOL_SCALE: 1.5}", "POOL_SCALE: expected a number above 0 and of at most 1, got 1.5"),
-        ("CIRKD: {PIXEL_QUEUE: 0}", "PIXEL_QUEUE: expected a whole number of at least 1, got 0"),
+        ("CIRKD: {PIXEL_QUEUE: -5}", "PIXEL_QUEUE: expected a whole number of at least 0, got -5"),
     ],
 )
 def test_a_wrong_argument_is_one_line(text: str, message: str, tmp_path: Path) -> None:
