@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated as Marked
 from typing import Any, Literal
 
 import pytest
@@ -18,6 +19,7 @@ from bpkd.distillers.arguments import RENAMED_PRESETS, _warn_renamed, preset_nam
 from bpkd.distillers.target import LabelledEdges
 from bpkd.experiments.reuse import differences
 from bpkd.functional import EdgeRule, SparseEdgeMask
+from bpkd.ranges import Range
 from bpkd.structures import EdgeMaps
 
 
@@ -96,6 +98,8 @@ class Annotated(Distiller):
         pairs: list[tuple[int, int]] | None = None,
         bare: list = (),  # type: ignore[type-arg,assignment]
         anything: Any = 0,
+        share: Marked[float, Range(0, 1)] | None = 0.5,
+        plain: float = 1.0,
         table: dict[str, int] | None = None,
         **common: Any,
     ) -> None:
@@ -123,6 +127,10 @@ ANNOTATED = [
     ("BARE", "[1, 'a']", ""),
     ("BARE", "1", "Type mismatch"),
     ("ANYTHING", "5", ""),
+    ("SHARE", "1.0", ""),
+    ("SHARE", "1.5", r"expected a number from 0 to 1 or None, got 1.5 \(float\)"),
+    ("SHARE", "1e999", r"expected a number from 0 to 1 or None, got inf \(float\)"),
+    ("PLAIN", "-3", ""),
     ("TABLE", "5", ""),
 ]
 
