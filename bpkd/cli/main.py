@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         name = words[1]
         if name in COMMANDS:
             return run(name, ["--help"], prog=f"bpkd {name}")
+        if name.isupper():
+            return help_of_key(words[1])
     if name in ("-h", "--help", "help"):
         with written_out():
             print(overview())
@@ -62,6 +64,23 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     got = f"got {name!r}.{did_you_mean(name, [*COMMANDS, '--help', '--version'])}" if name else "got none."
     print(f"error: expected a command, {got} See bpkd --help.", file=sys.stderr)
+    return MISTAKE
+
+
+def help_of_key(key: str) -> int:
+    """Prints default, accepted values and meaning of a config key; returns the exit status.
+
+    Args:
+        key: dotted name.
+    """
+    from bpkd.config.keys import KEYS
+    from bpkd.config.reference import describe
+
+    text = describe(key)
+    if text:
+        print(text)
+        return 0
+    print(f"error: expected a setting, got {key!r}.{did_you_mean(key, KEYS)}", file=sys.stderr)
     return MISTAKE
 
 

@@ -83,6 +83,7 @@ class Parser(argparse.ArgumentParser):
         if self.takes_overrides:
             found.opts = [*rest, *opts]
             self._refuse_equals(found.opts[::2])
+            note_repeated(found.opts)
             if len(found.opts) % 2:
                 word = found.opts[-1]
                 config = f" Did you mean --config-file {word}?" if word.endswith((".yaml", ".yml")) else ""
@@ -163,6 +164,21 @@ class Parser(argparse.ArgumentParser):
     def _takes_one(self, word: str) -> bool:
         action = self._option_string_actions.get(word)
         return action is not None and action.nargs is None
+
+
+def note_repeated(pairs: Sequence[str]) -> None:
+    """Warns of keys that are given twice with different values; the last one counts.
+
+    Args:
+        pairs: keys and values in turn.
+    """
+    given: dict[str, list[str]] = {}
+    for key, value in zip(pairs[::2], pairs[1::2], strict=False):
+        given.setdefault(key, []).append(value)
+    for key, values in given.items():
+        if len(set(values)) > 1:
+            shown = ", ".join(values)
+            warn(f"KEY VALUE: {key} is given {len(values)} times ({shown}): the last, {values[-1]}, counts")
 
 
 def warn(text: str) -> None:

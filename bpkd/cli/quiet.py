@@ -39,7 +39,7 @@ def silence_libraries() -> None:
 def _one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    if category in (FutureWarning, DeprecationWarning) and filename.startswith(str(PACKAGE)):
+    if category in (FutureWarning, DeprecationWarning, UserWarning) and filename.startswith(str(PACKAGE)):
         return f"warning: {message}\n"
     return _FORMAT(message, category, filename, lineno, line)
 

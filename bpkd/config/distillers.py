@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -97,16 +98,17 @@ def _settled(name: str, node: Mapping[str, Any], *, warn: bool = True) -> dict[s
         key = argument.name.upper()
         if key not in node:
             continue
-        try:
-            out[key] = argument.check(node[key])
-        except ValueError as error:
-            raise ValueError(f"DISTILL.{name}.{key}: {error}.") from None
-        known = distiller.renamed_values.get(argument.name, {})
-        if isinstance(out[key], str) and out[key] in known:
+        value, known = node[key], distiller.renamed_values.get(argument.name, {})
+        if isinstance(value, str) and value in known:
             if warn:
-                new = known[out[key]]
-                warnings.warn(f"DISTILL.{name}.{key}: {out[key]!r} is now called {new!r}.", FutureWarning, stacklevel=3)
-            out[key] = known[out[key]]
+                new = known[value]
+                warnings.warn(f"DISTILL.{name}.{key}: {value!r} is now called {new!r}.", FutureWarning, stacklevel=3)
+            value = known[value]
+        try:
+            out[key] = argument.check(value)
+        except ValueError as error:
+            meaning = re.split(r"[;.:] |\.$", argument.meaning)[0]
+            raise ValueError(f"DISTILL.{name}.{key}: {error}.{meaning and f' It is: {meaning}.'}") from None
         if key == "PRESET" and distiller.presets:
             try:
                 out[key] = preset_name(distiller.presets, out[key], warn=warn)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from bpkd.errors import did_you_mean, nearest
 
+from .check import check_ranges
 from .defaults import add_bpkd_config
 from .distillers import open_distillers, settle_distillers
-from .paths import ConfigFile, expand_paths
+from .paths import expand_paths
 from .renamed import rename_entries, rename_pairs, rename_tree
+from .unread import warn_unread
+from .written import read_pairs, read_tree
+from .yaml_file import Lines, read_yaml
 
 # yacs's message about a value of the wrong type.
 MISMATCH = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs\. <class '(\w+)'>\) with values \(.* vs\. (.*)\) for config key: (\S+)"
 )
+
+# A file with so many keys is the config.yaml of a run, which states all of them.
+DUMPED = 200
 
 
 def get_bpkd_cfg() -> CfgNode:
@@ -43,65 +49,67 @@ def read_config(path: str, opts: Sequence[Any] = (), *, source: str = "--config-
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is no YAML, a key is unknown (the message lists its siblings), a value has the wrong type or a
-            path holds an environment variable that is not set.
+        ValueError: it is no YAML, a key is unknown (the message lists its siblings), stands twice or has a value that
+            it does not accept, or a path with an
+            environment variable that is not set. The message names the line.
     """
     if not path:
         raise FileNotFoundError(f"{source}: expected a YAML file, got none; configs/ and projects/ hold some.")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{source}: expected a YAML file, got {_not_a_file(path)}")
-    cfg, place = get_bpkd_cfg(), f"{source} {path}"
+    reading = _Reading(source, path, list(opts))
     try:
-        with open(path) as file:
-            if not isinstance(yaml.safe_load(file), dict):
-                raise ValueError("expected keys with values, got a file without any")
-        loaded = ConfigFile.load_yaml_with_base(path)  # not merge_from_file, which falls back on an unsafe loader
+        return reading.config()
+    except (KeyError, AssertionError, ValueError) as error:
+        message = _explained(reading.cfg, str(error))
+        raise ValueError(f"{reading.place(message)}: {message}") from error
+    except PermissionError as error:
+        raise PermissionError(f"{source} {error.filename or path}: it cannot be read (permission denied).") from error
+    except OSError as error:
+        message = str(error) if error.errno is None else f"it cannot be read ({error})."
+        raise FileNotFoundError(f"{source} {path}: {message}") from error
+
+
+class _Reading:
+    """One config while it is read: knows where a key was set, for messages."""
+
+    def __init__(self, source: str, path: str, opts: list[Any]) -> None:
+        self.source, self.path, self.opts = source, path, opts
+        self.cfg, self.lines = get_bpkd_cfg(), Lines()
+
+    def config(self) -> CfgNode:
+        """Reads the file, then the pairs, and checks all values."""
+        cfg = self.cfg
+        loaded, self.lines = read_yaml(self.path)
         if loaded.get("VERSION", cfg.VERSION) != cfg.VERSION:
-            raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}")
-        loaded, opts = rename_tree(loaded), rename_pairs(opts)
-        open_distillers(cfg, loaded, opts, beside=os.path.dirname(path))
-        _file_floats(cfg, loaded)
+            raise ValueError(f"VERSION: expected {cfg.VERSION}, got {loaded['VERSION']}.")
+        loaded, self.opts = rename_tree(loaded), rename_pairs(self.opts)
+        open_distillers(cfg, loaded, self.opts, beside=os.path.dirname(self.path))
+        read_tree(cfg, loaded)
         cfg.merge_from_other_cfg(CfgNode(loaded))
-        place = f"KEY VALUE pairs over {place}"
-        cfg.merge_from_list(_option_floats(cfg, opts))
+        cfg.merge_from_list(read_pairs(cfg, self.opts))
         cfg.TEACHER.OTHERS = rename_entries(cfg.TEACHER.OTHERS, "TEACHER.OTHERS")
         settle_distillers(cfg)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: expected YAML, got a file that is no text.") from error
-    except (KeyError, AssertionError, ValueError) as error:
-        raise ValueError(f"{place}: {_explained(cfg, str(error))}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{source} {path}: expected YAML{_yaml_fault(error)}") from error
-    except PermissionError as error:
-        raise PermissionError(f"{source} {path}: it cannot be read (permission denied).") from error
-    except OSError as error:
-        message = f"{source} {path}: its _BASE_ cannot be read ({error}). _BASE_ is relative to the file it stands in."
-        raise FileNotFoundError(message) from error
-    expand_paths(cfg)
-    return cfg
+        expand_paths(cfg)
+        check_ranges(cfg)
+        own = [key for key, (file, _) in self.lines.places.items() if file == self.path]
+        written = own if len(own) < DUMPED else []
+        warn_unread(cfg, [*written, *map(str, self.opts[::2])])
+        return cfg
 
-
-def _file_floats(node: Mapping[str, Any], given: dict[str, Any]) -> None:
-    """Turns whole numbers into floats where the default is one: ``WEIGHT: 3`` is no mistake."""
-    for key, value in given.items():
-        default = node.get(key)
-        if isinstance(value, dict) and isinstance(default, Mapping):
-            _file_floats(default, value)
-        elif type(value) is int and isinstance(default, float):
-            given[key] = float(value)
-
-
-def _option_floats(cfg: CfgNode, opts: Sequence[Any]) -> list[Any]:
-    """Does the same as `_file_floats` for KEY VALUE pairs."""
-    pairs = list(opts)
-    for i, key in enumerate(pairs[:-1:2]):
-        default: Any = cfg
-        for part in str(key).split("."):
-            default = default.get(part) if isinstance(default, Mapping) else None
-        value = pairs[2 * i + 1]
-        if isinstance(default, float) and (type(value) is int or re.fullmatch(r"[+-]?\d+", str(value))):
-            pairs[2 * i + 1] = float(value)
-    return pairs
+    def place(self, message: str) -> str:
+        """Returns where the key that a message begins with was set: the pairs, or a file and a line of it."""
+        start = f"{self.source} {self.path}"
+        found = re.match(
+            r"(?:Type mismatch: )?([A-Z]\w*(?:\.\w+)*)(?=[\[: ])|Non-existent (?:config )?key: ([\w.]+)", message
+        )
+        key = (found[1] or found[2].rstrip(".")) if found else ""
+        if key in map(str, self.opts[::2]):
+            return f"KEY VALUE pairs over {start}"
+        if key not in self.lines.places:
+            return start
+        file, line = self.lines.places[key]
+        return f"{start}, line {line}" if file == self.path else f"{start}, its _BASE_ {file}, line {line}"
 
 
 def _not_a_file(path: str) -> str:
@@ -116,14 +124,6 @@ def _not_a_file(path: str) -> str:
     hint = f" Did you mean {os.path.join(folder, near[0])}?" if near else ""
     where = "" if os.path.isabs(path) else f" (in the current folder, {os.getcwd()})"
     return f"{path!r}{where}; configs/ and projects/ hold some.{hint}"
-
-
-def _yaml_fault(error: Exception) -> str:
-    """Returns the end of a message: what is wrong with a YAML file, and in which line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if isinstance(error, RecursionError):
-        return ", got a _BASE_ that leads back to the file."
-    return f"; line {mark.line + 1}, column {mark.column + 1}: {problem}." if mark and problem else f", got {error}"
 
 
 def _explained(cfg: CfgNode, message: str) -> str:

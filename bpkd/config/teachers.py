@@ -8,6 +8,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .distillation import add_teacher_keys
+from .keys.distillation import TEACHER_KEYS
+from .written import read_value
 
 
 def teacher_nodes(cfg: CfgNode) -> dict[str, CfgNode]:
@@ -23,7 +25,7 @@ def teacher_nodes(cfg: CfgNode) -> dict[str, CfgNode]:
 
 
 def _node(entry: Any, key: str) -> CfgNode:
-    node = CfgNode()
+    node, declared = CfgNode(), {one.name: one for one in TEACHER_KEYS}
     add_teacher_keys(node)
     known = ", ".join(node)
     if not isinstance(entry, Mapping):
@@ -31,10 +33,8 @@ def _node(entry: Any, key: str) -> CfgNode:
     unknown = [str(k) for k in entry if k not in node]
     if unknown:
         raise ValueError(f"{key}: expected keys of {known}, got {', '.join(unknown)}.")
-    try:
-        node.merge_from_other_cfg(CfgNode(dict(entry)))
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+    values = {name: read_value(declared[name], value, f"{key}.{name}") for name, value in entry.items()}
+    node.merge_from_other_cfg(CfgNode(values))
     return node
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from bpkd.ranges import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, OneOf, Range
+
 if TYPE_CHECKING:
     from .base import Distiller
+
+# Annotations of arguments with a range: the config's values are checked by them.
+Weight = typing.Annotated[float, NOT_NEGATIVE]
+Positive = typing.Annotated[float, POSITIVE]
+Count = typing.Annotated[int, AT_LEAST_1]
+CountOrZero = typing.Annotated[int, NOT_NEGATIVE]
 
 # Values that meant "from the preset" before None did.
 OPEN = (-1, "")
@@ -56,13 +65,18 @@ class Argument:
             return None
         if value is None and (self.default is None or self.optional):
             return None
-        if type(value) is int and float in self.hints and int not in self.hints:
-            return float(value)
+        kinds = [_kind(hint) for hint in self.hints]
+        if type(value) is int and float in kinds and int not in kinds:
+            value = float(value)
         if self.hints and not any(_fits(value, hint) for hint in self.hints):
-            expected = " or ".join(map(_described, self.hints))
-            empty = " or None" if self.default is None or self.optional else ""
-            raise ValueError(f"expected {expected}{empty}, got {value!r} ({type(value).__name__})")
+            raise ValueError(f"expected {expected(self)}, got {value!r} ({type(value).__name__})")
         return value
+
+
+def expected(argument: Argument) -> str:
+    """Returns what an argument accepts, in words, e.g. "a number of at least 0 or None"."""
+    empty = " or None" if argument.default is None or argument.optional else ""
+    return f"{' or '.join(map(_described, argument.hints)) or 'a value'}{empty}"
 
 
 def arguments(distiller: type[Distiller]) -> dict[str, Argument]:
@@ -101,10 +115,34 @@ def _arguments(distiller: Any) -> dict[str, Argument]:
             )
         hint = hints.get(name, Any)
         allowed, optional = _parts(hint), type(None) in typing.get_args(hint)
-        if type(default) is int and float in allowed and int not in allowed:
+        kinds = [_kind(part) for part in allowed]
+        if type(default) is int and float in kinds and int not in kinds:
             default = float(default)  # a config's key keeps the type of its default
         out[name] = Argument(name, default, allowed, meanings.get(name, ""), name in filled, optional)
     return out
+
+
+def in_ranges(distiller: type[Distiller], constructor: Callable[..., None]) -> Callable[..., None]:
+    """Returns a constructor that first checks the arguments whose annotations give a range or a choice.
+
+    Args:
+        distiller: class of the constructor.
+        constructor: its ``__init__``.
+    """
+    filled = {key for preset in distiller.presets.values() for key in preset}
+
+    @functools.wraps(constructor)
+    def checked(self: Any, *args: Any, **options: Any) -> None:
+        for name, hint in _hints(distiller).items():
+            value = options.get(name)
+            if "Annotated" not in str(hint) or value is None or (name in filled and is_open(value)):
+                continue
+            if not any(_fits(value, part) for part in _parts(hint)):
+                expected = " or ".join(map(_described, _parts(hint)))
+                raise ValueError(f"{distiller.__name__}: {name}: expected {expected}, got {value!r}.")
+        constructor(self, *args, **options)
+
+    return checked
 
 
 def with_preset(presets: Mapping[str, Mapping[str, Any]], preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +199,7 @@ def _warn_renamed(old: str, new: str) -> None:
 
 def _hints(distiller: type[Distiller]) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(distiller.__init__)
+        return typing.get_type_hints(distiller.__init__, include_extras=True)
     except NameError:  # a type that is imported for type checkers alone: that class's values are not checked
         return {}
 
@@ -173,7 +211,13 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return tuple(found) if all(_checkable(part) for part in found) else ()
 
 
+def _kind(hint: Any) -> Any:
+    """Returns a type without what `Annotated` says of it."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+
+
 def _checkable(hint: Any) -> bool:
+    hint = _kind(hint)
     origin = typing.get_origin(hint) or hint
     return origin in NAMES or origin is typing.Literal or _is_list(origin)
 
@@ -195,11 +239,14 @@ def _items(hint: Any, length: int) -> list[Any] | None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Annotated:
+        kind, *bounds = typing.get_args(hint)
+        return _fits(value, kind) and all(value in bound for bound in bounds if isinstance(bound, Range | OneOf))
     origin = typing.get_origin(hint) or hint
     if origin is typing.Literal:
         return any(type(value) is type(one) and value == one for one in typing.get_args(hint))
     if origin in NAMES:
-        return type(value) is origin or (origin is float and type(value) is int)
+        return (type(value) is origin or (origin is float and type(value) is int)) and value == value  # not NaN
     if _is_list(origin):
         items = _items(hint, len(value)) if isinstance(value, list | tuple) else None
         return items is not None and all(map(_fits, value, items))
@@ -209,6 +256,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _described(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Annotated:
+        kind, *bounds = typing.get_args(hint)
+        choices = [str(bound) for bound in bounds if isinstance(bound, OneOf)]
+        return " ".join(choices or [_described(kind), *(str(bound) for bound in bounds if isinstance(bound, Range))])
     origin, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, inner))}"

@@ -12,6 +12,7 @@ from bpkd.functional import EdgeRule
 from bpkd.structures import DISTILLATION_PREFIX, EdgeMaps, SegOutput
 
 from .adapters import match_size
+from .arguments import in_ranges
 from .target import Target
 
 
@@ -99,6 +100,12 @@ class Distiller(DistillationModule):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     parity_arguments: ClassVar[frozenset[str]] = frozenset()
     renamed_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lets the constructor refuse arguments outside of the ranges that their annotations give."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = in_ranges(cls, cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from bpkd.functional import EdgeRule, boundary_kd
+from bpkd.functional.boundary_kd import NORMALIZERS, PRE_MASKS
+from bpkd.functional.edges import IGNORE_MODES
+from bpkd.ranges import OneOf
 from bpkd.structures import SegOutput
 
-from .arguments import with_preset
+from .arguments import Count, CountOrZero, Positive, Weight, with_preset
 from .base import Distiller
 from .target import Target
 
@@ -72,16 +75,16 @@ class BPKD(Distiller):
         self,
         *,
         preset: str = "recommended",
-        edge_weight: float | None = None,
-        body_weight: float | None = None,
-        class_weight: float | Sequence[float] = (2.0,),
-        temperature: float = 1.0,
-        kernel_size: int = 7,
-        iterations: int = 1,
-        ignore_mode: str = "opaque",
-        normalizer: str | None = None,
-        pre_mask: str | None = None,
-        ramp_iters: int | None = None,
+        edge_weight: Weight | None = None,
+        body_weight: Weight | None = None,
+        class_weight: Weight | Sequence[Weight] = (2.0,),
+        temperature: Positive = 1.0,
+        kernel_size: Count = 7,
+        iterations: Count = 1,
+        ignore_mode: Annotated[str, OneOf(IGNORE_MODES)] = "opaque",
+        normalizer: Annotated[str, OneOf(NORMALIZERS)] | None = None,
+        pre_mask: Annotated[str, OneOf(PRE_MASKS)] | None = None,
+        ramp_iters: CountOrZero | None = None,
         **common: Any,
     ) -> None:
         """Sets both terms; arguments that are None come from the preset.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from bpkd.functional import anchor_kd, cross_image_kd, nearest_labels, pixel_kd
 from bpkd.functional.cross_image import pool_nodes
+from bpkd.ranges import OneOf
 from bpkd.structures import SegOutput
 
-from .arguments import with_preset
+from .arguments import Count, CountOrZero, Positive, Weight, with_preset
 from .base import Distiller
-from .memory_bank import MemoryBank
+from .memory_bank import STORAGE, MemoryBank
 from .projection import ProjectionHead
 from .ranks import gather_ranks, rank, world_size
 from .target import Target
@@ -25,6 +26,15 @@ PRESETS: dict[str, dict[str, float]] = {
     # The same with queues as long as the authors', whatever they take (6.8 GB for 150 classes of 512 channels).
     "author_code": {**WEIGHTS, "max_gigabytes": 0.0},
 }
+
+
+def _check_queues(**queues: tuple[float, int]) -> None:
+    for name, (weight, length) in queues.items():
+        if weight and not length:
+            raise ValueError(
+                f"CIRKD: {name}_queue: expected at least 1 with {name}_weight {weight}, got 0. Set {name}_weight 0 to "
+                "leave the term out."
+            )
 
 
 class CIRKD(Distiller):
@@ -52,25 +62,25 @@ class CIRKD(Distiller):
         self,
         *,
         preset: str = "recommended",
-        kd_weight: float | None = None,
-        mini_batch_weight: float | None = None,
-        pixel_weight: float | None = None,
-        region_weight: float | None = None,
+        kd_weight: Weight | None = None,
+        mini_batch_weight: Weight | None = None,
+        pixel_weight: Weight | None = None,
+        region_weight: Weight | None = None,
         tap: str = "decode",
-        temperature: float = 1.0,
-        contrast_temperature: float = 0.1,
-        memory_temperature: float = 1.0,
-        max_nodes: int = 8192,
+        temperature: Positive = 1.0,
+        contrast_temperature: Positive = 0.1,
+        memory_temperature: Positive = 1.0,
+        max_nodes: Count = 8192,
         gather: bool = False,
-        hidden_channels: int = 0,
-        pixel_queue: int = 20000,
-        region_queue: int = 2000,
-        pixels_per_image: int = 16,
-        pixel_anchors: int = 4096,
-        region_anchors: int = 1024,
-        storage: str = "float32",
-        max_gigabytes: float | None = None,
-        seed: int = 0,
+        hidden_channels: CountOrZero = 0,
+        pixel_queue: CountOrZero = 20000,
+        region_queue: CountOrZero = 2000,
+        pixels_per_image: Count = 16,
+        pixel_anchors: Count = 4096,
+        region_anchors: Count = 1024,
+        storage: Annotated[str, OneOf(tuple(STORAGE))] = "float32",
+        max_gigabytes: Weight | None = None,
+        seed: CountOrZero = 0,
         legacy_enqueue: bool = False,
         **common: Any,
     ) -> None:
@@ -134,6 +144,7 @@ class CIRKD(Distiller):
             return
         if self.num_classes < 1:
             raise ValueError(f"num_classes: CIRKD's memory expects at least 1, got {self.num_classes} classes.")
+        _check_queues(pixel=(self.pixel_weight, pixel_queue), region=(self.region_weight, region_queue))
         student_channels, channels = self.channels(tap, "Name another TAP, or set both memory weights to 0.")
         self.pixel_anchors = pixel_anchors // self.num_classes + 1
         self.region_anchors = region_anchors // self.num_classes + 1

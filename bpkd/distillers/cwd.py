@@ -10,6 +10,7 @@ from bpkd.functional import channel_kd
 from bpkd.structures import SegOutput
 
 from .adapters import ChannelAdapter
+from .arguments import Positive, Weight
 from .base import Distiller
 from .target import Target
 
@@ -24,7 +25,9 @@ class CWD(Distiller):
     {'loss_kd_channel': 0.8195}
     """
 
-    def __init__(self, *, weight: float = 5.0, temperature: float = 1.0, tap: str = "logits", **common: Any) -> None:
+    def __init__(
+        self, *, weight: Weight = 5.0, temperature: Positive = 1.0, tap: str = "logits", **common: Any
+    ) -> None:
         """Sets the term.
 
         Args:

@@ -14,6 +14,7 @@ from bpkd.functional import critic_loss, generator_loss, gradient_penalty
 from bpkd.functional.adversarial import ADVERSARIAL_LOSSES
 
 CRITIC_INPUTS = ("batchnorm", "tanh")
+OPTIMIZERS = ("adam", "sgd")
 # Four strided convolutions and a 4 x 4 convolution without padding need at least this size.
 SMALLEST_SIDE = 64
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from bpkd.functional import intra_class_variation
+from bpkd.functional.adversarial import ADVERSARIAL_LOSSES
+from bpkd.ranges import OneOf
 
-from .arguments import is_open, preset_name, with_preset
+from .arguments import Positive, Weight, is_open, preset_name, with_preset
+from .discriminator import CRITIC_INPUTS, OPTIMIZERS
 from .holistic import HolisticDistiller
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -42,17 +45,17 @@ class IFVD(HolisticDistiller):
         self,
         *,
         preset: str = "recommended",
-        pixel_weight: float | None = None,
-        ifv_weight: float | None = None,
-        adv_weight: float | None = None,
+        pixel_weight: Weight | None = None,
+        ifv_weight: Weight | None = None,
+        adv_weight: Weight | None = None,
         tap: str = "decode",
         valid_only: bool = False,
-        adv_loss: str | None = None,
-        critic_weight: float = 0.1,
-        gp_weight: float = 10.0,
-        critic_input: str = "batchnorm",
-        critic_optimizer: str = "adam",
-        critic_lr: float = 4e-4,
+        adv_loss: Annotated[str, OneOf(ADVERSARIAL_LOSSES)] | None = None,
+        critic_weight: Weight = 0.1,
+        gp_weight: Weight = 10.0,
+        critic_input: Annotated[str, OneOf(CRITIC_INPUTS)] = "batchnorm",
+        critic_optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adam",
+        critic_lr: Positive = 4e-4,
         **common: Any,
     ) -> None:
         """Sets the terms; arguments that are None come from the preset.

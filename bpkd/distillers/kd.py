@@ -9,6 +9,7 @@ from torch import Tensor
 from bpkd.functional import pixel_kd
 from bpkd.structures import SegOutput
 
+from .arguments import Positive, Weight
 from .base import Distiller
 from .target import Target
 
@@ -26,8 +27,8 @@ class KD(Distiller):
     def __init__(
         self,
         *,
-        weight: float = 1.0,
-        temperature: float = 1.0,
+        weight: Weight = 1.0,
+        temperature: Positive = 1.0,
         mask_ignored: bool = False,
         **common: Any,
     ) -> None:

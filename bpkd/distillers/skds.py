@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
 from bpkd.functional import pairwise_affinity
+from bpkd.functional.adversarial import ADVERSARIAL_LOSSES
+from bpkd.ranges import OneOf, Range
 
-from .arguments import with_preset
+from .arguments import CountOrZero, Positive, Weight, with_preset
+from .discriminator import CRITIC_INPUTS, OPTIMIZERS
 from .holistic import HolisticDistiller
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -53,19 +56,19 @@ class SKDS(HolisticDistiller):
         self,
         *,
         preset: str = "recommended",
-        pixel_weight: float | None = None,
-        pair_weight: float | None = None,
-        adv_weight: float | None = None,
+        pixel_weight: Weight | None = None,
+        pair_weight: Weight | None = None,
+        adv_weight: Weight | None = None,
         tap: str = "decode",
-        pool_scale: float = 0.5,
-        pool_kernel: int = 0,
+        pool_scale: Annotated[float, Range(above=0, high=1)] = 0.5,
+        pool_kernel: CountOrZero = 0,
         detach_norm: bool = True,
-        adv_loss: str = "wgan-gp",
-        critic_weight: float | None = None,
-        gp_weight: float = 10.0,
-        critic_input: str = "batchnorm",
-        critic_optimizer: str | None = None,
-        critic_lr: float = 4e-4,
+        adv_loss: Annotated[str, OneOf(ADVERSARIAL_LOSSES)] = "wgan-gp",
+        critic_weight: Weight | None = None,
+        gp_weight: Weight = 10.0,
+        critic_input: Annotated[str, OneOf(CRITIC_INPUTS)] = "batchnorm",
+        critic_optimizer: Annotated[str, OneOf(OPTIMIZERS)] | None = None,
+        critic_lr: Positive = 4e-4,
         **common: Any,
     ) -> None:
         """Sets the terms; arguments that are None come from the preset.

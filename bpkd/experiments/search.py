@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import yaml
-
 from bpkd.analysis.identity import absent_notes, check_one_set
 from bpkd.analysis.report import markdown
 from bpkd.analysis.task import figures_of, figures_of_scores
+from bpkd.config.yaml_file import read_mapping
 from bpkd.engine.configure import load_config
 from bpkd.modeling.build_distiller import check_method
 from bpkd.paths import expanded
@@ -59,9 +58,9 @@ def read_search(path: Path) -> tuple[str, list[str], dict[str, list[Trial]]]:
         ValueError: a key is missing or unknown, or methods have unequal numbers of candidates.
     """
     try:
-        found = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected YAML, got {error}") from error
+        found = read_mapping(str(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(found, dict) or sorted(found) != sorted(KEYS):
         got = sorted(found) if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"{path}: expected the keys {', '.join(KEYS)}, got {got}.")

@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 
 from bpkd.config import get_bpkd_cfg, read_config
 from bpkd.config.paths import PATH_KEYS
-from bpkd.errors import UserError
 
 ENDS = ("ROOT", "DIR", "WEIGHTS", "_FILE", "EXPORTED", "CACHE", "_JSON", "_IMAGES", "_MASKS")
 
@@ -35,7 +34,7 @@ def test_a_variable_in_each_of_them(key: str, tmp_path: Path, monkeypatch: pytes
         cfg = cfg[part]
     assert cfg == "/place/x"
     monkeypatch.delenv("PLACE")
-    with pytest.raises(UserError, match=rf"^{key}: .*'PLACE'"):
+    with pytest.raises(ValueError, match=rf"{key}: .*'PLACE'"):
         read_config(str(tmp_path / "c.yaml"), [key, "${PLACE}/x"])
 
 

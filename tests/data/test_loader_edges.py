@@ -198,7 +198,10 @@ def test_two_processes_step_to_the_same_weights(pair: Path, tmp_path: Path) -> N
             (*WORKERS, "DISTILL.METHOD", "none", "MODEL.META_ARCHITECTURE", "BPKDSemanticSegmentor"),
             "got 'none' in BPKDSemanticSegmentor. Set DATALOADER.EDGE_MASKS step",
         ),
-        ((*WORKERS, "INPUT.CROP_SIZE", "[0, 48]"), r"INPUT.CROP_SIZE: expected positive pixels, got \[0, 48\]"),
+        (
+            (*WORKERS, "INPUT.CROP_SIZE", "[0, 48]"),
+            r"INPUT.CROP_SIZE: expected two whole numbers .*, got \[0, 48\]",
+        ),
     ],
 )
 def test_a_config_without_use_for_them_is_refused(pair: Path, opts: tuple[str, ...], message: str) -> None:

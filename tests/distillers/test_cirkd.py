@@ -326,6 +326,8 @@ def test_the_author_preset_sets_no_limit() -> None:
 def test_what_the_memory_needs_is_said() -> None:
     with pytest.raises(ValueError, match="CIRKD, tap 'layer9': expected a feature.*set both memory weights to 0"):
         CIRKD(num_classes=5, tap="layer9", **CHANNELS)
+    with pytest.raises(ValueError, match="pixel_queue: expected at least 1 with pixel_weight 0.1, got 0"):
+        CIRKD(num_classes=5, pixel_queue=0, **CHANNELS)
     with pytest.raises(ValueError, match="got 0 classes"):
         CIRKD(**CHANNELS)
     with pytest.raises(ValueError, match=r"preset .*: expected one of \['author_code', 'recommended'\]"):

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated as Marked
 from typing import Any, Literal
 
 import pytest
@@ -18,6 +19,7 @@ from bpkd.distillers.arguments import RENAMED_PRESETS, _warn_renamed, preset_nam
 from bpkd.distillers.target import LabelledEdges
 from bpkd.experiments.reuse import differences
 from bpkd.functional import EdgeRule, SparseEdgeMask
+from bpkd.ranges import Range
 from bpkd.structures import EdgeMaps
 
 
@@ -47,13 +49,14 @@ def config(tmp_path: Path, text: str = "SEED: 0") -> str:
 
 
 def test_values_of_older_configs_mean_the_preset(tmp_path: Path) -> None:
-    text = 'DISTILL: {BPKD: {EDGE_WEIGHT: -1.0, NORMALIZER: "", RAMP_ITERS: -1, BODY_WEIGHT: 3}, KD: {WEIGHT: -1.0}}'
+    text = 'DISTILL: {BPKD: {EDGE_WEIGHT: -1.0, NORMALIZER: "", RAMP_ITERS: -1, BODY_WEIGHT: 3}}'
     cfg = read_config(config(tmp_path, text), ["DISTILL.SKDS.CRITIC_OPTIMIZER", ""])
     node = cfg.DISTILL.BPKD
     assert (node.EDGE_WEIGHT, node.NORMALIZER, node.RAMP_ITERS, node.BODY_WEIGHT) == (None, None, None, 3.0)
     assert type(node.BODY_WEIGHT) is float
     assert cfg.DISTILL.SKDS.CRITIC_OPTIMIZER is None
-    assert cfg.DISTILL.KD.WEIGHT == -1.0  # no preset fills it
+    with pytest.raises(ValueError, match=r"DISTILL.KD.WEIGHT: expected a number of at least 0, got -1.0"):
+        read_config(config(tmp_path, "DISTILL: {KD: {WEIGHT: -1.0}}"))  # no preset fills it
     old, new = BPKD(edge_weight=-1.0, normalizer="", ramp_iters=-1), BPKD()
     assert (old.edge_weight, old.normalizer, old.ramp_iters) == (new.edge_weight, new.normalizer, new.ramp_iters)
 
@@ -61,10 +64,14 @@ def test_values_of_older_configs_mean_the_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("BPKD.EDGE_WEIGHT", "much", r"DISTILL.BPKD.EDGE_WEIGHT: expected a number or None, got 'much' \(str\)"),
-        ("BPKD.EDGE_WEIGHT", "True", r"expected a number or None, got True \(bool\)"),
-        ("BPKD.RAMP_ITERS", "2.5", r"expected a whole number or None, got 2.5 \(float\)"),
-        ("BPKD.NORMALIZER", "3", r"expected a text or None, got 3 \(int\)"),
+        (
+            "BPKD.EDGE_WEIGHT",
+            "much",
+            r"DISTILL.BPKD.EDGE_WEIGHT: expected a number of at least 0 or None, got 'much' \(str\)",
+        ),
+        ("BPKD.EDGE_WEIGHT", "True", r"expected a number of at least 0 or None, got True \(bool\)"),
+        ("BPKD.RAMP_ITERS", "2.5", r"expected a whole number of at least 0 or None, got 2.5 \(float\)"),
+        ("BPKD.NORMALIZER", "3", r"expected one of positions, .* or None, got 3 \(int\)"),
         ("KD.WEIGHT", "much", "Type mismatch"),
         ("BPKD.PRESET", "printed", r"DISTILL.BPKD.PRESET\): expected one of \['literal', 'paper', 'recommended'"),
     ],
@@ -91,6 +98,8 @@ class Annotated(Distiller):
         pairs: list[tuple[int, int]] | None = None,
         bare: list = (),  # type: ignore[type-arg,assignment]
         anything: Any = 0,
+        share: Marked[float, Range(0, 1)] | None = 0.5,
+        plain: float = 1.0,
         table: dict[str, int] | None = None,
         **common: Any,
     ) -> None:
@@ -118,6 +127,10 @@ ANNOTATED = [
     ("BARE", "[1, 'a']", ""),
     ("BARE", "1", "Type mismatch"),
     ("ANYTHING", "5", ""),
+    ("SHARE", "1.0", ""),
+    ("SHARE", "1.5", r"expected a number from 0 to 1 or None, got 1.5 \(float\)"),
+    ("SHARE", "1e999", r"expected a number from 0 to 1 or None, got inf \(float\)"),
+    ("PLAIN", "-3", ""),
     ("TABLE", "5", ""),
 ]
 

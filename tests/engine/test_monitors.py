@@ -103,7 +103,7 @@ def test_norms_are_those_of_the_gradients() -> None:
 
 
 def test_share_limit_is_a_share() -> None:
-    with pytest.raises(ValueError, match="LOSS_SHARE_LIMIT: expected a share from 0 to 1, got 90.0"):
+    with pytest.raises(ValueError, match="LOSS_SHARE_LIMIT: expected a number from 0 to 1, got 90.0"):
         check_values(tiny_cfg("SOLVER.LOSS_SHARE_LIMIT", 90.0))
 
 

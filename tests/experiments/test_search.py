@@ -100,7 +100,7 @@ def test_instances_are_judged_by_mask_ap(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (TEXT.replace("{WEIGHT: 3.0}, ", "").replace(", {WEIGHT: 3.0}", ""), "as many candidates .* got .*'KD': 1"),
         ("config: a\ntrials: {}\n", "expected the keys config, opts, trials, got .*'config', 'trials'"),
-        ("- 1\n", "got list"),
+        ("- 1\n", "expected keys with values, got a list"),
     ],
 )
 def test_files_that_are_no_fair_search(tmp_path: Path, text: str, message: str) -> None:
