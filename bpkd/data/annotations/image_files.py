@@ -50,7 +50,7 @@ def _others(name: str) -> Iterator[tuple[str, str]]:
         )
 
 
-def stored_size(path: Path) -> tuple[int, int] | None:
+def shown_size(path: Path) -> tuple[int, int] | None:
     """Returns (height, width) of an image file as viewers show it, from its header; None where it cannot be read.
 
     Args:

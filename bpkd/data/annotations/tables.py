@@ -9,7 +9,7 @@ from typing import Any
 from bpkd.data.files import DatasetError
 
 from .fields import real
-from .image_files import located, stored_size
+from .image_files import located, shown_size
 from .notes import Notes, listed
 from .outlines import shown
 
@@ -80,7 +80,7 @@ def _sizes(row: dict[str, Any], key: Any, name: str, folder: Path | None, notes:
             "images have a height or width that is text or no whole number: read as numbers", key, unit="image id"
         )
         return numbers[0], numbers[1]
-    size = stored_size(folder / name) if folder is not None else None
+    size = shown_size(folder / name) if folder is not None else None
     if size is None:
         raise DatasetError(
             f"image id {key!r} ({name}): expected height and width, got {shown(height)} and {shown(width)}, and the "
