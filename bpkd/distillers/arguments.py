@@ -98,9 +98,7 @@ def arguments(distiller: type[Distiller]) -> dict[str, Argument]:
 
 @cache
 def _arguments(distiller: Any) -> dict[str, Argument]:
-    from .base import Distiller
-
-    common = inspect.signature(Distiller.__init__).parameters.keys() | distiller.parity_arguments
+    common = distiller.common_arguments | distiller.parity_arguments
     hints, meanings = _hints(distiller), _meanings(distiller)
     filled = {key for preset in distiller.presets.values() for key in preset}
     out = {}

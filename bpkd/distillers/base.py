@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -100,6 +101,8 @@ class Distiller(DistillationModule):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     parity_arguments: ClassVar[frozenset[str]] = frozenset()
     renamed_values: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
+    common_arguments: ClassVar[frozenset[str]]
+    """Arguments of `Distiller` itself: data set and networks give them, and no config."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Lets the constructor refuse arguments outside of the ranges that their annotations give."""
@@ -225,3 +228,6 @@ class Distiller(DistillationModule):
                 raise KeyError(f"tap {tap!r}: the {role} gives only {names}.")
             maps.append(found)
         return match_size(maps[0], maps[1]), maps[1].detach()
+
+
+Distiller.common_arguments = frozenset(inspect.signature(Distiller.__init__).parameters)
