@@ -52,9 +52,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_loggers() -> Iterator[None]:
-    """Removes the log handlers that a run in this process adds: their stream is closed after the test."""
+    """Takes off the log handlers of runs in this process, before and after a test: their stream is closed then."""
     loggers = [logging.getLogger(name) for name in ("fvcore", "detectron2", "bpkd")]
     before = [(one, list(one.handlers), one.propagate) for one in loggers]
+    for one in loggers:
+        one.handlers, one.propagate = [], True
     yield
     for one, handlers, propagate in before:
         one.handlers, one.propagate = handlers, propagate

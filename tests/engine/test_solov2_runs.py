@@ -135,14 +135,14 @@ def test_a_set_without_any_object_is_refused(config: str, tmp_path: Path) -> Non
     [
         (["MODEL.SOLOV2.NUM_CLASSES", "3"], r"NUM_CLASSES is 3, but shapes_train has 2 classes \(tall, square\)"),
         (["INPUT.CROP.TYPE", "relative_range"], "INPUT.CROP.TYPE: expected one of absolute, relative"),
-        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "all"], "MIN_SIZE_TRAIN_SAMPLING: expected choice or range, got 'all'"),
+        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "all"], "MIN_SIZE_TRAIN_SAMPLING: expected one of choice, range, got 'all'"),
         (
             ["DATASETS.TRAIN", "['procedural_train']"],
             "procedural_train holds semantic segmentation labels; MODEL.META_ARCHITECTURE SOLOv2 needs instances",
         ),
         (["DATASETS.TRAIN", "['coco_2017_train']"], "NUM_CLASSES is 2, but coco_2017_train has 80 classes"),
         (["DATASETS.TRAIN", "['other']"], "DATASETS.COCO_FOLDER.NAME"),
-        (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "total"], "CLIP_TYPE: expected one of full_model, norm, value"),
+        (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "total"], "CLIP_TYPE: expected one of value, norm, full_model"),
     ],
 )
 def test_what_does_not_fit_is_refused(config: str, opts: list[str], message: str) -> None:

@@ -102,7 +102,9 @@ def test_plain_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "first" / "config.yaml").unlink()
     assert "config.yaml: no such file. Name the config of" in message("--images", images, "--weights", weights)
     cv2.imwrite(f"{labels}/1.png", np.full((9, 9), 1, np.uint8))
-    assert "error: 1: expected image and labels of one size" in message("--images", images, "--labels", labels)
+    line = message("--images", images, "--labels", labels)
+    assert "error: 1: " in line
+    assert "image 48x64, labels 9x9: sizes differ" in line
     cv2.imwrite(f"{labels}/0.png", np.full((48, 64), 255, np.uint8))
     assert "error: 0: expected labels with a class" in message("--images", images, "--labels", labels)
     (folder / "labels" / "0.png").unlink()

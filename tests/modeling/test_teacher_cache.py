@@ -84,7 +84,7 @@ def test_the_stream_comes_again(tiny: Path) -> None:
         assert torch.equal(first["sem_seg"], again["sem_seg"])
     plain = [item for batch in islice(build_train_loader(config(tiny)), 2) for item in batch]
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(items[:6], plain, strict=False))
-    with pytest.raises(ValueError, match="DATALOADER.REPEAT: expected a number"):
+    with pytest.raises(ValueError, match="DATALOADER.REPEAT: expected a whole number of at least 0, got -1"):
         config(tiny, "DATALOADER.REPEAT", "-1")
 
 

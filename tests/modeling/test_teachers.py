@@ -253,7 +253,10 @@ def test_an_absent_share_loads_nothing(tmp_path: Path) -> None:
     [
         ([{"WEIGHT": "x"}], r"TEACHER.OTHERS\[0\]: expected keys of CONFIG_FILE, WEIGHTS, .*got WEIGHT"),
         (["a.yaml"], r"TEACHER.OTHERS\[0\]: expected a mapping .* got 'a.yaml'"),
-        ([{}, {"WEIGHTS": 3}], r"TEACHER.OTHERS\[1\].WEIGHTS: expected a text, got 3 \(a whole number\)"),
+        (
+            [{}, {"WEIGHTS": 3}],
+            r"TEACHER.OTHERS\[1\].WEIGHTS: expected a path, or an empty text, got 3 \(a whole number\)",
+        ),
         ([{"OTHERS": []}], "got OTHERS"),
     ],
 )

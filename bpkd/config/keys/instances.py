@@ -13,10 +13,8 @@ from bpkd.config.kinds import (
     Choice,
     Kind,
     ListOf,
-    Number,
     Text,
 )
-from bpkd.ranges import Range
 
 from .key import Key
 
@@ -50,7 +48,7 @@ KEYS = (
     _key("SCALE_RANGES", [[1, 96], [48, 192], [96, 384], [192, 768], [384, 2048]], ListOf(ListOf(WEIGHT, length=2)),
          "Pairs [low, high], one per level. An instance is learned at a level if sqrt(box area) in pixels of the input "
          "lies in the level's range."),
-    _key("SIGMA", 0.2, Number(Range(above=0, high=1)),
+    _key("SIGMA", 0.2, SHARE_OF,
          "Size of the centre region whose cells learn an instance, over that of its box."),
     _key("FOCAL_ALPHA", 0.25, SHARE_OF, "Weight of the positive cells in the focal loss; that of the others is 1 less "
          "it."),
