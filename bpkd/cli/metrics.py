@@ -150,8 +150,9 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
 
     from bpkd.metrics import SegmentationMetrics
     from bpkd.metrics.folders import ARRAYS, EXTENSIONS, pair_files
+    from bpkd.metrics.ignored import covers_regions
     from bpkd.metrics.maps import MapReader
-    from bpkd.metrics.swallowed import has_region, swallowed_class
+    from bpkd.metrics.swallowed import swallowed_class
 
     ignored = IGNORE if args.ignore_index is None else args.ignore_index
     rules = {"ignore_index": ignored, "widths": args.widths, "absent": args.absent}
@@ -171,7 +172,7 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         whole_set.merge_state([single])
-        regions = regions or has_region(label == ignored)
+        regions = regions or covers_regions(label == ignored, 2)
         if single.unlabelled:
             without.append(name)
         if args.per_image:

@@ -2,29 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from bpkd.functional.reference.edges import window_reduce
-
 from .segmentation import SegmentationMetrics
-
-# Side of a window of ignored pixels that no border between regions fills: Pascal VOC's are 5 pixels wide.
-REGION = 7
-
-
-def has_region(ignored: NDArray[np.bool_]) -> bool:
-    """Returns whether ignored pixels [H, W] cover more than borders; a map that is ignored as a whole says nothing.
-
-    >>> has_region(np.eye(20, dtype=bool)), has_region(np.arange(400).reshape(20, 20) < 200)
-    (False, True)
-    """
-    if not ignored.any() or ignored.all():
-        return False
-    flags = torch.from_numpy(np.ascontiguousarray(ignored)).to(torch.uint8)[None]
-    return bool(window_reduce(flags, REGION, torch.minimum, 0).any())
-
 
 def swallowed_class(metrics: SegmentationMetrics, *, explicit: bool, regions: bool = False) -> tuple[str, bool]:
     """Returns a sentence on an ignored label that may be a class ("" without one), and whether figures are worthless.
@@ -35,7 +13,7 @@ def swallowed_class(metrics: SegmentationMetrics, *, explicit: bool, regions: bo
     Args:
         metrics: counts of the whole set.
         explicit: whether the ignored label was chosen by hand, which ends all doubt.
-        regions: whether ignored pixels cover more than borders in some image (``has_region``).
+        regions: whether ignored pixels cover more than borders in some image (`bpkd.metrics.ignored.covers_regions`).
     """
     labelled = metrics.counts.sum(1) > 0
     absent = (~labelled).nonzero().flatten().tolist()
