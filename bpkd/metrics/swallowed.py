@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .segmentation import SegmentationMetrics
 
+
 def swallowed_class(metrics: SegmentationMetrics, *, explicit: bool, regions: bool = False) -> tuple[str, bool]:
     """Returns a sentence on an ignored label that may be a class ("" without one), and whether figures are worthless.
 
