@@ -16,6 +16,7 @@ from typing import Any
 
 from bpkd.errors import FAILURE, one_line
 from bpkd.files import replacing
+from bpkd.text import one_line_text
 
 from .parser import Parser, file_arg, whole
 
@@ -107,7 +108,7 @@ def print_survey(name: str, seen: Any) -> None:
     common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
     if common:
         print(f"  {len(seen.sizes)} size{'s, the most common' if len(seen.sizes) > 1 else ','} {common}")
-    rows = list(enumerate(seen.classes))
+    rows = [(index, one_line_text(label)) for index, label in enumerate(seen.classes)]
     if seen.unit == "pixels":
         rows.append((255, "(ignored)"))
     for index, label in rows:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from bpkd.listing import trouble
 
-from .files import DatasetError, check_sizes, check_values, named, open_picture, read_image, read_raw_label
+from .files import IGNORE, DatasetError, check_sizes, check_values, named, open_picture, read_image, read_raw_label
 from .mask_values import region_of_255
 from .masks import Mask, load_mask
-from .notes import picture_notes
+from .notes import UNLABELLED, picture_notes
 from .pictures import Span
 
 
@@ -61,6 +61,8 @@ def look_at_mask(item: dict[str, Any], table: list[int], mode: str, span: Span) 
     try:
         seen, label = _mask(item)
         check_values(item, np.asarray(seen.raw), table)
+        if not np.asarray(seen.raw)[np.asarray(table) != IGNORE].any():
+            seen = replace(seen, notes=(*seen.notes, (UNLABELLED, seen.mask)))
         image = look_at_image(item, span)
         check_sizes(item, image.size or (0, 0), label)
     except DatasetError as error:

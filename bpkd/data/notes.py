@@ -12,12 +12,14 @@ from .masks import GREY_PALETTE, GREY_RGB
 from .pictures import Picture, Span, whole_frames
 
 TURNED, FRAMES, TRANSPARENT, CMYK, DEEP, DARK = "turned", "frames", "transparent", "cmyk", "deep", "dark"
+UNLABELLED = "unlabelled"
 TEXTS = {
     TURNED: "{n} images are turned by their EXIF orientation, as viewers turn them (first {first}): look at the "
     "contact sheet whether their labels are turned too",
     FRAMES: "{n} images hold several frames (first {first}): the first frame is read",
     TRANSPARENT: "{n} images have transparent pixels (first {first}): their colours are read as if opaque",
     CMYK: "{n} images are CMYK (first {first}): they are converted without their colour profile",
+    UNLABELLED: "{n} images hold no labelled pixel (first {first}): all of it is ignored",
     GREY_RGB: "{n} masks are saved as colours or with an alpha channel (first {first}): their channels are equal and "
     "read as one",
     GREY_PALETTE: "{n} masks have a palette of greys other than its indices (first {first}): the indices are read",

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as run_length
 
+from bpkd.text import one_line_text
+
 from .annotations import encode
 from .files import IGNORE, read_image, read_label
 from .pictures import WHOLE_TYPE, Span
@@ -68,13 +70,18 @@ def _legend(ids: Sequence[int], metadata: Any) -> list[NDArray[np.uint8]]:
         for column, index in enumerate(ids[first : first + COLUMNS]):
             left = 2 * WIDTH // COLUMNS * column
             line[3:-3, left + 4 : left + 16] = _palette(metadata)[index]
-            _write(line, "(ignored)" if index == IGNORE else f"{index} {metadata.stuff_classes[index]}"[:20], left + 20)
+            _write(
+                line,
+                "(ignored)" if index == IGNORE else f"{index} {metadata.stuff_classes[index]}"[:20],
+                left + 20,
+            )
         lines.append(line)
     return lines
 
 
 def _write(line: NDArray[np.uint8], text: str, left: int) -> None:
-    cv2.putText(line, text, (left, CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+    left_below = (left, CAPTION - 5)
+    cv2.putText(line, one_line_text(text), left_below, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def _instances(item: dict[str, Any], image: NDArray[Any], metadata: Any) -> NDArray[Any]:

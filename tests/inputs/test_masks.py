@@ -338,3 +338,20 @@ def test_bilevel_masks_are_0_and_1(tmp_path: Path, capsys: pytest.CaptureFixture
     make(tmp_path, fax)
     assert check(tmp_path, capsys, classes=BINARY).startswith("status 0")
     assert all(np.array_equal(own, ids_of(i) > 0) for i, own in enumerate(labels()))
+
+
+def without_labels(path: Path, ids: np.ndarray, number: int) -> None:
+    save(path, np.full_like(ids, 255) if number == 2 else ids)
+
+
+def test_an_image_without_a_labelled_pixel_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path, without_labels)
+    out = check(tmp_path, capsys)
+    assert "status 0" in out
+    assert len(re.findall(r"note: 1 images hold no labelled pixel \(first .*/2.png\)", out)) == 2
+
+
+def test_class_names_are_printed_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path)
+    out = check(tmp_path, capsys, CLASSES='[background, "road\\nleft", car]')
+    assert "1 road left" in out
