@@ -50,8 +50,8 @@ def run(args: Any) -> int:
     random.Random(0).shuffle(items)
     images = [sized(item, cfg) for item in items[: args.samples]]
     sizes = object_sizes(images) if images else None
-    if sizes is None:
-        raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}: expected objects, got none.")
+    if sizes is None or not len(sizes):  # crowds alone, or objects without a pixel
+        raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}: expected objects that are learned, got none.")
     side, longest = cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN
     print(f"{len(images)} of {len(items)} images with objects, {len(sizes)} objects, input {side} (at most {longest})")
     shares = sizes.quantile(sizes.new_tensor(QUANTILES)).tolist()
