@@ -150,7 +150,7 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
 
     from bpkd.metrics import SegmentationMetrics
     from bpkd.metrics.folders import ARRAYS, EXTENSIONS, pair_files
-    from bpkd.metrics.ignored import covers_regions
+    from bpkd.metrics.ignored import IgnoredRegions, covers_regions
     from bpkd.metrics.maps import MapReader
     from bpkd.metrics.swallowed import swallowed_class
 
@@ -162,7 +162,7 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
     files |= {"prediction_suffix": args.prediction_suffix, "label_suffix": args.label_suffix}
     predictions = MapReader(argmax=args.num_classes * args.argmax, id_map=dict(args.prediction_id_map))
     labels = MapReader(id_map=dict(args.id_map))
-    images, without, regions = {}, [], False
+    images, without, regions = {}, [], IgnoredRegions(args.num_classes)
     pairs = pair_files(args.predictions, args.labels, **files)
     for name, predicted, labelled in tqdm(pairs, unit="image", disable=not sys.stderr.isatty()):
         single.reset()
@@ -172,7 +172,8 @@ def measure(args: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]], list[
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         whole_set.merge_state([single])
-        regions = regions or covers_regions(label == ignored, 2)
+        present = single.counts.sum(1).nonzero().flatten().numpy()
+        regions.add(name, present, covers_regions(label == ignored, len(present)))
         if single.unlabelled:
             without.append(name)
         if args.per_image:

@@ -5,7 +5,8 @@ Examples:
   bpkd suggest-grids --config-file configs/coco/solov2_light_r18.yaml --samples 500 \
       DATASETS.COCO_FOLDER.NAME mine DATASETS.COCO_FOLDER.ROOT /data/mine DATASETS.TRAIN "('mine_train',)"
 
-KEY VALUE pairs at the end change the config.
+The data sets are checked first, as before training; DATASETS.CHECK fast opens no image. KEY VALUE pairs at the end
+change the config.
 """
 
 from __future__ import annotations
@@ -38,20 +39,23 @@ def run(args: Any) -> int:
     """
     from detectron2.data import DatasetCatalog
 
-    from bpkd.config import read_config
-    from bpkd.data import register_datasets
+    from bpkd.config import image_range, read_config
+    from bpkd.data import check_dataset, register_datasets
     from bpkd.engine.configure import check_data_sets
     from bpkd.modeling.solov2.suggest import QUANTILES, claims, fitting, object_sizes, suggested_ranges, suggestions
 
     cfg = read_config(args.config_file, args.opts)
     register_datasets(cfg)
     check_data_sets(cfg)
+    if cfg.DATASETS.CHECK != "off":  # what training would refuse is no base for its grids
+        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+            check_dataset(name, cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET, span=image_range(cfg))
     items = [item for name in cfg.DATASETS.TRAIN for item in DatasetCatalog.get(name) if item.get("annotations")]
     random.Random(0).shuffle(items)
     images = [sized(item, cfg) for item in items[: args.samples]]
     sizes = object_sizes(images) if images else None
-    if sizes is None:
-        raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}: expected objects, got none.")
+    if sizes is None or not len(sizes):  # crowds alone, or objects without a pixel
+        raise ValueError(f"DATASETS.TRAIN {list(cfg.DATASETS.TRAIN)}: expected objects that are learned, got none.")
     side, longest = cfg.INPUT.MIN_SIZE_TRAIN[0], cfg.INPUT.MAX_SIZE_TRAIN
     print(f"{len(images)} of {len(items)} images with objects, {len(sizes)} objects, input {side} (at most {longest})")
     shares = sizes.quantile(sizes.new_tensor(QUANTILES)).tolist()

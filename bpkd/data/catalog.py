@@ -124,6 +124,7 @@ def _register_folder(node: CfgNode, root: Path) -> None:
     forget(node.NAME)
     unsaid = int(node.IGNORE_INDEX) != IGNORE and IGNORE not in {int(value) for value, _ in node.ID_MAP}
     splits = _folder_splits(node, Path(node.ROOT) if node.ROOT else root)
+    more = {"family": node.NAME if unsaid else "", "from_folder": True, "palettes": not node.ID_MAP}
     for name, split in splits.items():
         _register(
             SemanticSet(
@@ -132,7 +133,7 @@ def _register_folder(node: CfgNode, root: Path) -> None:
                 classes=node.CLASSES,
                 colors=spread_colors(len(node.CLASSES)),
                 ids=ids,
-                more={"remarks": split.remarks, "family": node.NAME if unsaid else "", "from_folder": True},
+                more={"remarks": split.remarks, **more},
             )
         )
 

@@ -61,7 +61,9 @@ class Survey:
 
     def faults(self, name: str) -> list[str]:
         """Returns what is wrong with the encoding of the masks of this data set."""
-        return self.masks.faults(name, family=MetadataCatalog.get(name).get("family", "")) if self.masks else []
+        meta = MetadataCatalog.get(name)
+        said = {"family": meta.get("family", ""), "palettes": meta.get("palettes", False)}
+        return self.masks.faults(name, **said) if self.masks else []
 
     def add(self, seen: Look) -> None:
         """Adds an image to the counts."""
@@ -70,9 +72,10 @@ class Survey:
             self.problems.append(seen.problem)
         if seen.size:
             self.sizes[seen.size] += 1
-        self.noted.add(seen.notes, seen.largest)
+        self.noted.add(seen.notes, seen.depth, seen.image)
         if self.masks and seen.raw is not None:
             self.masks.add(seen.mask, seen.raw, seen.regions)
+            self.masks.palettes.add(seen.mask, seen.colours)
         if seen.values is not None:
             present = np.flatnonzero(seen.values)
             self.values[present] += seen.values[present]

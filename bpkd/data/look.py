@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from bpkd.listing import trouble
 from .files import IGNORE, DatasetError, check_sizes, check_values, named, open_picture, read_image, read_raw_label
 from .mask_values import region_of_255
 from .masks import Mask, load_mask
-from .notes import UNLABELLED, picture_notes
+from .notes import UNLABELLED, Depth, picture_notes
+from .palettes import Colour
 from .pictures import Span
 
 
@@ -31,8 +33,10 @@ class Look:
     notes: tuple[tuple[str, str], ...] = ()
     """(kind of `bpkd.data.notes`, file)."""
 
-    largest: int = 0
-    """Largest value of an image of 16 bits."""
+    depth: Depth | None = None
+    """Values of an image of 16 bits."""
+
+    image: str = ""
 
     mask: str = ""
     raw: NDArray[np.int64] | None = None
@@ -40,6 +44,9 @@ class Look:
 
     regions: bool = False
     """Whether 255 covers regions of the mask."""
+
+    colours: Mapping[int, Colour] = field(default_factory=dict)
+    """Colour of each palette index of the mask."""
 
 
 def look_at_mask(item: dict[str, Any], table: list[int], mode: str, span: Span) -> Look:
@@ -67,7 +74,8 @@ def look_at_mask(item: dict[str, Any], table: list[int], mode: str, span: Span) 
         check_sizes(item, image.size or (0, 0), label)
     except DatasetError as error:
         return replace(seen, problem=str(error), notes=())
-    return replace(seen, size=label, values=seen.raw, notes=image.notes + seen.notes, largest=image.largest)
+    notes = image.notes + seen.notes
+    return replace(seen, size=label, values=seen.raw, notes=notes, depth=image.depth, image=image.image)
 
 
 def look_at_image(item: dict[str, Any], span: Span) -> Look:
@@ -89,11 +97,11 @@ def look_at_image(item: dict[str, Any], span: Span) -> Look:
         if picture.pixels.dtype not in (np.uint8, np.uint16) or any(span):
             picture.as_bytes(span)  # says what is wrong
     try:
-        notes, largest = picture_notes(picture, span)
+        notes, depth = picture_notes(picture, span)
     except (OSError, SyntaxError, ValueError) as error:
         raise DatasetError(f"{name}: truncated or damaged ({error})") from error
     height, width = picture.pixels.shape[:2]
-    return Look(size=(height, width), notes=tuple((kind, name) for kind in notes), largest=largest)
+    return Look(size=(height, width), notes=tuple((kind, name) for kind in notes), depth=depth, image=name)
 
 
 def _mask(item: dict[str, Any]) -> tuple[Look, tuple[int, int]]:
@@ -104,4 +112,5 @@ def _mask(item: dict[str, Any]) -> tuple[Look, tuple[int, int]]:
     counts = np.bincount(mask.values.ravel(), minlength=256)
     height, width = mask.values.shape
     notes = tuple((kind, name) for kind in mask.notes)
-    return Look(mask=name, raw=counts, regions=region_of_255(mask.values, counts), notes=notes), (height, width)
+    regions = region_of_255(mask.values, counts)
+    return Look(mask=name, raw=counts, regions=regions, notes=notes, colours=mask.colours), (height, width)

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from bpkd.metrics.ignored import IgnoredRegions, Suspicion, covers_regions
 
 from .files import IGNORE
+from .palettes import Palettes
 
 # Values of maps that were saved as JPEG or resized with interpolation: more than these, and than so many per class.
 SMEARED, PER_CLASS = 20, 3
 SHOWN = 12
 # Splits that were checked, by the name of the set of one's own: what one says about 255 holds for the other.
-_SEEN: dict[str, dict[str, IgnoredRegions]] = {}
+_SEEN: dict[str, dict[str, MaskValues]] = {}
 
 
 def forget(family: str) -> None:
@@ -34,7 +35,7 @@ class MaskValues:
     def __init__(self, classes: Sequence[str], table: Sequence[int]) -> None:
         """Takes the class names, and the table from mask values to ids."""
         self.classes, self.table = classes, np.asarray(table)
-        self.regions = IgnoredRegions(len(classes))
+        self.regions, self.palettes = IgnoredRegions(len(classes)), Palettes()
         self.masks = np.zeros(256, np.int64)
         self.total = self.unknown = 0
 
@@ -52,21 +53,23 @@ class MaskValues:
         self.unknown += bool((ids < 0).any())
         self.regions.add(name, np.unique(ids[(ids >= 0) & (ids != IGNORE)]), regions)
 
-    def faults(self, name: str, *, family: str) -> list[str]:
+    def faults(self, name: str, *, family: str, palettes: bool = False) -> list[str]:
         """Returns what is wrong with the encoding, with the lines to write.
 
         Args:
             name: name of the split.
             family: name of the set without its split; empty where it is not from DATASETS.FOLDER, or its config says
                 what 255 is.
+            palettes: whether indices of palettes may differ from mask to mask: the config does not say what they are.
         """
+        others = _SEEN.setdefault(family, {}) if family else {}
+        more = [part for split, part in others.items() if split != name]
+        others[name] = self
+        if palettes and (conflict := self.palettes.conflict(part.palettes for part in more)):
+            return [conflict]
         if self.unknown:
             return self._ids() if self.unknown * 2 >= self.total else []
-        if not family:
-            return []
-        others = _SEEN.setdefault(family, {})
-        found = self.regions.suspicion([part for split, part in others.items() if split != name])
-        others[name] = self.regions
+        found = self.regions.suspicion([part.regions for part in more]) if family else None
         return [] if found is None else [self._void(found)]
 
     def _values(self, limit: int = SHOWN) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from bpkd.images import open_image
 
+from .palettes import Colour
 from .pictures import orientation, turned, whole_frames
 
 Array = NDArray[Any]
@@ -30,6 +33,8 @@ class Mask:
     """uint8 [H, W]; palette images give their indices."""
 
     notes: tuple[str, ...] = ()
+    colours: Mapping[int, Colour] = field(default_factory=dict)
+    """Colour of each index of a palette image's pixels; without colours that the palette holds several times."""
 
 
 def load_mask(name: str) -> Mask:
@@ -45,6 +50,7 @@ def load_mask(name: str) -> Mask:
             wide = ";16" in str(picture.tile)  # before the pixels are read
             stored: Array = np.asarray(picture)
             values, notes = _one_channel(stored, picture, wide)
+            colours = _used_colours(values, picture) if picture.mode == "P" else {}
             values = turned(values, orientation(picture))
     except _RefusedError:
         raise
@@ -52,7 +58,7 @@ def load_mask(name: str) -> Mask:
         raise ValueError(f"cannot be read as a mask ({error}).") from error
     if values.min(initial=0) < 0 or values.max(initial=0) > 255:
         raise ValueError(f"expected ids 0..255, got {values.min()}..{values.max()}.")
-    return Mask(values.astype(np.uint8, copy=False), notes)
+    return Mask(values.astype(np.uint8, copy=False), notes, colours)
 
 
 class _RefusedError(ValueError):
@@ -111,3 +117,11 @@ def _grey_palette(values: Array, picture: Image.Image) -> bool:
     greys = colours[used]
     alike = (greys == greys[:, :1]).all()
     return bool(alike and greys.max() < 255 and (greys[:, 0] != used).any() and len(np.unique(greys[:, 0])) > 1)
+
+
+def _used_colours(values: Array, picture: Image.Image) -> dict[int, Colour]:
+    palette = picture.getpalette("RGB") or []
+    known: list[Colour] = [(r, g, b) for r, g, b in zip(palette[::3], palette[1::3], palette[2::3], strict=False)]
+    count = Counter(known)
+    used = np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist()
+    return {index: known[index] for index in used if index < len(known) and count[known[index]] == 1}

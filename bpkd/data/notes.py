@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from .masks import GREY_PALETTE, GREY_RGB
 from .pictures import Picture, Span, whole_frames
 
-TURNED, FRAMES, TRANSPARENT, CMYK, DEEP, DARK = "turned", "frames", "transparent", "cmyk", "deep", "dark"
+TURNED, FRAMES, TRANSPARENT, CMYK = "turned", "frames", "transparent", "cmyk"
 UNLABELLED = "unlabelled"
 TEXTS = {
     TURNED: "{n} images are turned by their EXIF orientation, as viewers turn them (first {first}): look at the "
@@ -24,8 +24,30 @@ TEXTS = {
     "read as one",
     GREY_PALETTE: "{n} masks have a palette of greys other than its indices (first {first}): the indices are read",
 }
-# 16 bits: an image is dark if all but this share of its values are below this.
-BRIGHT, REST = 2**14, 0.001
+# 16 bits: an image is dark if all but this share of its values are below BRIGHT, flat if they span less than FLAT, 32
+# of 256 greys.
+BRIGHT, FLAT, REST = 2**14, 2**13, 0.001
+MOST = 2**16 - 1
+
+
+class Depth(NamedTuple):
+    """Values of an image of 16 bits."""
+
+    low: int
+    high: int
+    """All but REST of the values are from ``low`` to ``high``."""
+
+    largest: int
+
+    @property
+    def dark(self) -> bool:
+        """Whether the image is almost black as 0..65535."""
+        return self.high < BRIGHT
+
+    @property
+    def flat(self) -> bool:
+        """Whether the image is almost one grey as 0..65535."""
+        return self.high - self.low < FLAT
 
 
 class Notes:
@@ -34,18 +56,22 @@ class Notes:
     def __init__(self) -> None:
         """Counts nothing yet."""
         self.seen: dict[str, tuple[int, str]] = {}
-        self.largest = 0
+        self.deep: list[Depth] = []
+        self.first = ""
 
-    def add(self, noted: Iterable[tuple[str, str]], largest: int = 0) -> None:
+    def add(self, noted: Iterable[tuple[str, str]], depth: Depth | None = None, name: str = "") -> None:
         """Counts what is noted of an image and its labels.
 
         Args:
             noted: kinds with the files.
-            largest: largest value of an image of 16 bits.
+            depth: values of an image of 16 bits.
+            name: its file.
         """
-        self.largest = max(self.largest, largest)
-        for kind, name in noted:
-            count, first = self.seen.get(kind, (0, name))
+        if depth:
+            self.deep.append(depth)
+            self.first = self.first or name
+        for kind, one in noted:
+            count, first = self.seen.get(kind, (0, one))
             self.seen[kind] = count + 1, first
 
     def texts(self) -> list[str]:
@@ -58,22 +84,34 @@ class Notes:
         return out + self._depth()
 
     def _depth(self) -> list[str]:
-        count, first = self.seen.get(DEEP, (0, ""))
-        dark = self.seen.get(DARK, (0, ""))[0]
-        if not count:
+        if not self.deep:
             return []
-        text = f"{count} images have 16 bits a channel (first {first}), the largest value is {self.largest}"
-        if 2 * dark <= count:
-            return [f"{text}: 0..65535 are read as 0..255."]
-        top = 2 ** max(int(self.largest).bit_length(), 1) - 1
-        return [
-            f"{text}: read as 0..65535, {dark} of them are almost black. If their values end at {top}, write "
-            f"INPUT.IMAGE_RANGE: [0, {top}]."
-        ]
+        largest = max(one.largest for one in self.deep)
+        text = f"{len(self.deep)} images have 16 bits a channel (first {self.first}), the largest value is {largest}"
+        dark, flat = ([one for one in self.deep if kind(one)] for kind in (lambda d: d.dark, lambda d: d.flat))
+        if 2 * len(dark) > len(self.deep):
+            top = _whole_bits(largest)
+            top = top if top < MOST else _whole_bits(max(one.high for one in dark))  # a few hot pixels tell nothing
+            return [
+                f"{text}: read as 0..65535, {len(dark)} of them are almost black. If their values end at {top}, write "
+                f"INPUT.IMAGE_RANGE: [0, {top}]."
+            ]
+        if 2 * len(flat) > len(self.deep):
+            low, high = min(one.low for one in flat), max(one.high for one in flat)
+            return [
+                f"{text}: read as 0..65535, {len(flat)} of them are almost one grey, their values are {low} to {high}. "
+                f"For contrast, write INPUT.IMAGE_RANGE: [low, high], such as [{low}, {max(high, low + 1)}]."
+            ]
+        return [f"{text}: 0..65535 are read as 0..255."]
 
 
-def picture_notes(picture: Picture, span: Span) -> tuple[list[str], int]:
-    """Returns what is noted of an image, and its largest value if it has 16 bits and no range is given.
+def _whole_bits(value: int) -> int:
+    """Returns the largest number of as many bits as a value has."""
+    return int(2 ** max(value.bit_length(), 1) - 1)
+
+
+def picture_notes(picture: Picture, span: Span) -> tuple[list[str], Depth | None]:
+    """Returns what is noted of an image, and its values if it has 16 bits and no range is given.
 
     Args:
         picture: the image.
@@ -91,15 +129,17 @@ def picture_notes(picture: Picture, span: Span) -> tuple[list[str], int]:
             kinds += [CMYK] if opened.mode == "CMYK" else []
     except UnidentifiedImageError:
         pass  # a format that only OpenCV reads, which it did without error
-    if picture.pixels.dtype != np.uint16 or any(span):
-        return kinds, 0
-    return [*kinds, DEEP, *([DARK] if is_dark(picture) else [])], int(picture.pixels.max())
+    return kinds, None if any(span) else depth_of(picture)
 
 
-def is_dark(picture: Picture) -> bool:
-    """Returns whether an image of 16 bits uses a small part of them, so that it is almost black as 0..65535."""
-    pixels = picture.pixels
-    return pixels.dtype == np.uint16 and bool(np.count_nonzero(pixels >= BRIGHT) <= REST * pixels.size)
+def depth_of(picture: Picture) -> Depth | None:
+    """Returns which values an image of 16 bits has; None for any other."""
+    if picture.pixels.dtype != np.uint16:
+        return None
+    up_to = np.bincount(picture.pixels.ravel(), minlength=MOST + 1).cumsum()
+    rest = REST * picture.pixels.size
+    low, high = np.searchsorted(up_to, rest, side="right"), np.searchsorted(up_to, picture.pixels.size - rest)
+    return Depth(int(low), int(high), int(picture.pixels.max()))
 
 
 def _transparent(opened: Image.Image) -> bool:

@@ -21,7 +21,7 @@ from bpkd.data.catalog import spread_colors
 from bpkd.data.files import named, open_picture
 from bpkd.data.instances import InstanceEvalMapper, instances_at
 from bpkd.data.mapper import as_tensor
-from bpkd.data.notes import is_dark
+from bpkd.data.notes import depth_of
 from bpkd.listing import IMAGE_FORMATS, check_name, ending, kinds, walk
 from bpkd.modeling import build_dense, build_solov2, task_of
 from bpkd.tasks import INSTANCE, SEMANTIC, Task
@@ -193,10 +193,12 @@ PREDICTORS: dict[Task, type[Predictor] | type[InstancePredictor]] = {SEMANTIC: P
 
 def _read(cfg: CfgNode, image: str | Path) -> NDArray[np.uint8]:
     span, picture = image_range(cfg), open_picture({"file_name": str(image)})
-    if is_dark(picture) and not any(span):
+    depth = None if any(span) else depth_of(picture)
+    if depth and (depth.dark or depth.flat):
         warnings.warn(
-            f"{image}: 16 bits, the largest value is {picture.pixels.max()}: almost black as 0..65535. Say which "
-            "values become black and white: INPUT.IMAGE_RANGE [low, high], as in training.",
+            f"{image}: 16 bits, the largest value is {depth.largest}, nearly all lie from {depth.low} to {depth.high}: "
+            f"almost {'black' if depth.dark else 'one grey'} as 0..65535. Say which values become black and white: "
+            "INPUT.IMAGE_RANGE [low, high], as in training.",
             stacklevel=3,
         )
     with named(str(image)):

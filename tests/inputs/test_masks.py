@@ -355,3 +355,58 @@ def test_class_names_are_printed_in_one_line(tmp_path: Path, capsys: pytest.Capt
     make(tmp_path)
     out = check(tmp_path, capsys, CLASSES='[background, "road\\nleft", car]')
     assert "1 road left" in out
+
+
+COLOURS = [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
+
+
+def indexed(path: Path, ids: np.ndarray, order: list[int]) -> None:
+    """Saves colours, with the palette in an order of the picture's own."""
+    picture = Image.fromarray(np.argsort(order).astype(np.uint8)[ids], "P")
+    picture.putpalette([value for index in order for value in COLOURS[index]])
+    picture.save(path)
+
+
+def each_anew(path: Path, ids: np.ndarray, number: int) -> None:
+    indexed(path, ids, [0, 1, 2] if number % 2 else [0, 2, 1])
+
+
+def first_seen(path: Path, ids: np.ndarray, number: int) -> None:
+    """A picture without a class has no place for it in its palette."""
+    if number == 2:
+        ids = np.where(ids == 1, 0, ids)
+    Image.fromarray(np.asarray(COLOURS, np.uint8)[ids]).quantize(3).save(path)
+
+
+def one_order(order: list[int]) -> Write:
+    return lambda path, ids, number: indexed(path, ids, order)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "split"),
+    [(each_anew, each_anew, "train"), (first_seen, first_seen, "train"),
+     (one_order([0, 1, 2]), one_order([2, 1, 0]), "val")],
+    ids=["each mask its own", "a palette of the colours seen", "each split its own"],
+)  # fmt: skip
+def test_palettes_that_differ_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: Write, val: Write, split: str
+) -> None:
+    make(tmp_path, train, val=val)
+    got = check(tmp_path, capsys)
+    assert re.search(rf"error: own_{split}: the colour \(\d+, \d+, \d+\) is index \d in .* and index \d in ", got), got
+    got = check(tmp_path, capsys, ID_MAP="[[0, 0], [1, 1], [2, 2]]")
+    assert got.startswith("status 0")
+
+
+def with_spare_colours(path: Path, ids: np.ndarray, number: int) -> None:
+    """Cityscapes' colour table: several ids are black."""
+    picture = Image.fromarray(ids, "P")
+    picture.putpalette([0, 0, 0] * 2 + [0, 0, 9 + number] + [0, 0, 0] * 200)
+    picture.save(path)
+
+
+@pytest.mark.parametrize("write", [one_order([0, 1, 2]), with_spare_colours], ids=["one palette", "shared colours"])
+def test_one_palette_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str], write: Write) -> None:
+    make(tmp_path, write)
+    assert check(tmp_path, capsys).startswith("status 0")
+    assert all(np.array_equal(got, ids_of(i)) for i, got in enumerate(labels()))

@@ -317,3 +317,39 @@ def test_borders_as_pascal_voc_has_them_are_no_class(tmp_path: Path, measure: Ca
     assert found.status == 0
     assert "class 2 occurs in no label" in found.err
     assert found.result["mIoU"] == 100
+
+
+PAINTED: dict[str, tuple[int, ...]] = {
+    "one map of three": (255, 1, 1),
+    "one map of two": (255, 1),
+    "every other one": (255, 1, 255, 1, 255, 1),
+}
+
+
+@pytest.mark.parametrize("values", PAINTED.values(), ids=PAINTED.keys())
+def test_a_part_of_the_labels_painted_as_0_and_255(
+    tmp_path: Path, measure: Callable[..., Measured], values: tuple[int, ...]
+) -> None:
+    gt, pred = np.zeros((32, 40), np.uint8), np.zeros((32, 40), np.uint8)
+    gt[8:24, 8:24] = 1
+    pred[8:24, 10:26] = 1
+    for number, value in enumerate(values):
+        png(tmp_path / "p" / f"{number}.png", pred)
+        png(tmp_path / "g" / f"{number}.png", gt * value)
+    first = values.index(255)
+    measure().refused("255", f"({first})", "--id-map 255:1", "--ignore-index 255")
+    right = 100 * (224 / 288 + (1280 - 288) / 1056) / 2
+    assert measure("--id-map", "255:1").result["mIoU"] == pytest.approx(right)
+    assert measure("--ignore-index", "255").status == 0
+
+
+def test_void_beside_all_classes_is_no_class(tmp_path: Path, measure: Callable[..., Measured]) -> None:
+    for number in range(4):
+        gt = np.zeros((32, 40), np.uint8)
+        gt[8:24, 8:24] = 1
+        gt[:, 32:] = 255 if number % 2 else 0
+        png(tmp_path / "p" / f"{number}.png", gt % 255)
+        png(tmp_path / "g" / f"{number}.png", gt)
+    got = measure()
+    assert (got.status, got.result["mIoU"]) == (0, 100)
+    assert "seems to be" not in got.err

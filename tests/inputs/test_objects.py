@@ -351,3 +351,82 @@ def test_files_that_are_none(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     status, text = command(capsys, "check-data", config)
     assert status == 1
     assert re.search(rf"error: cells_train: .*/train\.json cannot be read as a COCO file: .*({reason})", text), text
+
+
+def by_rows(annotation: dict[str, Any]) -> dict[str, Any]:
+    """Run lengths as a program writes them that reads a mask row by row."""
+    return {"size": [SIDE, SIDE], "counts": _plain(drawn(tuple(annotation["bbox"])).T)}
+
+
+EXCHANGED = {
+    "row and column for x and y": each(segmentation=lambda a: [[c for x, y in points(a) for c in (y, x)]]),
+    "run lengths row by row": each(segmentation=by_rows),
+}
+
+
+@pytest.mark.parametrize("name", EXCHANGED)
+def test_exchanged_axes_are_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_set(tmp_path, EXCHANGED[name])
+    status, text = command(capsys, "check-data", config)
+    assert (status, len(notes_in(text, "only with x and y exchanged"))) == (0, 2), text
+    (line, _) = notes_in(text, "only with x and y exchanged")
+    # those of the first image lie on the diagonal, where both readings overlap by half or more
+    assert "train.json: 2 objects have a bbox that fits" in line
+    assert "(annotation ids 3, 4)" in line
+
+
+def test_objects_that_are_there_twice_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def merged(data: Data) -> None:
+        data["annotations"] += [{**data["annotations"][0], "id": 51}, {**data["annotations"][3], "id": 52}]
+
+    config = write_set(tmp_path, merged)
+    status, text = command(capsys, "check-data", config)
+    assert status == 0
+    assert "2 objects are there twice, with the same image, class and outline" in text
+    assert "(annotation ids 51, 52)" in text
+    assert perfect_scores(config)["segm"]["AP"] < 100
+
+
+HUGE = 10**400
+LARGE: dict[str, tuple[Edit, int, str]] = {
+    "box": (one(bbox=[1, 2, HUGE, 4]), 0, "1 objects have no valid bbox"),
+    "area": (one(area=HUGE), 0, "1 objects have no valid area"),
+    "size of run lengths": (one(segmentation={"size": [HUGE, SIDE], "counts": [20, 4076]}), 1, "expected size"),
+    "image": (lambda data: data["images"][0].update(height=HUGE), 0, "1 images have no height or width"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_whole_numbers_that_no_float_holds(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit, expected, words = LARGE[name]
+    config = write_set(tmp_path, edit)
+    status, text = command(capsys, "check-data", config)
+    assert (status, words in text) == (expected, True), text
+
+
+NOTHING: dict[str, Edit] = {
+    "crowds alone": each(iscrowd=lambda a: 1),
+    "lines alone": each(segmentation=lambda a: [[4, 6, 9, 6, 14, 6]], bbox=lambda a: [4, 6, 10, 0]),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_nothing_to_learn_is_refused_at_all_doors(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_set(tmp_path, NOTHING[name])
+    for door in ("check-data", "suggest-grids", "train"):
+        status, text = command(capsys, door, config)
+        assert status in (1, 2)
+        assert re.search("error: .*(expected objects|has an instance)", text), text
+
+
+def test_shares_without_boxes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def alone(data: Data) -> None:
+        shares(data)
+        for annotation in data["annotations"]:
+            del annotation["bbox"], annotation["area"]
+
+    status, text = command(capsys, "check-data", write_set(tmp_path, alone))
+    assert status == 1
+    assert "expected coordinates in pixels, got none above" in text

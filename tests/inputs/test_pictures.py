@@ -20,6 +20,8 @@ from bpkd.cli.main import run
 from bpkd.config import get_bpkd_cfg
 from bpkd.data import DatasetError, build_test_loader, build_train_loader, register_datasets
 from bpkd.data.files import read_image
+from bpkd.data.notes import Notes, depth_of
+from bpkd.data.pictures import Picture
 
 Write = Callable[[Path], None]
 HEIGHT, WIDTH = 24, 40
@@ -274,6 +276,34 @@ def test_one_hot_pixel_hides_no_darkness_and_a_full_range_is_right(
     assert "almost black" not in got
     assert "0..65535 are read as 0..255" in got
     assert abs(read(tmp_path / "val/images/one.img")[..., 0].astype(int) - scene()[..., 1]).max() <= 1
+
+
+def test_hot_pixels_do_not_make_the_range() -> None:
+    pixels = np.full((64, 64, 3), 3000, np.uint16)
+    pixels[:32], pixels[5, 5] = 100, 65535
+    depth = depth_of(Picture(pixels, 1, b""))
+    assert depth == (100, 3000, 65535)
+    notes = Notes()
+    notes.add([], depth, "a.png")
+    (text,) = notes.texts()
+    assert "almost black. If their values end at 4095, write INPUT.IMAGE_RANGE: [0, 4095]" in text
+
+
+@pytest.mark.parametrize(("offset", "bits"), [(32768, 11), (40000, 12), (20000, 8)])
+def test_a_narrow_band_of_16_bits_is_noted_with_its_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], offset: int, bits: int
+) -> None:
+    """Tomography with an offset, elevation, film scans."""
+    values = (scene()[..., 1].astype(np.uint32) * (2**bits - 1) // 255 + offset).astype(np.uint16)
+    make(tmp_path, lambda path: Image.fromarray(values).save(path, "PNG"))
+    got = check(tmp_path, capsys)
+    assert "almost one grey" in got
+    low, high = map(int, re.search(r"such as \[(\d+), (\d+)\]", got).groups())
+    assert values.min() <= low < high <= values.max()
+    assert high - low > 0.9 * (int(values.max()) - int(values.min()))
+    got = check(tmp_path, capsys, "INPUT.IMAGE_RANGE", f"[{low}, {high}]")
+    assert "16 bits" not in got
+    assert got.startswith("status 0")
 
 
 def test_the_range_leaves_8_bits_alone_and_colours_keep_their_order(tmp_path: Path) -> None:

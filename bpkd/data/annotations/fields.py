@@ -9,11 +9,13 @@ from typing import Any
 from .notes import UnusableError
 from .polygons import Extent
 
+LARGEST = 10**300
+
 
 def real(value: Any) -> bool:
-    """Whether a value is a finite number, not text and not true or false."""
+    """Whether a value is a finite number, not text and not true or false; nor a whole number that no float holds."""
     if type(value) is int:
-        return True
+        return -LARGEST <= value <= LARGEST
     return type(value) is float and math.isfinite(value)
 
 

@@ -49,6 +49,21 @@ def box(outline: Any, height: int, width: int) -> list[float]:
     return found
 
 
+def extent_by_rows(outline: Any, height: int, width: int) -> tuple[float, float, float, float]:
+    """Returns (left, top, right, bottom) of run lengths that are read row by row, where COCO reads columns.
+
+    Args:
+        outline: run lengths, as of `encode`.
+        height: height of the image.
+        width: width of the image.
+    """
+    mask = rle.decode(encode(outline, height, width)).ravel("F").reshape(height, width)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return (0, 0, 0, 0)
+    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
 def run_total(counts: bytes) -> int | None:
     """Returns how many pixels compressed run lengths describe; None where they are damaged.
 

@@ -14,6 +14,14 @@ from .outlines import read_outline, shown
 
 BOXES = "objects have no valid bbox [x, y, width, height]: taken from the mask"
 OTHER_BOXES = "objects have another bbox [x, y, width, height] than their mask's (as corners?): taken from the mask"
+EXCHANGED = (
+    "objects have a bbox that fits their outline only with x and y exchanged, or with run lengths read row by row: the "
+    "outline is used as COCO reads it. Look at the contact sheet, and export anew if masks lie beside their objects"
+)
+AGAIN = (
+    "objects are there twice, with the same image, class and outline: both are kept, so that one of them counts as "
+    "missed in AP. Remove the copies"
+)
 AREAS = "objects have no valid area: counted from the mask"
 CROWDS = "objects have no iscrowd, or not as 0 or 1: missing is 0, text and true or false are read"
 IGNORED = "objects are marked 'ignore': treated as crowds, neither trained nor counted as missed"
@@ -41,6 +49,7 @@ class ObjectReader:
         self._seen: set[Any] = set()
         self._strangers: list[Any] = []
         self._largest, self._count = 0.0, 0
+        self._places: dict[Any, Any] = {}
 
     def add(self, row: Any, number: int) -> None:
         """Reads one annotation.
@@ -66,6 +75,14 @@ class ObjectReader:
             self.problems.append(f"{self.images[image]['file_name']}, annotation {name!r}: {error}")
             return
         self.found.setdefault(image, []).append(one)
+        if not self.published:
+            place = (image, one["category_id"], one["iscrowd"], *one["bbox"])
+            if self._places.setdefault(place, one["segmentation"]) is not one["segmentation"]:
+                self._again(self._places[place], one)
+
+    def _again(self, other: Any, one: dict[str, Any]) -> None:
+        if other == one["segmentation"]:
+            self.notes.add(AGAIN, one["id"])
 
     def finish(self, path: Path, total: int) -> None:
         """Checks what only the whole file tells.
@@ -116,6 +133,8 @@ class ObjectReader:
         }
         if one["area"] is None:
             self.notes.add(AREAS, name)
+        if outline.extent and not self.published:
+            self._largest, self._count = max(self._largest, *outline.extent[2:]), self._count + 1
         if one["bbox"] is None:
             self.notes.add(BOXES, name)
             one["bbox"] = masks.box(outline.mask, height, width)
@@ -125,15 +144,18 @@ class ObjectReader:
 
     def _compare(self, one: dict[str, Any], extent: Any, image: dict[str, Any]) -> None:
         height, width = image["height"], image["width"]
-        if extent is None:
+        polygons = extent is not None
+        if not polygons:
             left, top, wide, high = masks.box(one["segmentation"], height, width)
             extent = (left, top, left + wide, top + high)
-        else:
-            self._largest, self._count = max(self._largest, extent[2], extent[3]), self._count + 1
         # Of crowds and of masks without a pixel nothing can be told.
         comparable = not one["iscrowd"] and extent[2] - extent[0] >= 1 and extent[3] - extent[1] >= 1
         if comparable and box_differs(one["bbox"], extent, height, width):
-            self.notes.add(OTHER_BOXES, one["id"])
+            other = (extent[1], extent[0], extent[3], extent[2])
+            if not polygons:
+                other = masks.extent_by_rows(one["segmentation"], height, width)
+            told = OTHER_BOXES if box_differs(one["bbox"], other, height, width) else EXCHANGED
+            self.notes.add(told, one["id"])
             one["bbox"] = masks.box(one["segmentation"], height, width)
 
     def _crowd(self, row: dict[str, Any], name: Any) -> int:

@@ -147,7 +147,7 @@ def _size(value: Any, height: int, width: int, repairs: list[str]) -> tuple[int,
         numbers = [float(v) for v in value]
         if len(numbers) != 2 or not all(math.isfinite(v) and v == int(v) for v in numbers):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UnusableError(f"run lengths: expected size [height, width], got {shown(value)}") from None
     if not all(type(v) is int for v in value):
         repairs.append("run-length masks whose 'size' is text or no whole number: read as numbers")

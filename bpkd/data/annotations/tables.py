@@ -13,6 +13,8 @@ from .image_files import located, shown_size
 from .notes import Notes, listed
 from .outlines import shown
 
+LONGEST = 10**6  # side of an image
+
 
 def read_images(rows: list[Any], path: Path, folder: Path | None, notes: Notes) -> dict[Any, dict[str, Any]]:
     """Returns id -> {id, file_name, height, width}, in the file's order.
@@ -72,7 +74,7 @@ def _image(row: Any, number: int, folder: Path | None, notes: Notes) -> dict[str
 
 def _sizes(row: dict[str, Any], key: Any, name: str, folder: Path | None, notes: Notes) -> tuple[int, int]:
     height, width = row.get("height"), row.get("width")
-    if type(height) is int and type(width) is int and height > 0 and width > 0:
+    if type(height) is int and type(width) is int and 0 < height <= LONGEST and 0 < width <= LONGEST:
         return height, width
     numbers = [_whole(v) for v in (height, width)]
     if numbers[0] and numbers[1]:
@@ -93,7 +95,7 @@ def _sizes(row: dict[str, Any], key: Any, name: str, folder: Path | None, notes:
 def _whole(value: Any) -> int | None:
     try:
         number = float(value)
-        return int(number) if number > 0 and number == int(number) and not isinstance(value, bool) else None
+        return int(number) if 0 < number <= LONGEST and number == int(number) and not isinstance(value, bool) else None
     except (TypeError, ValueError, OverflowError):
         return None
 
