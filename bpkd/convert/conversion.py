@@ -146,8 +146,8 @@ def as_bpkd(done: Conversion) -> dict[str, Any]:
         "source_sha256": done.sha256,
     }
     if pixels:
-        meta.update(pixel_mean=list(pixels.mean), pixel_std=list(pixels.std))
-        meta.update({"input_format": pixels.order} if pixels.order else {})
+        stated = {"pixel_mean": list(pixels.mean), "pixel_std": list(pixels.std), "input_format": pixels.order}
+        meta.update({key: value for key, value in stated.items() if value})
     if done.checkpoint.palette:
         meta["palette"] = [list(color) for color in done.checkpoint.palette]
     return {"model": done.state, "bpkd": meta}
