@@ -107,7 +107,7 @@ def print_survey(name: str, seen: Any) -> None:
     common = ", ".join(f"{w}x{h} ({n})" for (h, w), n in seen.sizes.most_common(3))
     if common:
         print(f"  {len(seen.sizes)} size{'s, the most common' if len(seen.sizes) > 1 else ','} {common}")
-    rows = list(enumerate(seen.classes))
+    rows = [(i, " ".join(label.split())) for i, label in enumerate(seen.classes)]
     if seen.unit == "pixels":
         rows.append((255, "(ignored)"))
     for index, label in rows:
