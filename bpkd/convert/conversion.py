@@ -15,8 +15,9 @@ from bpkd.files import sha256_of
 from .architectures import COUNTER, architecture_keys
 from .checkpoint import Checkpoint, read_checkpoint
 from .fit import CheckpointError, check_fit
+from .pixels import IMAGENET_PIXELS, Pixels
 from .rules import OWN, RuleError, RuleSet, recognise, rename
-from .stated import IMAGENET_PIXELS, Pixels, difference
+from .stated import difference
 from .strict import peeled_backbone, peeled_for, refuse_backbone, rename_backbone
 
 # Start of a key that says what it belongs to.
