@@ -31,7 +31,8 @@ def read_records(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
         paths: JSON files: ``run.json`` of runs, or lists such as ``results.json`` of a report.
 
     Raises:
-        ValueError: a file is no JSON, or a run in it lacks a key; the message names file, run and keys.
+        ValueError: a file is no JSON or holds no run, a run in it lacks a key, has a figure that is no number, or
+            stands in it twice; the message names file and run.
     """
     records: list[dict[str, Any]] = []
     for path in paths:
@@ -39,12 +40,28 @@ def read_records(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: expected JSON with one run or a list of runs, got {error}.") from error
-        for i, record in enumerate(found if isinstance(found, list) else [found]):
-            missing = [k for k in KEYS if not isinstance(record, dict) or k not in record]
-            if missing:
-                raise ValueError(f"{path}: run {i}: expected the keys {KEYS}, missing {missing}.")
-            records.append(record)
+        runs = found if isinstance(found, list) else [found]
+        _check_runs(runs, path)
+        records += runs
     return records
+
+
+def _check_runs(runs: Sequence[Any], path: str | Path) -> None:
+    if not runs:
+        raise ValueError(f"{path}: expected one run or a list of runs, got an empty list.")
+    for i, record in enumerate(runs):
+        missing = [k for k in KEYS if not isinstance(record, dict) or k not in record]
+        if missing:
+            raise ValueError(f"{path}: run {i}: expected the keys {KEYS}, missing {missing}.")
+        figures = record["metrics"].items() if isinstance(record["metrics"], dict) else [("metrics", record["metrics"])]
+        wrong = [(k, v) for k, v in figures if isinstance(v, bool) or not isinstance(v, int | float | None)]
+        if wrong:
+            raise ValueError(f"{path}: run {i}: {wrong[0][0]}: expected a number or null, got {wrong[0][1]!r}.")
+        if record in runs[:i]:
+            raise ValueError(
+                f"{path}: runs {runs.index(record)} and {i} are the same ({record['method']}, seed {record['seed']}): "
+                "each counts once in means and tests. Leave one out."
+            )
 
 
 def write_records(path: str | Path, records: Sequence[Mapping[str, Any]]) -> None:

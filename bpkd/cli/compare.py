@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from bpkd.errors import INTERRUPTED
+from bpkd.ranges import NOT_NEGATIVE
 
-from .parser import Parser, file_arg, path_arg, say, stop_on_sigterm, whole
+from .parser import Parser, file_arg, number, path_arg, say, stop_on_sigterm, whole
 
 
 def parser(prog: str = "bpkd compare") -> Parser:
@@ -67,7 +68,11 @@ def add_figures(out: Parser) -> None:
         help="positions in the test set of the images to draw (default 1 2 5)",
     )
     out.add_argument(
-        "--margin", type=float, default=0.5, metavar="M", help='gains below it count as "no gain" (default 0.5)'
+        "--margin",
+        type=number(NOT_NEGATIVE),
+        default=0.5,
+        metavar="M",
+        help='gains below it count as "no gain" (default 0.5)',
     )
 
 

@@ -19,7 +19,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .parser import Parser, path_arg
+from bpkd.ranges import POSITIVE
+
+from .parser import Parser, number, path_arg
 
 PARTS = ("environment", "correct", "losses", "step", "train")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -34,7 +36,10 @@ def parser(prog: str = "bpkd gpu-sheet") -> Parser:
     out = Parser(prog, "OUT", __doc__, overrides=False, renamed={"--peers": "--peer-root"})
     out.add_argument("out", type=path_arg, metavar="OUT", help="folder of the records")
     out.add_argument(
-        "--minutes", type=float, metavar="M", help="limit of all parts together (default 9); they shrink in proportion"
+        "--minutes",
+        type=number(POSITIVE),
+        metavar="M",
+        help="limit of all parts together (default 9); they shrink in proportion",
     )
     out.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"parts to run: {', '.join(PARTS)}"

@@ -16,7 +16,9 @@ import argparse
 import sys
 from typing import Any
 
-from .parser import Parser, path_arg, whole, write_json
+from bpkd.ranges import Range
+
+from .parser import Parser, number, path_arg, whole, write_json
 
 # Label that takes no part where none is given.
 IGNORE = 255
@@ -68,7 +70,7 @@ def _add_rules(out: Parser) -> None:
     )
     out.add_argument(
         "--boundary-ratio",
-        type=float,
+        type=number(Range(above=0, high=1)),
         default=0.02,
         metavar="R",
         help="Boundary IoU's width as a share of the image's diagonal (default 0.02)",

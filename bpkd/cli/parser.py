@@ -15,6 +15,7 @@ from bpkd import files
 from bpkd.errors import MISTAKE, UserError, did_you_mean
 from bpkd.files import json_text
 from bpkd.paths import expanded
+from bpkd.ranges import Range
 
 NODES = (
     "DATALOADER", "DATASETS", "DISTILL", "GLOBAL", "INPUT", "MODEL", "SOLVER", "TEACHER", "TEST",
@@ -210,6 +211,29 @@ class whole:  # noqa: N801 - a type of argparse, which prints the name
             value = self.least - 1
         if value < self.least:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least {self.least}, got {text!r}")
+        return value
+
+
+class number:  # noqa: N801 - a type of argparse, which prints the name
+    """Parses a finite number of a range.
+
+    Args:
+        range: what is accepted.
+    """
+
+    def __init__(self, range: Range) -> None:  # noqa: A002 - as in `bpkd.config.kinds.Number`
+        """Keeps the range."""
+        self.range = range
+        self.__name__ = "number"
+
+    def __call__(self, text: str) -> float:
+        """Returns the number; raises argparse.ArgumentTypeError for anything else."""
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if value not in self.range:
+            raise argparse.ArgumentTypeError(f"expected a number {self.range}, got {text!r}")
         return value
 
 

@@ -5,8 +5,8 @@ Examples:
   bpkd suggest-grids --config-file configs/coco/solov2_light_r18.yaml --samples 500 \
       DATASETS.COCO_FOLDER.NAME mine DATASETS.COCO_FOLDER.ROOT /data/mine DATASETS.TRAIN "('mine_train',)"
 
-The data sets are checked first, as before training; DATASETS.CHECK fast opens no image. KEY VALUE pairs at the end
-change the config.
+DATASETS.TRAIN is checked first, as before training: DATASETS.CHECK fast opens no image, off needs none. KEY VALUE
+pairs at the end change the config.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(args: Any) -> int:
     register_datasets(cfg)
     check_data_sets(cfg)
     if cfg.DATASETS.CHECK != "off":  # what training would refuse is no base for its grids
-        for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        for name in cfg.DATASETS.TRAIN:
             check_dataset(name, cfg.DATASETS.CHECK, subset=cfg.DATASETS.SUBSET, span=image_range(cfg))
     items = [item for name in cfg.DATASETS.TRAIN for item in DatasetCatalog.get(name) if item.get("annotations")]
     random.Random(0).shuffle(items)

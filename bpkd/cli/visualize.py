@@ -22,7 +22,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .parser import Parser, file_arg, path_arg, whole
+from bpkd.ranges import SHARE
+
+from .parser import Parser, file_arg, number, path_arg, whole
 
 
 def parser(prog: str = "bpkd visualize") -> Parser:
@@ -83,7 +85,7 @@ def parser(prog: str = "bpkd visualize") -> Parser:
         "--ignore-mode", choices=("opaque", "transparent"), default="opaque", help="whether ignored pixels make edges"
     )
     out.add_argument(
-        "--score", type=float, default=0.3, metavar="S", help="lowest score of instances to draw (default 0.3)"
+        "--score", type=number(SHARE), default=0.3, metavar="S", help="lowest score of instances to draw (default 0.3)"
     )
     return out
 

@@ -101,7 +101,7 @@ def _check_folder(node: CfgNode) -> None:
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise ValueError(
-            f"DATASETS.FOLDER.CLASSES: expected different names, got {twice!r} for the ids "
+            f"DATASETS.FOLDER.CLASSES: expected different names, got {twice!r} twice, for the ids "
             f"{' and '.join(str(i) for i, name in enumerate(names) if name == twice)}."
         )
     ids: dict[int, int] = {}

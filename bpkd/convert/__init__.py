@@ -4,9 +4,10 @@ from .checkpoint import Checkpoint, load_safely, read_checkpoint
 from .conversion import Conversion, as_bpkd, as_mmseg, convert_checkpoint, describe, pixel_warning
 from .files import check_target, hash_warning, write
 from .fit import CheckpointError
+from .pixels import Pixels
 from .rules import SOURCES, RuleError
 from .shards import weight_files
-from .stated import Pixels, check_classes
+from .stated import check_classes
 from .strict import LoadedWeights, load_backbone, load_strict
 
 __all__ = [

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .formats import READ, SHARD, TAR, folder_kind, kind_of
 from .nests import AmbiguousError, Fits, open_entries, peel, take_prefix, without_inner
+from .pixels import Pixels
 from .shards import read_shards
-from .stated import Pixels, stated_pixels
+from .stated import stated_pixels
 from .tensorfile import read_npz, read_safetensors
 from .torchfile import is_tar, read_restricted
 from .unpickle import REBUILD

@@ -15,8 +15,9 @@ from bpkd.files import sha256_of
 from .architectures import COUNTER, architecture_keys
 from .checkpoint import Checkpoint, read_checkpoint
 from .fit import CheckpointError, check_fit
+from .pixels import IMAGENET_PIXELS, Pixels
 from .rules import OWN, RuleError, RuleSet, recognise, rename
-from .stated import IMAGENET_PIXELS, Pixels, difference
+from .stated import difference
 from .strict import peeled_backbone, peeled_for, refuse_backbone, rename_backbone
 
 # Start of a key that says what it belongs to.
@@ -146,8 +147,8 @@ def as_bpkd(done: Conversion) -> dict[str, Any]:
         "source_sha256": done.sha256,
     }
     if pixels:
-        meta.update(pixel_mean=list(pixels.mean), pixel_std=list(pixels.std))
-        meta.update({"input_format": pixels.order} if pixels.order else {})
+        stated = {"pixel_mean": list(pixels.mean), "pixel_std": list(pixels.std), "input_format": pixels.order}
+        meta.update({key: value for key, value in stated.items() if value})
     if done.checkpoint.palette:
         meta["palette"] = [list(color) for color in done.checkpoint.palette]
     return {"model": done.state, "bpkd": meta}

@@ -7,49 +7,17 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
+from .entries import entry_pixels
+from .pixels import CAFFE_PIXELS, IMAGENET_PIXELS, Pixels, pixels_of
 from .tensorfile import parsed
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """What weights expect of an image, in 0..255."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    order: str
-    """"RGB" or "BGR"; "" where it is not stated."""
-
-    where: str = field(default="", compare=False)
-    """Place of the statement, for messages."""
-
-    def __str__(self) -> str:
-        order = f"{self.order}, " if self.order else ""
-        return f"{order}mean {list(self.mean)}, std {list(self.std)}, of values 0..255"
-
-    def same_as(self, other: Pixels) -> bool:
-        """Returns whether two statements mean the same, rounded numbers of one source included."""
-        if self.order and other.order and self.order != other.order:
-            return False
-        pairs = ((self.mean, other.mean, 0.5), (self.std, other.std, 0.1))
-        return all(
-            len(a) == len(b)
-            and all(math.isclose(x, y, rel_tol=0.005, abs_tol=least) for x, y in zip(a, b, strict=True))
-            for a, b, least in pairs
-        )
-
-
-# torchvision and timm state the same numbers over 255.
-IMAGENET_PIXELS = Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "RGB")
-# Of the networks that Detectron1 and its predecessors converted from Caffe.
-CAFFE_PIXELS = Pixels((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "BGR")
 AUTHORS = {"torchvision": IMAGENET_PIXELS, "caffe2": CAFFE_PIXELS, "msra": CAFFE_PIXELS}
 NUMBERS = r"\s*=\s*[\[(]([\s\d.,eE+-]{1,200})[\])]"
 # Beginning of a statement in a config of OpenMMLab -> its flag of the colour order, and the order without it.
@@ -72,34 +40,14 @@ def stated_pixels(data: Any, state: Mapping[str, Any], path: str) -> Pixels | No
     top = data if isinstance(data, Mapping) else {}
     found = _own(top.get("bpkd"), "its entry bpkd") or _openmmlab(top.get("meta"))
     found = found or _timm(_json(top.get("metadata"), "pretrained_cfg"), "its metadata")
-    found = found or _author(top) or _buffers(state)
+    found = found or _author(top) or _buffers(state) or entry_pixels(top)
     return found or _hugging_face(path) or (_run_config(path) if not top.get("meta") else None)
 
 
 def _own(meta: Any, where: str) -> Pixels | None:
     if not isinstance(meta, Mapping):
         return None
-    return _pixels(meta.get("pixel_mean"), meta.get("pixel_std"), meta.get("input_format"), where)
-
-
-def _pixels(mean: Any, std: Any, order: Any, where: str, scale: float = 1.0) -> Pixels | None:
-    mean, std = _numbers(mean), _numbers(std)
-    if not mean or len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))):
-        return None
-    if scale != 1:
-        mean, std = (tuple(round(v * scale, 6) for v in values) for values in (mean, std))
-    return Pixels(mean, std, order if order in ("RGB", "BGR") else "", where)
-
-
-def _numbers(value: Any) -> tuple[float, ...]:
-    if isinstance(value, Tensor | np.ndarray):
-        value = value.tolist() if math.prod(value.shape) == 3 else []
-    if not isinstance(value, list | tuple) or len(value) > 16:
-        return ()
-    flat = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in value]  # buffers have the shape [3, 1, 1]
-    flat = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in flat]
-    plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in flat)
-    return tuple(float(v) for v in flat) if plain else ()
+    return pixels_of(meta.get("pixel_mean"), meta.get("pixel_std"), meta.get("input_format"), where, 1.0)
 
 
 def _openmmlab(meta: Any) -> Pixels | None:
@@ -128,7 +76,7 @@ def _config_text(text: str, where: str) -> Pixels | None:
             turned = re.search(rf"\b{flag}\s*=\s*(True|False)", block)
             order = ("RGB" if turned[1] == "True" else "BGR") if turned else default
             mean, std = ([_float(v) for v in found[1].split(",") if v.strip()] for found in lists if found)
-            return _pixels(mean, std, order, where)
+            return pixels_of(mean, std, order, where, 1.0)
     return None
 
 
@@ -154,7 +102,7 @@ def _config_node(cfg: Mapping[Any, Any], where: str) -> Pixels | None:
         node = cfg.get(name) or (model.get(name) if isinstance(model, Mapping) else None)
         if isinstance(node, Mapping):
             order = "RGB" if node.get("bgr_to_rgb", node.get("to_rgb", default)) is True else "BGR"
-            return _pixels(node.get("mean"), node.get("std"), order, where)
+            return pixels_of(node.get("mean"), node.get("std"), order, where, 1.0)
     return None
 
 
@@ -165,7 +113,7 @@ def _json(notes: Any, key: str) -> Any:
 
 def _timm(node: Any, where: str) -> Pixels | None:
     """What timm states: it counts in 0..1, and loads RGB."""
-    return _pixels(node.get("mean"), node.get("std"), "RGB", where, 255.0) if isinstance(node, Mapping) else None
+    return pixels_of(node.get("mean"), node.get("std"), "RGB", where, 255.0) if isinstance(node, Mapping) else None
 
 
 def _author(top: Mapping[Any, Any]) -> Pixels | None:
@@ -181,7 +129,7 @@ def _buffers(state: Mapping[str, Any]) -> Pixels | None:
     for key in state:
         if isinstance(key, str) and re.search(r"(^|\.)pixel_mean$", key):
             std = state.get(f"{key.removesuffix('mean')}std")
-            return _pixels(state[key], std, "", f"its buffer {key}")
+            return pixels_of(state[key], std, "", f"its buffer {key}")
     return None
 
 
@@ -192,7 +140,7 @@ def _hugging_face(path: str) -> Pixels | None:
     if found:
         return found
     images = _read(path, "preprocessor_config.json")
-    return _pixels(
+    return pixels_of(
         images.get("image_mean"), images.get("image_std"), "RGB", "preprocessor_config.json beside it", 255.0
     )
 
@@ -212,7 +160,9 @@ def _run_config(path: str) -> Pixels | None:
 
         cfg = yaml.safe_load(text)
         model, images = cfg["MODEL"], cfg.get("INPUT") or {}
-        return _pixels(model.get("PIXEL_MEAN"), model.get("PIXEL_STD"), images.get("FORMAT"), "config.yaml beside it")
+        return pixels_of(
+            model.get("PIXEL_MEAN"), model.get("PIXEL_STD"), images.get("FORMAT"), "config.yaml beside it", 1.0
+        )
     except Exception:  # no config of Detectron2's kind, or no yaml: it states nothing
         return None
 

@@ -13,8 +13,9 @@ from .architectures import COUNTER
 from .checkpoint import Checkpoint, read_checkpoint
 from .fit import CheckpointError, check_fit
 from .nests import beside
+from .pixels import IMAGENET_PIXELS, Pixels
 from .rules import DETECTRON2, OWN, Renamed, RuleError, RuleSet, recognise, rename
-from .stated import IMAGENET_PIXELS, Pixels, check_classes, check_pixels
+from .stated import check_classes, check_pixels
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,15 @@ from torch import nn
 from bpkd.convert import load_safely
 from bpkd.files import replacing, write_text
 
+# What a checkpoint says of itself and a run that is resumed keeps -> its name in messages.
+KEPT = {
+    "method": "method",
+    "classes": "classes",
+    "pixel_mean": "MODEL.PIXEL_MEAN",
+    "pixel_std": "MODEL.PIXEL_STD",
+    "input_format": "INPUT.FORMAT",
+}
+
 
 class StudentCheckpointer(Checkpointer):
     """Saves ``{"model": student, "bpkd": metadata, "trainer": ..., "distiller": ...}``.
@@ -60,8 +69,8 @@ class StudentCheckpointer(Checkpointer):
             max_iter: iterations of the run, which the checkpoint must not have exceeded; None: any number.
 
         Raises:
-            RuntimeError: the checkpoint belongs to another method or class list, lacks a part, or was trained for more
-                iterations than the run has.
+            RuntimeError: the checkpoint belongs to another method or class list, or other pixel statistics, lacks a
+                part, or was trained for more iterations than the run has.
         """
         path = self.get_checkpoint_file()
         try:
@@ -71,11 +80,11 @@ class StudentCheckpointer(Checkpointer):
                 f"{error} To go on from an earlier checkpoint, write the name of another model_*.pth of "
                 f"{self.save_dir} into its file last_checkpoint."
             ) from error
-        saved = data.get("bpkd", {})
-        for key in ("method", "classes"):
-            if saved.get(key) != self.metadata.get(key):
+        saved = {"method": None, "classes": None, **data.get("bpkd", {})}
+        for key, name in KEPT.items():
+            if key in saved and saved[key] != self.metadata.get(key):
                 raise RuntimeError(
-                    f"{path} was written with {key} {saved.get(key)!r}, this run has {self.metadata.get(key)!r}. "
+                    f"{path} was written with {name} {saved[key]!r}, this run has {self.metadata.get(key)!r}. "
                     "Resume with the config it was started with, or choose another OUTPUT_DIR."
                 )
         missing = [k for k in ("model", *self.checkpointables) if k not in data]

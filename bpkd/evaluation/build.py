@@ -74,8 +74,8 @@ def check_metrics(cfg: CfgNode) -> None:
         classes = MetadataCatalog.get(name).get("stuff_classes", ())
         if dataset_task(name) is SEMANTIC and len(classes) == 1:
             raise ValueError(
-                f"{name}: expected 2 classes or more, got 1 ({classes[0]}): every labelled pixel would be right, every "
-                "figure 100. Objects on a background are 2 classes: background, then the object."
+                f"{name}: expected 2 classes or more, got one class ({classes[0]}): every labelled pixel would be "
+                "right, every figure 100. Objects on a background are 2 classes: background, then the object."
             )
     objects = [name for name in cfg.DATASETS.TEST if dataset_task(name) is INSTANCE]
     if cfg.TEST.METRICS and objects:

@@ -161,8 +161,10 @@ def _collect(job: Job, process: subprocess.Popen[bytes], done: set[str], progres
     name = figures_of([record]).score
     score = record["metrics"].get(name)
     reached = f"{name} {'-' if score is None else f'{score:.2f}'}"
-    trained = f"after {record['iterations']} iterations, {record['seconds']:.0f} s"
-    progress(f"{job.name}: {reached} {f'of {job.evaluates}' if job.evaluates else trained}")
+    if job.evaluates:  # a checkpoint from elsewhere does not say how long it was trained
+        progress(f"{job.name}: {reached} of {job.evaluates}")
+    else:
+        progress(f"{job.name}: {reached} after {record['iterations']} iterations, {record['seconds']:.0f} s")
 
 
 def _reason(log: Path) -> str:

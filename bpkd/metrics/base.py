@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ids import Labels, shape_hint, whole_ids, wrong_id_hint
+from .ids import Labels, shape_hint, whole, whole_ids, wrong_id_hint
 
 
 class Metric:
@@ -45,11 +45,10 @@ class Metric:
             options: further arguments of the evaluator that this metric has no use for.
 
         Raises:
-            ValueError: ``num_classes`` is below 1.
+            ValueError: ``num_classes`` is no whole number of 1 or more, or ``ignore_index`` none.
         """
-        if num_classes < 1:
-            raise ValueError(f"num_classes: expected 1 or more, got {num_classes}.")
-        self.num_classes, self.ignore_index, self.device = num_classes, ignore_index, torch.device(device)
+        self.num_classes, self.ignore_index = whole(num_classes, "num_classes", 1), whole(ignore_index, "ignore_index")
+        self.device = torch.device(device)
         self._sums: list[str] = []
 
     def register_sum(self, name: str, shape: Sequence[int] = (), dtype: torch.dtype = torch.int64) -> None:

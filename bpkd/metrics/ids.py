@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Labels = Tensor | NDArray[np.integer[Any]]
+
+
+def whole(value: Any, name: str, least: int | None = None) -> int:
+    """Returns a whole number, of numpy and torch too.
+
+    Args:
+        value: what a caller gave.
+        name: argument, for the message.
+        least: smallest number that is accepted.
+
+    Raises:
+        ValueError: it is something else, such as 1.5 or True, or smaller.
+    """
+    try:
+        found = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or (least is not None and found < least):
+        bound = "" if least is None else f" of {least} or more"
+        raise ValueError(f"{name}: expected a whole number{bound}, got {value!r}.")
+    return found
 
 
 def whole_ids(values: Labels, what: str) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from .absent import ABSENT, absent_facts, means_of
 from .base import Metric
 from .boundary import boundary_counts, boundary_f, boundary_iou, boundary_width, contour_counts
 from .confusion import class_accuracy, class_iou, nested_counts
+from .ids import whole
 
 # Pixels that are counted at once: larger images are counted in strips, which keeps the memory small.
 STRIP = 1 << 24
@@ -68,8 +68,8 @@ class SegmentationMetrics(Metric):
             device: device of the counts; images are counted where they are.
 
         Raises:
-            ValueError: ``absent`` is unknown, ``num_classes`` is below 2, or ``boundary_ratio``, a width or a tolerance
-                is not positive.
+            ValueError: ``absent`` is unknown, ``num_classes`` is below 2, ``boundary_ratio`` is no share, or a width
+                or a tolerance no whole number of pixels.
         """
         if num_classes == 1:
             raise ValueError(
@@ -77,14 +77,11 @@ class SegmentationMetrics(Metric):
                 "100. Objects on a background are 2 classes: 0 background, 1 object."
             )
         super().__init__(num_classes, ignore_index=ignore_index, device=device)
-        if not 0 < boundary_ratio < math.inf:
-            raise ValueError(f"boundary_ratio: expected a positive share, got {boundary_ratio}.")
+        if not 0 < boundary_ratio <= 1:
+            raise ValueError(f"boundary_ratio: expected a positive share of at most 1, got {boundary_ratio}.")
         if absent not in ABSENT:
             raise ValueError(f"absent: expected one of {ABSENT}, got {absent!r}.")
-        for name, values in (("widths", widths), ("tolerances", tolerances)):
-            if any(v < 1 for v in values):
-                raise ValueError(f"{name}: expected positive numbers of pixels, got {tuple(values)}.")
-        self.widths, self.tolerances = tuple(widths), tuple(tolerances)
+        self.widths, self.tolerances = _pixels(widths, "widths"), _pixels(tolerances, "tolerances")
         self.absent, self.boundary_ratio = absent, boundary_ratio
         k, w, t = num_classes, len(self.widths), len(self.tolerances)
         self.register_sum("counts", (k, k))
@@ -203,6 +200,13 @@ class SegmentationMetrics(Metric):
             "share": _percent(pixels / self.counts.sum().double()),
             "IoU": _percents(iou),
         }
+
+
+def _pixels(values: Any, name: str) -> tuple[int, ...]:
+    """Returns numbers of pixels, each at least 1, that an argument lists."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name}: expected a list of numbers of pixels, got {values!r}.")
+    return tuple(whole(value, name, 1) for value in values)
 
 
 def _f(counts: Tensor, rule: str) -> dict[str, Any]:

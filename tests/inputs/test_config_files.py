@@ -59,7 +59,7 @@ REFUSED = {
     "a class null": ("DATASETS: {FOLDER: {CLASSES: [sky, null]}}\n", "CLASSES: expected a list"),
     "a class of spaces": ("DATASETS: {FOLDER: {CLASSES: [sky, '  ']}}\n", "CLASSES: expected a list"),
     "a class twice": ("DATASETS: {FOLDER: {CLASSES: [sky, road, 'sky ']}}\n",
-                      "CLASSES: expected different names, got 'sky' for the ids 0 and 2"),
+                      "CLASSES: expected different names, got 'sky' twice, for the ids 0 and 2"),
     "classes in one text": ("DATASETS: {FOLDER: {CLASSES: 'sky, road'}}\n", r"CLASSES.*\['sky', 'road'\]"),
     "a node left empty": ("SOLVER:\n  # MAX_ITER: 4\n", "line 1: SOLVER: expected keys with values below it, got noth"),
     "a value left empty": ("SOLVER:\n  MAX_ITER:\n", "SOLVER.MAX_ITER: expected a whole number.*got nothing"),

@@ -133,7 +133,7 @@ def test_one_class_is_refused_before_training(tmp_path: Path, capsys: pytest.Cap
     path = config(tmp_path / "c.yaml", folder(tmp_path / "data"), ["object"])
     assert run("train", ["--config-file", str(path), "OUTPUT_DIR", str(tmp_path / "out")], prog="bpkd train") == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "mine_val: expected 2 classes or more, got 1 (object)" in line
+    assert "mine_val: expected 2 classes or more, got one class (object)" in line
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_refused() -> None:
         metric.add_state(Hits(4).state_dict())
     with pytest.raises(ValueError, match="expected one protocol"):
         metric.merge_state([Hits(3, ignore_index=0)])
-    with pytest.raises(ValueError, match="num_classes: expected 1 or more, got 0"):
+    with pytest.raises(ValueError, match="num_classes: expected a whole number of 1 or more, got 0"):
         Hits(0)
     assert int(metric.hits.sum()) == 0  # nothing of what was refused is counted
 

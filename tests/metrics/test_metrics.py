@@ -277,5 +277,5 @@ def test_unsigned_ids_of_16_bits_count_and_bad_settings_are_refused() -> None:
     assert metrics.compute()["mIoU"] == 100
     with pytest.raises(ValueError, match="num_classes: expected 1 or more, got 0"):
         SegmentationMetrics(0)
-    with pytest.raises(ValueError, match="boundary_ratio: expected a positive share, got -1.0"):
+    with pytest.raises(ValueError, match="boundary_ratio: expected a positive share of at most 1, got -1.0"):
         SegmentationMetrics(2, boundary_ratio=-1.0)

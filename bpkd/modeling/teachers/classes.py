@@ -63,6 +63,9 @@ def class_names(cfg: CfgNode, split: str = "TRAIN") -> tuple[str, ...] | None:
     """
     if not cfg.DATASETS[split]:
         return None
+    own = cfg.DATASETS.FOLDER
+    if own.NAME and own.CLASSES and cfg.DATASETS[split][0] in (f"{own.NAME}_train", f"{own.NAME}_val"):
+        return tuple(own.CLASSES)  # another config may have registered the name with other classes
     meta = MetadataCatalog.get(cfg.DATASETS[split][0])
     names = task_of(cfg).class_names(meta)
     if not names and (file := meta.get("json_file")):
