@@ -36,7 +36,8 @@ COMMANDS = {
 EXAMPLES = """examples:
   bpkd train --config-file configs/camvid/small_teacher.yaml DATASETS.ROOT data
   bpkd compare --config-file projects/BPKD/configs/camvid/small__bpkd.yaml --methods none CWD BPKD
-  bpkd COMMAND --help          options and examples of a command"""
+  bpkd COMMAND --help          options and examples of a command
+  bpkd help SOLVER.MAX_ITER    default, range and meaning of a setting"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +90,8 @@ def overview() -> str:
     width = max(map(len, COMMANDS))
     rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     head = "Boundary privileged knowledge distillation for segmentation networks."
-    return f"usage: bpkd COMMAND [options]\n\n{head}\n\ncommands:\n{rows}\n\n{EXAMPLES}"
+    more = f"  {'help':<{width}}  show the help of a command, or what a setting means"
+    return f"usage: bpkd COMMAND [options]\n\n{head}\n\ncommands:\n{rows}\n{more}\n\n{EXAMPLES}"
 
 
 def run(name: str, argv: list[str] | None = None, *, prog: str | None = None) -> int:

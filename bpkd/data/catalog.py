@@ -56,9 +56,10 @@ def _register(spec: SemanticSet | InstanceSet) -> None:
     metadata = _fresh(spec.name)
     metadata.set(published=spec.published, **spec.more)
     if isinstance(spec, InstanceSet):
-        DatasetCatalog.register(spec.name, partial(instance_items, spec, []))
+        logged: list[str] = []
+        DatasetCatalog.register(spec.name, partial(instance_items, spec, logged))
         metadata.set(json_file=str(spec.json), image_root=str(spec.images), evaluator_type="coco")
-        metadata.set(objects=partial(objects_of, spec))
+        metadata.set(objects=partial(objects_of, spec), logged=logged)
         return
     DatasetCatalog.register(spec.name, spec.load)
     metadata.set(

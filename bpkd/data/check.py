@@ -93,8 +93,10 @@ def check_dataset(name: str, mode: str = "full", *, subset: bool = False, span: 
         DatasetError: files are wrong.
     """
     survey = survey_dataset(name, mode, subset=subset, draw=False, span=span)
+    logged = MetadataCatalog.get(name).get("logged", ())  # when its file of objects was read
     for note in survey.notes:
-        logger.warning("%s: %s", name, note)
+        if note not in logged:
+            logger.warning("%s: %s", name, note)
     return survey.images
 
 
@@ -142,7 +144,7 @@ def survey_dataset(
                 + " ".join(["was not unpacked, or to another place.", *notes])
             )
     table = meta.get("label_table")
-    survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table, notes=notes)
+    survey = Survey(tuple(meta.get("stuff_classes") or meta.get("thing_classes", ())), table, notes=list(notes))
     objects = None if table else ObjectCheck(name, mode)
 
     def look(item: dict[str, Any]) -> Look:
@@ -170,6 +172,7 @@ def _listed(name: str, problems: Sequence[str], count: int) -> list[str]:
     return [
         f"{name}: {len(problems)} of {count} images are unusable:\n  "
         + "\n  ".join(problems[:SHOWN]) + more
+        + ("" if more or problems[-1].endswith((".", ")")) else ".")
         + "\nRepair or remove them; DATASETS.CHECK off skips this check."
     ]  # fmt: skip
 

@@ -70,8 +70,10 @@ def absent_lines(result: Mapping[str, Any], class_names: Sequence[str] = (), *, 
     facts, number = result["absent"], result["protocol"]["num_classes"]
     names = [one_line_text(name) for name in class_names] or [str(i) for i in range(number)]
     rule, missing = facts["rule"], facts["in_no_label"]
-    lines = [f"Classes without a label: {option} {rule}: {RULES[rule]}; mAcc leaves it out."]
-    if missing:
+    lines = [f"Convention for classes without a label: {option} {rule}: {RULES[rule]}; mAcc leaves it out."]
+    if not missing:
+        lines[0] += f" All {number} classes have labels."
+    else:
         found = [names[i] for i in facts["predicted"]]
         rest = [names[i] for i in missing if i not in facts["predicted"]]
         parts = [f"{_listed(found)} predicted ({'IoU 0' if rule == 'zero' else 'left out'})"] if found else []

@@ -89,7 +89,10 @@ def wrong_id_hint(wrong: NDArray[Any], num_classes: int, ignore_index: int, what
     ids = {int(v) for v in wrong}
     hints = []
     if what == "prediction" and ignore_index in ids:
-        hints.append(f" Predictions have no ignored pixels ({ignore_index}): are predictions and labels swapped?")
+        hints.append(
+            f" Predictions have no ignored pixels ({ignore_index}): where it is a class, map it "
+            f"(--prediction-id-map {ignore_index}:{num_classes - 1}); or are predictions and labels swapped?"
+        )
     if ids == {255} and num_classes == 2:
         hints.append(" Of masks of 0 and 255, map 255 to 1.")
     elif max(ids) > 999:

@@ -150,7 +150,11 @@ def test_json_takes_a_file(capsys: pytest.CaptureFixture[str]) -> None:
         ("eval", ["--resume"], "unknown option --resume."),
         ("compare", ["--config-file", "p"], "expected --methods."),
         ("compare", ["--config-file", "p", "--methods", "none", "--seeds", "0"], "of at least 1, got '0'."),
-        ("compare", ["--config-file", "p", "--methods", "none", "--margin", "x"], "--margin: expected a number of at least 0, got"),
+        (
+            "compare",
+            ["--config-file", "p", "--methods", "none", "--margin", "x"],
+            "--margin: expected a number of at least 0, got",
+        ),
         ("convert", ["a", "b", "--source", "mmsg"], "got 'mmsg'. Did you mean mmseg?"),
         ("prepare-data", ["citscapes", "r"], "SET: expected one of ade20k, cityscapes"),
         ("analyze", [], "expected one of --config-file --table2 --table4."),

@@ -172,7 +172,7 @@ def test_the_log_names_both_conventions(log: list[str]) -> None:
     predicted[0, 0] = 2
     found = evaluated(LABEL, scores_of(predicted))
     text = "\n".join(log)
-    assert "mine_val: Classes without a label: TEST.ABSENT_CLASS zero:" in text
+    assert "mine_val: Convention for classes without a label: TEST.ABSENT_CLASS zero:" in text
     assert "2 of 4 classes occur in no label: a/b 🚗 predicted (IoU 0); a/b 🚌 not predicted either" in text
     other = found["absent"]["other"]["mIoU"]
     assert other == pytest.approx(1.5 * found["sem_seg"]["mIoU"])

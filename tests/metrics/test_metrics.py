@@ -136,7 +136,7 @@ def test_wrong_input_says_what_to_change() -> None:
         metrics.update(np.array([[0, 3], [0, 0]]), np.zeros((2, 2), int))
     with pytest.raises(ValueError, match=r"prediction: expected ids 0..2, got -2, 3, 4, 5, 6, \.\.\."):
         metrics.update(np.array([[-2, 0, 1, 2, 3, 4, 5, 6, 7]]), np.zeros((1, 9), int))
-    with pytest.raises(ValueError, match="tolerances: expected positive"):
+    with pytest.raises(ValueError, match="tolerances: expected a whole number of 1 or more"):
         SegmentationMetrics(3, tolerances=(0,))
     with pytest.raises(ValueError, match="absent"):
         SegmentationMetrics(3, absent="ignore")
@@ -275,7 +275,7 @@ def test_unsigned_ids_of_16_bits_count_and_bad_settings_are_refused() -> None:
     metrics = SegmentationMetrics(301)
     metrics.update(ids, ids)
     assert metrics.compute()["mIoU"] == 100
-    with pytest.raises(ValueError, match="num_classes: expected 1 or more, got 0"):
+    with pytest.raises(ValueError, match="num_classes: expected a whole number of 1 or more, got 0"):
         SegmentationMetrics(0)
     with pytest.raises(ValueError, match="boundary_ratio: expected a positive share of at most 1, got -1.0"):
         SegmentationMetrics(2, boundary_ratio=-1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,10 @@ def objects_of(spec: InstanceSet) -> Objects:
             that are expected, or objects cannot be used.
     """
     spec.check()
-    for path, what in ((spec.json, "COCO JSON"), (spec.images, "folder of images")):
+    for path, what, key in ((spec.json, "COCO JSON", "JSON"), (spec.images, "folder of images", "IMAGES")):
         if not path.exists():
-            raise DatasetError(
-                f"{spec.name}: expected a {what} at {path}, got none. See DATASETS.ROOT, or DATASETS.COCO_FOLDER for "
-                "your own data."
-            )
+            advice = "See DATASETS.ROOT." if spec.published else _keys_of(spec, path, key)
+            raise DatasetError(f"{spec.name}: expected a {what} at {os.path.abspath(path)}, got none. {advice}")
     try:
         found = read_objects(
             spec.json, spec.images, published=spec.published is not None, drop_unusable=spec.drop_unusable
@@ -64,6 +63,14 @@ def objects_of(spec: InstanceSet) -> Objects:
         raise DatasetError(f"{spec.name}: {error}") from error
     _check_categories(spec, found.categories)
     return found
+
+
+def _keys_of(spec: InstanceSet, path: Path, key: str) -> str:
+    """Says which keys of one's own data give a missing path, and where a file of its name is, if it is near."""
+    split = spec.name.rpartition("_")[2].upper()
+    found = next((folder / path.name for folder in path.parents[1:3] if (folder / path.name).exists()), None)
+    near = f" There is {os.path.abspath(found)}." if found else ""
+    return f"It is DATASETS.COCO_FOLDER.ROOT and {split}_{key}, which a _BASE_ may have set.{near}"
 
 
 def instance_items(spec: InstanceSet, told: list[str]) -> list[dict[str, Any]]:
