@@ -254,8 +254,8 @@ def test_a_device_that_does_not_compute_is_named_before_anything_runs(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--minutes", "0"], "--minutes: expected a number above 0, got 0."),
-        (["--minutes", "nan"], "--minutes: expected a number above 0, got nan."),
+        (["--minutes", "0"], "--minutes: expected a number above 0, got '0'."),
+        (["--minutes", "nan"], "--minutes: expected a number above 0, got 'nan'."),
         (["--again", "step"], "--again: expected --resume with it"),
         (["--data", "."], "--data: expected a folder that holds camvid/train.txt, got ."),
         (["--peers", "."], "--peer-root: expected a folder that holds mmseg/, got ."),
