@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from bpkd.analysis.instances import instance_edge_levels, instance_panels
 from bpkd.analysis.overlays import edge_levels, side_by_side
 from bpkd.analysis.plots import panels
 from bpkd.data.annotations import dataset_dicts, read_objects
-from bpkd.data.files import check_sizes, read_image, read_label, read_raw_label
+from bpkd.data.files import DatasetError, check_sizes, read_image, read_label, read_raw_label
 from bpkd.data.instances import label_masks
 from bpkd.engine.predict import InstancePredictor, Predictor, list_images, predictor
 from bpkd.files import replacing
@@ -109,8 +108,10 @@ def labelled(args: Any) -> dict[str, dict[str, Any]]:
         ValueError: none is.
     """
     folder = args.images.parent if args.images.is_file() else args.images
-    check_coco(args.labels)
-    objects = read_objects(args.labels, folder)
+    try:
+        objects = read_objects(args.labels, folder)
+    except DatasetError as error:
+        raise ValueError(f"--labels: {error}") from error
     for note in objects.notes:
         print(f"note: {note}")
     items = dataset_dicts(objects, folder)
@@ -137,24 +138,6 @@ def _named(files: dict[str, Path], items: Iterable[dict[str, Any]] = ()) -> dict
     """
     known = {item["file_name"]: item for item in items}
     return {name: known.get(str(path), {"file_name": str(path)}) for name, path in output_names(files).items()}
-
-
-def check_coco(path: Path) -> None:
-    """Checks that a file is JSON in COCO's format.
-
-    Args:
-        path: file of --labels.
-
-    Raises:
-        ValueError: it is not.
-    """
-    try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"--labels: {path}: expected JSON in COCO's format, got {error}.") from error
-    missing = [k for k in ("images", "annotations", "categories") if not isinstance(found, dict) or k not in found]
-    if missing:
-        raise ValueError(f"--labels: {path}: expected JSON in COCO's format, which has {', '.join(missing)}.")
 
 
 def draw_instances(args: Any, networks: dict[str, InstancePredictor]) -> int:
